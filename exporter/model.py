@@ -1,0 +1,143 @@
+"""The nouns that every room shares: frozen facts and closed vocabularies.
+
+Times are float seconds. A field named `*_at` that comes from AWS is Unix time; everything that
+measures an interval inside the process is monotonic and says so. What AWS may leave out is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    """The states of one image at one destination.
+
+    The first three are ECR's ReplicationStatus (botocore service model). MISSING is ours: the
+    registry's rules send the image there and ECR reports nothing. UNKNOWN is ours too: ECR names
+    the destination but leaves the status out. A status that AWS invents later is a plain string.
+    """
+
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    MISSING = "MISSING"
+    UNKNOWN = "UNKNOWN"
+
+
+#: The states of which every image exports a 0 or a 1 for every destination.
+KNOWN_STATUSES = (Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED, Status.MISSING)
+
+
+class Reason(StrEnum):
+    """Why a call, and with it a target, failed. The gate maps every AWS error to one of these."""
+
+    REPOSITORY_NOT_FOUND = "repository_not_found"
+    IMAGE_NOT_FOUND = "image_not_found"
+    ACCESS_DENIED = "access_denied"
+    THROTTLED = "throttled"
+    INVALID = "invalid"
+    UNAVAILABLE = "unavailable"
+
+
+class ImageState(StrEnum):
+    """What the exporter expects of an image next; it decides how soon ECR is asked again."""
+
+    NEW = "new"  # never asked
+    PENDING = "pending"  # unfinished, and the push is recent
+    FAILED = "failed"  # a destination FAILED, or is unfinished though the push is long ago
+    SETTLED = "settled"  # COMPLETE everywhere it should be
+    UNKNOWN = "unknown"  # asked, but no usable answer
+
+
+class Source(NamedTuple):
+    """A source registry: one account in one Region. `registry_id` is "" until AWS told us."""
+
+    registry_id: str
+    region: str
+
+
+class Destination(NamedTuple):
+    """Where a copy goes. A field that ECR left out is "" (every field of its answer is optional)."""
+
+    region: str
+    registry_id: str
+
+
+class Name(NamedTuple):
+    """How a watched image is labelled: by a tag (digest ""), or by its digest (tag "")."""
+
+    tag: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One digest of one repository, as DescribeImages lists it."""
+
+    digest: str
+    tags: tuple[str, ...] = ()
+    pushed_at: float | None = None
+    #: Restored from archive: replication starts anew then.
+    activated_at: float | None = None
+
+    @property
+    def replicated_from(self) -> float | None:
+        """When its latest replication began, as far as ECR tells: the push or the restore."""
+        times = [at for at in (self.pushed_at, self.activated_at) if at is not None]
+        return max(times, default=None)
+
+
+class Replication(NamedTuple):
+    """The state of one image at one destination. `failure_code` is "" unless it FAILED."""
+
+    destination: Destination
+    status: str
+    failure_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One replication rule: no prefixes means every repository."""
+
+    destinations: tuple[Destination, ...]
+    prefixes: tuple[str, ...] = ()
+    #: False if a filter is of a type that we do not know: then nobody can say what it matches.
+    understood: bool = True
+
+    def covers(self, repository: str) -> bool:
+        """Whether images pushed to the repository are surely sent to the destinations.
+
+        PREFIX_MATCH is a plain prefix: "prod" covers "production-x" too (ECR documentation).
+        """
+        if not self.prefixes:
+            return self.understood
+        return any(repository.startswith(prefix) for prefix in self.prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What DescribeRegistry tells: whose registry it is, and its replication rules."""
+
+    registry_id: str
+    rules: tuple[Rule, ...] = ()
+
+    def destinations(self, repository: str) -> frozenset[Destination]:
+        """Where the rules send what is pushed to the repository."""
+        return frozenset(
+            destination
+            for rule in self.rules
+            if rule.covers(repository)
+            for destination in rule.destinations
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a listing; `token` is None on the last."""
+
+    items: tuple[T, ...]
+    token: str | None = None
