@@ -12,6 +12,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+#: The largest page of a listing, and the most names of one look-up (botocore service model).
+PAGE_SIZE = 1000
+LOOKUP_SIZE = 100
+
 
 class Status(StrEnum):
     """The states of one image at one destination.
@@ -101,21 +105,19 @@ class Replication(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One replication rule: no prefixes means every repository."""
+    """One replication rule: where to, and the filters on the repository's name, none for every one."""
 
     destinations: tuple[Destination, ...]
+    filters: tuple[str, ...] = ()
+    #: Those of the filters that are prefixes; what another type of filter matches nobody here knows.
     prefixes: tuple[str, ...] = ()
-    #: False if a filter is of a type that we do not know: then nobody can say what it matches.
-    understood: bool = True
 
     def covers(self, repository: str) -> bool:
         """Whether images pushed to the repository are surely sent to the destinations.
 
         PREFIX_MATCH is a plain prefix: "prod" covers "production-x" too (ECR documentation).
         """
-        if not self.prefixes:
-            return self.understood
-        return any(repository.startswith(prefix) for prefix in self.prefixes)
+        return not self.filters or repository.startswith(self.prefixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,7 @@ class Registry:
     def destinations(self, repository: str) -> frozenset[Destination]:
         """Where the rules send what is pushed to the repository."""
         return frozenset(
-            destination
-            for rule in self.rules
-            if rule.covers(repository)
-            for destination in rule.destinations
+            destination for rule in self.rules if rule.covers(repository) for destination in rule.destinations
         )
 
 

@@ -1,0 +1,269 @@
+"""The front door: flags, building everything, signals, exit codes.
+
+Exit codes: 0 stopped as asked, 1 could not start or broke, 2 bad flags or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from queue import SimpleQueue
+from random import Random
+from typing import NoReturn
+
+from botocore.exceptions import BotoCoreError
+
+from exporter import __version__, config, log
+from exporter.config import ConfigError, Problem, Settings
+from exporter.ecr import AWS
+from exporter.metrics import Exposition, Instruments, Page
+from exporter.poller import Poller
+from exporter.server import Desk, Server
+from exporter.state import Ledger
+from exporter.web import Web
+
+#: Seconds that connections get to finish when the process stops.
+GRACE = 2.0
+#: Seconds after which a loop that does not come round counts as dead.
+SILENCE = 60.0
+
+_log = log.get("main")
+
+
+class Command(argparse.ArgumentParser):
+    """A parser whose complaints take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags. Leaves with 2 if they are bad."""
+    parser = Command(
+        prog="ecr-replication-exporter",
+        description="Prometheus exporter for Amazon ECR image replication.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
+    add("--config.check", dest="config_check", action="store_true", help="check the configuration and exit")
+    add(
+        "--web.listen-address",
+        dest="listen",
+        metavar="ADDRESS",
+        action="append",
+        help="where to listen, repeatable; port 0 picks a free one (default: :10042)",
+    )
+    add("--web.telemetry-path", dest="telemetry_path", metavar="PATH", default="/metrics")
+    add("--web.config.file", dest="web_config_file", metavar="FILE", help="TLS and passwords")
+    add(
+        "--web.enable-lifecycle",
+        dest="lifecycle",
+        action="store_true",
+        help="allow POST /-/reload and POST /-/quit",
+    )
+    add("--log.level", dest="log_level", choices=log.LEVELS, default="info")
+    add("--log.format", dest="log_format", choices=log.FORMATS, default="logfmt")
+    add(
+        "--demo", action="store_true", help="watch a make-believe AWS: no account, no credentials, no network"
+    )
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    flags = parser.parse_args(argv)
+    if not flags.telemetry_path.startswith("/"):
+        parser.error(f"argument --web.telemetry-path: {flags.telemetry_path!r} does not start with /")
+    return flags
+
+
+class Loader:
+    """Where the configuration comes from, first and at every reload."""
+
+    def __init__(self, file: str, *, aws: AWS, text: str | None = None) -> None:
+        self._file = file
+        self._aws = aws
+        self._text = text
+
+    def load(self) -> Settings:
+        """Read and check it. Raises ConfigError."""
+        if self._text is None:
+            settings = config.load(self._file)
+        else:
+            settings = config.parse(self._text, file=self._file)
+        homeless = [i for i, entry in enumerate(settings.registries) if not entry.region]
+        if homeless and not self._aws.region:
+            message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
+            raise ConfigError(
+                [Problem(self._file, None, f"registries[{i}].region", message) for i in homeless]
+            )
+        return settings
+
+
+class Exporter:
+    """All parts, put together; it answers for them at the front desk."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        loader: Loader,
+        aws: AWS,
+        instruments: Instruments,
+        quit_: SimpleQueue[str],
+    ) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._instruments = instruments
+        self._requests = quit_
+        self._reloading = threading.Lock()
+        self.ledger = Ledger()
+        self.poller = Poller(
+            settings=settings,
+            connector=aws,
+            ledger=self.ledger,
+            clock=time,
+            random=Random(),  # noqa: S311 - jitter, not a secret
+            journal=log.Journal(),
+            on_complete=instruments.replicated,
+        )
+        self._exposition = Exposition(
+            instruments=instruments, ledger=self.ledger, figures=self.poller, clock=time
+        )
+        instruments.reloaded(success=True, at=time.time())
+
+    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+        return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
+
+    def healthy(self) -> str | None:
+        silence = self.poller.silent_for()
+        return f"the polling loop has been silent for {silence:.0f} s" if silence > SILENCE else None
+
+    def ready(self) -> str | None:
+        awaited = self.ledger.awaited(time.monotonic())
+        if not awaited:
+            return None
+        return f"{len(awaited)} targets await their first round: {', '.join(awaited[:5])}"
+
+    def config(self) -> str:
+        return config.to_yaml(self._settings)
+
+    def reload(self) -> Sequence[str]:
+        with self._reloading:
+            try:
+                settings = self._loader.load()
+            except ConfigError as error:
+                self._instruments.reloaded(success=False, at=time.time())
+                _log_problems(error)
+                return [str(problem) for problem in error.problems]
+            if not self.poller.reload(settings):
+                self._instruments.reloaded(success=False, at=time.time())
+                return ["the polling loop did not take the configuration in time"]
+            self._settings = settings
+            self._instruments.reloaded(success=True, at=time.time())
+            _log.info("config_reloaded", targets=len(settings.targets))
+            return []
+
+    def quit(self) -> None:
+        self._requests.put("stop")
+
+
+def _log_problems(error: ConfigError) -> None:
+    for problem in error.problems:
+        _log.error(
+            "config_invalid",
+            file=problem.file,
+            line=problem.line,
+            path=problem.path,
+            problem=problem.message,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    flags = parse(argv)
+    log.setup(flags.log_level, flags.log_format)
+    requests: SimpleQueue[str] = SimpleQueue()
+    for number, request in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
+        signal.signal(number, lambda *_, request=request: requests.put(request))
+    try:
+        return _start(flags, requests)
+    except ConfigError as error:
+        if flags.config_check:
+            sys.stderr.write(f"{error}\n")
+        else:
+            _log_problems(error)
+        return 2
+    except (OSError, BotoCoreError, ImportError) as error:
+        _log.error("start_failed", error=str(error))
+        return 1
+
+
+def _start(flags: argparse.Namespace, requests: SimpleQueue[str]) -> int:
+    instruments = Instruments()
+    if flags.demo:
+        return _demo(flags, requests, instruments)
+    file = flags.config_file or "config.yaml"
+    aws = AWS(observe=instruments.aws_request)
+    return _run(flags, requests, instruments, Loader(file, aws=aws), aws)
+
+
+def _demo(flags: argparse.Namespace, requests: SimpleQueue[str], instruments: Instruments) -> int:
+    # Imported here because moto is an extra, and takes half a second.
+    from exporter import demo  # noqa: PLC0415
+
+    with demo.start() as world:
+        _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
+        aws = AWS(session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request)
+        text = None if flags.config_file else demo.DEMO_CONFIG
+        loader = Loader(flags.config_file or "demo", aws=aws, text=text)
+        return _run(flags, requests, instruments, loader, aws)
+
+
+def _run(
+    flags: argparse.Namespace,
+    requests: SimpleQueue[str],
+    instruments: Instruments,
+    loader: Loader,
+    aws: AWS,
+) -> int:
+    settings = loader.load()
+    web = Web(flags.web_config_file)
+    if flags.config_check:
+        sys.stdout.write(
+            f"{flags.config_file or 'config.yaml'} is valid:"
+            f" {len(settings.targets)} targets, {len(settings.registries)} registries\n"
+        )
+        return 0
+    exporter = Exporter(settings=settings, loader=loader, aws=aws, instruments=instruments, quit_=requests)
+    desk = Desk(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
+    server = Server(flags.listen or [":10042"], desk, web)
+    server.start()
+    _log.info("listening", addresses=",".join(server.addresses), version=__version__)
+    return _serve(exporter, server, requests)
+
+
+def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> int:
+    """Poll and answer until somebody asks to stop."""
+
+    def poll() -> None:
+        try:
+            exporter.poller.run()
+        except Exception as error:  # noqa: BLE001 - a watcher that lost its loop must not look alive
+            _log.error("polling_broke", error=repr(error), exc_info=True)
+            requests.put("broken")
+
+    loop = threading.Thread(target=poll, name="poller", daemon=True)
+    loop.start()
+    while (request := requests.get()) == "reload":
+        exporter.reload()
+    _log.info("stopping")
+    exporter.poller.stop()
+    server.stop(GRACE)
+    loop.join(GRACE)
+    return 1 if request == "broken" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,449 @@
+"""The catalogue: every metric's name, type, help and labels, and how facts become samples.
+
+A row of the catalogue is all there is to a metric; the exposition and docs/metrics.md
+(`python -m exporter.metrics`) are made from the rows. Every name here is API.
+"""
+
+from __future__ import annotations
+
+import gzip
+import platform
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import prometheus_client
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.registry import Collector
+
+from exporter import __version__
+from exporter.model import KNOWN_STATUSES, Destination, Name, Source, Status
+from exporter.state import ImageFacts, Ledger, RegistrySnapshot, Snapshot
+
+S = ("source_registry_id", "source_region")
+I = ("repository", "tag", "digest", *S)  # noqa: E741 - the letter of the specification
+D = ("region", "registry_id")
+
+PREFIX = "ecr_replication_exporter_"
+_POLLED = "As of the last poll, not of the scrape."
+
+#: The label values, in the order of the row's labels, and the value.
+Sample = tuple[tuple[str, ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric. `buckets` are for histograms."""
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow(Row):
+    """A gauge of watched images."""
+
+    samples: Callable[[Source, str, ImageFacts], Iterable[Sample]] = lambda *_: ()
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryRow(Row):
+    """A gauge of repositories."""
+
+    samples: Callable[[Source, str, Sequence[ImageFacts]], Iterable[Sample]] = lambda *_: ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRow(Row):
+    """A gauge of source registries, their rules and targets."""
+
+    samples: Callable[[RegistrySnapshot], Iterable[Sample]] = lambda *_: ()
+
+
+class Figures(Protocol):
+    """What the poller tells of itself at a scrape."""
+
+    def overdue(self) -> float: ...
+
+    def rates(self) -> Mapping[Source, float]: ...
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float: ...
+
+
+# -- facts to samples ----------------------------------------------------------------------------
+
+
+def _labels(source: Source, repository: str, name: Name) -> tuple[str, ...]:
+    return (repository, name.tag, name.digest, *source)
+
+
+def _status(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
+    for name in image.names:
+        labels = _labels(source, repository, name)
+        for destination, status, _ in image.replications or ():
+            for state in dict.fromkeys((*KNOWN_STATUSES, status)):
+                yield (*labels, *destination, state), float(state == status)
+
+
+def _failure_info(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
+    for name in image.names:
+        for destination, status, code in image.replications or ():
+            if status == Status.FAILED:
+                yield (*_labels(source, repository, name), *destination, code), 1.0
+
+
+def _image_info(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
+    for name in image.names:
+        yield (repository, name.tag, image.digest, *source), 1.0
+
+
+def _pushed(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
+    if image.pushed_at is not None:
+        for name in image.names:
+            yield _labels(source, repository, name), image.pushed_at
+
+
+def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+    tally = Tally((r.destination, r.status) for image in images for r in image.replications or ())
+    for destination in sorted({destination for destination, _ in tally}):
+        unheard_of = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
+        for status in (*KNOWN_STATUSES, *unheard_of):
+            yield (repository, *source, *destination, status), float(tally[destination, status])
+
+
+def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+    oldest: dict[Destination, float] = {}
+    for image in images:
+        for destination, status, _ in image.replications or ():
+            if status in (Status.IN_PROGRESS, Status.MISSING) and image.pushed_at is not None:
+                oldest[destination] = min(image.pushed_at, oldest.get(destination, image.pushed_at))
+    for destination, pushed_at in sorted(oldest.items()):
+        yield (repository, *source, *destination), pushed_at
+
+
+def _rules(registry: RegistrySnapshot) -> Iterator[Sample]:
+    rules = registry.rules.rules if registry.rules else ()
+    pairs = {(d, prefix) for r in rules for d in r.destinations for prefix in r.filters or ("",)}
+    for destination, prefix in sorted(pairs):
+        yield (*registry.source, *destination, prefix), 1.0
+
+
+def _target_success(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for target in registry.targets:
+        if target.success is not None:
+            yield (target.label, *registry.source), float(target.success)
+
+
+def _target_failure_info(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for target in registry.targets:
+        for reason in sorted(target.reasons):
+            yield (target.label, *registry.source, reason), 1.0
+
+
+def _target_images(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for target in registry.targets:
+        if target.images is not None:
+            yield (target.label, *registry.source), float(target.images)
+
+
+def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
+    if registry.complete_time is not None:
+        yield registry.source, registry.complete_time
+
+
+# -- the catalogue -------------------------------------------------------------------------------
+
+REPLICATION_DURATION = Row(
+    "ecr_image_replication_duration_seconds",
+    "histogram",
+    "Seconds from the push of an image to the first poll that found its replication COMPLETE, for images"
+    " that were seen unfinished before. The resolution is the polling interval.",
+    (*S, *D),
+    (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400),
+)
+BUILD_INFO = Row(
+    PREFIX + "build_info",
+    "gauge",
+    "Always 1; the labels are the versions of the exporter and of what it runs on.",
+    ("version", "python_version", "boto3_version"),
+)
+RELOAD_SUCCESSFUL = Row(
+    PREFIX + "config_last_reload_successful",
+    "gauge",
+    "1 if the last attempt to load the configuration succeeded, 0 if an older one is still in force.",
+)
+RELOAD_TIME = Row(
+    PREFIX + "config_last_reload_success_timestamp_seconds",
+    "gauge",
+    "Unix time at which the configuration in force was loaded.",
+)
+AWS_REQUESTS = Row(
+    PREFIX + "aws_requests_total",
+    "counter",
+    "Calls to AWS by outcome: success, or why not (the reasons of ecr_target_failure_info).",
+    ("service", "operation", *S, "outcome"),
+)
+AWS_DURATION = Row(
+    PREFIX + "aws_request_duration_seconds",
+    "histogram",
+    "Seconds that calls to AWS took, whatever their outcome.",
+    ("service", "operation"),
+    (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+IMAGES = Row(
+    PREFIX + "images",
+    "gauge",
+    "Watched images by what the exporter expects of them: new (not asked yet), pending, failed, settled,"
+    " unknown (no usable or no recent answer).",
+    ("state",),
+)
+SKIPPED = Row(
+    PREFIX + "images_skipped",
+    "gauge",
+    "Images that targets select and max_images leaves out; the newest are watched.",
+)
+OVERDUE = Row(
+    PREFIX + "poll_overdue_seconds",
+    "gauge",
+    "How late the latest due call to ECR is. If this grows, requests_per_second is too small for the"
+    " targets and intervals.",
+)
+RATE_LIMIT = Row(
+    PREFIX + "request_rate_limit",
+    "gauge",
+    "Calls a second to ECR that the exporter allows itself now.",
+    S,
+)
+
+DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
+    ImageRow(
+        "ecr_image_replication_status",
+        "gauge",
+        "1 for the state that the replication of the image to the destination is in, 0 for the others."
+        " MISSING: the registry's rules send it there and ECR reports nothing. " + _POLLED,
+        (*I, *D, "status"),
+        samples=_status,
+    ),
+    ImageRow(
+        "ecr_image_replication_failure_info",
+        "gauge",
+        "1 while the replication of the image to the destination is FAILED, with the code that ECR gives. "
+        + _POLLED,
+        (*I, *D, "failure_code"),
+        samples=_failure_info,
+    ),
+    ImageRow(
+        "ecr_image_info",
+        "gauge",
+        "Always 1; gives the digest of a watched image, also of one that is watched by tag. " + _POLLED,
+        I,
+        samples=_image_info,
+    ),
+    ImageRow(
+        "ecr_image_pushed_timestamp_seconds",
+        "gauge",
+        "Unix time at which the image was pushed to the source registry. " + _POLLED,
+        I,
+        samples=_pushed,
+    ),
+    RepositoryRow(
+        "ecr_repository_replication_images",
+        "gauge",
+        "Watched images of the repository whose replication to the destination is in the state. " + _POLLED,
+        ("repository", *S, *D, "status"),
+        samples=_images,
+    ),
+    RepositoryRow(
+        "ecr_repository_replication_oldest_pending_timestamp_seconds",
+        "gauge",
+        "Unix push time of the oldest watched image that is IN_PROGRESS or MISSING at the destination. "
+        + _POLLED,
+        ("repository", *S, *D),
+        samples=_oldest_pending,
+    ),
+    RegistryRow(
+        "ecr_registry_replication_rule_info",
+        "gauge",
+        "Always 1; a destination of the registry's replication rules and the prefix of the repositories that"
+        " go there, empty for all. " + _POLLED,
+        (*S, *D, "repository_filter"),
+        samples=_rules,
+    ),
+    RegistryRow(
+        "ecr_target_success",
+        "gauge",
+        "1 if all that the target names was found and asked in its last round, 0 if not. " + _POLLED,
+        ("target", *S),
+        samples=_target_success,
+    ),
+    RegistryRow(
+        "ecr_target_failure_info",
+        "gauge",
+        "1 for each reason why the target failed in its last round: repository_not_found, image_not_found,"
+        " access_denied, throttled, invalid, unavailable. " + _POLLED,
+        ("target", *S, "reason"),
+        samples=_target_failure_info,
+    ),
+    RegistryRow(
+        "ecr_target_images",
+        "gauge",
+        "Images that the target selects. " + _POLLED,
+        ("target", *S),
+        samples=_target_images,
+    ),
+    RegistryRow(
+        "ecr_registry_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time since which all that is watched in the registry has been listed.",
+        S,
+        samples=_last_success,
+    ),
+)
+OWN = (
+    BUILD_INFO,
+    RELOAD_SUCCESSFUL,
+    RELOAD_TIME,
+    AWS_REQUESTS,
+    AWS_DURATION,
+    IMAGES,
+    SKIPPED,
+    OVERDUE,
+    RATE_LIMIT,
+)
+CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
+
+
+# -- exposition ----------------------------------------------------------------------------------
+
+
+class Instruments:
+    """The exporter's own counters and histograms; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
+        self._requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
+        self._request_durations = self._make(prometheus_client.Histogram, AWS_DURATION)
+        self._reload_successful = self._make(prometheus_client.Gauge, RELOAD_SUCCESSFUL)
+        self._reload_time = self._make(prometheus_client.Gauge, RELOAD_TIME)
+        build = self._make(prometheus_client.Gauge, BUILD_INFO)
+        build.labels(__version__, platform.python_version(), version("boto3")).set(1)
+
+    def _make(self, kind: Any, row: Row) -> Any:
+        buckets = {"buckets": row.buckets} if row.buckets else {}
+        return kind(row.name, row.help, row.labels, registry=self.registry, **buckets)
+
+    def aws_request(self, service: str, operation: str, source: Source, outcome: str, seconds: float) -> None:
+        """Count a call to AWS that took so many seconds."""
+        self._requests.labels(service, operation, *source, outcome).inc()
+        self._request_durations.labels(service, operation).observe(seconds)
+
+    def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
+        """Count a replication that was seen to end, so many seconds after the push."""
+        self._durations.labels(*source, *destination).observe(seconds)
+
+    def reloaded(self, *, success: bool, at: float) -> None:
+        """Tell how the last attempt to load the configuration ended, at this Unix time."""
+        self._reload_successful.set(success)
+        if success:
+            self._reload_time.set(at)
+
+
+class _Facts(Collector):
+    """The domain rows, and the poller's figures, rendered from a snapshot at each scrape."""
+
+    def __init__(self, ledger: Ledger, figures: Figures, clock: Clock) -> None:
+        self._ledger = ledger
+        self._figures = figures
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._ledger.snapshot(self._clock.monotonic())
+        for row in DOMAIN:
+            yield _family(row, _domain_samples(row, snapshot))
+        yield _family(IMAGES, (((state,), n) for state, n in snapshot.states.items()))
+        yield _family(SKIPPED, [((), snapshot.skipped)])
+        yield _family(OVERDUE, [((), self._figures.overdue())])
+        yield _family(RATE_LIMIT, self._figures.rates().items())
+
+
+def _family(row: Row, samples: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
+
+
+def _domain_samples(row: ImageRow | RepositoryRow | RegistryRow, snapshot: Snapshot) -> Iterator[Sample]:
+    for registry in snapshot.registries:
+        if isinstance(row, RegistryRow):
+            yield from row.samples(registry)
+            continue
+        for repository, images in registry.repositories:
+            if isinstance(row, RepositoryRow):
+                yield from row.samples(registry.source, repository, images)
+            else:
+                for image in images:
+                    yield from row.samples(registry.source, repository, image)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a scrape gets."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+
+
+class Exposition:
+    """Everything that /metrics tells. Called from any thread; never calls AWS."""
+
+    def __init__(self, *, instruments: Instruments, ledger: Ledger, figures: Figures, clock: Clock) -> None:
+        self._registry = instruments.registry
+        self._registry.register(_Facts(ledger, figures, clock))
+
+    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+        """The exposition in the best format that is accepted; of `names` only, if there are any."""
+        encode, content_type = choose_encoder(accept)
+        registry: Any = self._registry
+        if names:
+            registry = registry.restricted_registry(names)
+        headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
+        body = encode(registry)
+        if gzip_accepted(accept_encoding):
+            body = gzip.compress(body, compresslevel=1)
+            headers.append(("Content-Encoding", "gzip"))
+        return Page(body, tuple(headers))
+
+
+def markdown() -> str:
+    """docs/metrics.md, made from the catalogue."""
+    head = (
+        "# Metrics\n\nMade from the catalogue in `exporter/metrics.py` by `make docs`. Every name is API:"
+        " renaming one is a breaking change.\n"
+    )
+    replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
+    own = _table("The exporter itself", OWN)
+    return f"{head}{replication}{own}\nThe usual `process_*` metrics come with them.\n"
+
+
+def _table(title: str, rows: Iterable[Row]) -> str:
+    lines = [f"\n## {title}\n", "| name | type | labels | |", "|---|---|---|---|"]
+    for row in rows:
+        labels = ", ".join(f"`{label}`" for label in row.labels)
+        lines.append(f"| `{row.name}` | {row.type} | {labels} | {row.help} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")  # noqa: T201 - this is what the command is for

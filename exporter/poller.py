@@ -1,0 +1,282 @@
+"""Threads: one loop that decides, workers that ask, and nothing shared between them but an inbox.
+
+The loop thread alone touches watches, schedules and the ledger. Workers call the gate and put what
+came of it into the inbox; so do reloads. Each registry has workers of its own, so one that hangs
+takes none from another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from queue import Empty, SimpleQueue
+from random import Random
+from typing import Any, Protocol
+
+from exporter.config import RegistrySettings, Settings, TargetSettings
+from exporter.ecr import ECRError, Gate, static_registry_id
+from exporter.model import Destination, Reason, Source
+from exporter.state import Ledger
+from exporter.targets import Newest
+from exporter.watch import Clock, Job, Journal, RegistryWatch
+
+#: Calls under way at once in one registry. At 20 ms a call this is where one process is busy anyway.
+MAX_IN_FLIGHT = 16
+#: Longest sleep of the loop in seconds, so that its heartbeat tells whether it lives.
+HEARTBEAT = 10.0
+
+
+class Connector(Protocol):
+    """Makes gates: the real AWS, or a fake one."""
+
+    @property
+    def region(self) -> str | None: ...
+
+    def gate(self, settings: RegistrySettings, *, connections: int) -> Gate: ...
+
+
+class Crew(Protocol):
+    """Something that makes calls, sooner or later, in whatever thread."""
+
+    def submit(self, call: Callable[[], None]) -> None: ...
+
+
+class Workers:
+    """At most `limit` daemon threads, made when there is work and none is idle.
+
+    Daemons, so that a call that hangs does not hold up the end of the process.
+    """
+
+    def __init__(self, name: str, limit: int = MAX_IN_FLIGHT) -> None:
+        self._name = name
+        self._limit = limit
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Have the call made. Only ever called from one thread."""
+        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
+            self._threads += 1
+            name = f"{self._name}-{self._threads}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._calls.put(call)
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+            self._idle.release()
+
+
+class _Watched:
+    """A registry, its workers, and how many calls are under way."""
+
+    def __init__(self, watch: RegistryWatch, crew: Crew, entry: RegistrySettings) -> None:
+        self.watch = watch
+        self.crew = crew
+        self.entry = entry
+        self.in_flight = 0
+
+
+class Poller:
+    """Keeps the ledger true, at the pace that the budgets allow."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        connector: Connector,
+        ledger: Ledger,
+        clock: Clock,
+        random: Random,
+        journal: Journal,
+        on_complete: Callable[[Source, Destination, float], None],
+        crew: Callable[[str], Crew] = Workers,
+    ) -> None:
+        self._connector = connector
+        self._ledger = ledger
+        self._clock = clock
+        self._random = random
+        self._journal = journal
+        self._on_complete = on_complete
+        self._crew = crew
+        self._newest = Newest(settings.max_images)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._stopping = False
+        self._watched: list[_Watched] = []
+        #: Registries that AWS itself had to name, by entry.
+        self._identified: dict[RegistrySettings, Source] = {}
+        self._oldest_due: float | None = None
+        self._heartbeat = clock.monotonic()
+        self._configure(settings)
+
+    # -- any thread --------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until `stop`. Whatever escapes from here is a bug, and the process should not survive it."""
+        while not self._stopping:
+            self._wait(self.step())
+
+    def stop(self) -> None:
+        """End `run` at once; calls under way are abandoned."""
+        self._inbox.put(self._stop)
+
+    def reload(self, settings: Settings, *, timeout: float = 30.0) -> bool:
+        """Take a new configuration; False if the loop did not get round to it in `timeout` seconds."""
+        done = threading.Event()
+
+        def apply() -> None:
+            self._configure(settings)
+            done.set()
+
+        self._inbox.put(apply)
+        return done.wait(timeout)
+
+    def overdue(self) -> float:
+        """How many seconds the latest due call is late for want of budget."""
+        due = self._oldest_due
+        return max(0.0, self._clock.monotonic() - due) if due is not None else 0.0
+
+    def rates(self) -> Mapping[Source, float]:
+        """The calls a second that each registry is allowed now."""
+        return {w.watch.facts.source: w.watch.budget.rate for w in list(self._watched)}
+
+    def silent_for(self) -> float:
+        """Seconds since the loop last came round."""
+        return self._clock.monotonic() - self._heartbeat
+
+    # -- the loop thread ---------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Do all that can be done now; how many seconds until there may be more."""
+        self._drain()
+        now = self._heartbeat = self._clock.monotonic()
+        for watched in self._watched:
+            self._start_calls(watched)
+        dues = [due for w in self._watched if (due := w.watch.schedule.oldest_due(now)) is not None]
+        self._oldest_due = min(dues, default=None)
+        if not self._inbox.empty():
+            return 0.0
+        free = [w.watch.next_at() for w in self._watched if w.in_flight < MAX_IN_FLIGHT]
+        return max(0.0, min([now + HEARTBEAT, *free]) - self._clock.monotonic())
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _wait(self, seconds: float) -> None:
+        with suppress(Empty):
+            self._inbox.get(timeout=seconds)()
+
+    def _drain(self) -> None:
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _start_calls(self, watched: _Watched) -> None:
+        while watched.in_flight < MAX_IN_FLIGHT and (found := watched.watch.next_call()):
+            job, call = found
+            watched.in_flight += 1
+            watched.crew.submit(partial(self._make, watched, job, call))
+
+    def _make(self, watched: _Watched, job: Job, call: Callable[[], Any]) -> None:
+        """In a worker: make the call, and let the loop thread know."""
+        try:
+            answer = call()
+        except ECRError as error:
+            self._inbox.put(partial(self._failed, watched, job, error))
+        except Exception as error:  # noqa: BLE001 - no answer of AWS may stop the exporter
+            self._inbox.put(partial(self._failed, watched, job, _unusable(error)))
+        else:
+            self._inbox.put(partial(self._answered, watched, job, answer))
+
+    def _answered(self, watched: _Watched, job: Job, answer: Any) -> None:
+        watched.in_flight -= 1
+        before = watched.watch.facts.source
+        watched.watch.answered(job, answer)
+        if watched.watch.facts.source != before and watched in self._watched:
+            self._identified[watched.entry] = watched.watch.facts.source
+            if any(
+                w is not watched and self._source(w.entry) == watched.watch.facts.source
+                for w in self._watched
+            ):
+                self._configure(self._settings)
+
+    def _failed(self, watched: _Watched, job: Job, error: ECRError) -> None:
+        watched.in_flight -= 1
+        watched.watch.failed(job, error)
+
+    # -- configuration -----------------------------------------------------------------------
+
+    def _configure(self, settings: Settings) -> None:
+        """Watch what the settings say; a registry that stays keeps all that is known of it."""
+        self._settings = settings
+        self._newest.limit = settings.max_images
+        with self._ledger.lock:
+            self._ledger.stale_after = settings.stale_after
+        kept = []
+        for entries in self._groups(settings).values():
+            watched = self._find(entries) or self._create(entries[0])
+            watched.watch.configure(settings, _targets(settings, entries))
+            kept.append(watched)
+        for watched in self._watched:
+            if watched not in kept:
+                watched.watch.retire()
+        self._watched = kept
+        with self._ledger.lock:
+            self._ledger.registries = [watched.watch.facts for watched in kept]
+            self._ledger.skipped = self._newest.skipped
+
+    def _groups(self, settings: Settings) -> dict[object, list[RegistrySettings]]:
+        """The entries by what they are in the end: one account's registry in one Region each.
+
+        Of several entries for one registry those come first that can read its rules.
+        """
+        groups: dict[object, list[RegistrySettings]] = {}
+        for entry in sorted(settings.registries, key=lambda entry: bool(entry.registry_id)):
+            source = self._source(entry)
+            key = source if source.registry_id else _anonymous(entry)
+            groups.setdefault(key, []).append(entry)
+        return groups
+
+    def _source(self, entry: RegistrySettings) -> Source:
+        static = Source(static_registry_id(entry), entry.region or self._connector.region or "")
+        return self._identified.get(_anonymous(entry), static)
+
+    def _find(self, entries: Iterable[RegistrySettings]) -> _Watched | None:
+        wanted = {_anonymous(entry) for entry in entries}
+        return next((w for w in self._watched if w.entry in wanted), None)
+
+    def _create(self, entry: RegistrySettings) -> _Watched:
+        source = self._source(entry)
+        name = entry.name or f"{source.registry_id or 'default'}/{source.region}"
+        watch = RegistryWatch(
+            name=name,
+            gate=self._connector.gate(entry, connections=MAX_IN_FLIGHT),
+            source=source,
+            foreign=bool(entry.registry_id),
+            ledger=self._ledger,
+            newest=self._newest,
+            clock=self._clock,
+            random=self._random,
+            journal=self._journal,
+            on_complete=self._on_complete,
+        )
+        return _Watched(watch, self._crew(name), _anonymous(entry))
+
+
+def _anonymous(entry: RegistrySettings) -> RegistrySettings:
+    """The entry without its name: what AWS sees of it."""
+    return replace(entry, name="")
+
+
+def _targets(settings: Settings, entries: Iterable[RegistrySettings]) -> list[TargetSettings]:
+    names = {entry.name for entry in entries}
+    return [t for t in settings.targets if not t.registries or names & set(t.registries)]
+
+
+def _unusable(error: Exception) -> ECRError:
+    return ECRError(
+        Reason.INVALID, action="ecr", code=f"UnusableAnswer({type(error).__name__})", message=str(error)
+    )

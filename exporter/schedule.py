@@ -1,0 +1,292 @@
+"""When ECR is asked, and what goes first. No clock, no threads: time is an argument.
+
+The policy in five sentences:
+
+1. Everything worth asking is booked under a key for a due time; how long an answer is good for
+   follows from the state of the image (`Intervals`).
+2. What is due is taken in turns: listings, because only they find new pushes; then the newest push;
+   then whatever is overdue the longest. So a new push overtakes any backlog, and nothing starves.
+3. Every call of one account and Region takes a token from one bucket (`Budget`), so work is spread
+   evenly and never bursts, whatever becomes due at once.
+4. What fails is held back with its scope (`Backoff` says how long), one probe at a time, until one
+   succeeds; the rest of the schedule does not notice.
+5. Times are monotonic seconds, so that a clock that is set moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from heapq import heapify, heappop, heappush
+from itertools import count
+from random import Random
+from typing import Generic, TypeVar
+
+from exporter.model import ImageState
+
+K = TypeVar("K", bound=Hashable)
+
+#: A probe that never reports back is written off after so many seconds, and another one sent.
+PROBE_TIMEOUT = 30.0
+
+
+class Lane(Enum):
+    """The two kinds of work: finding out what exists, and asking how its replication goes."""
+
+    LISTING = "listing"
+    STATUS = "status"
+
+
+class _Turn(Enum):
+    LISTING = "listing"  # the listing that is overdue the longest
+    NEWEST = "newest"  # the status of the newest push
+    OLDEST = "oldest"  # anything at all that is overdue the longest
+
+
+#: Who may go next, over and over; a turn without due work passes to the next one at once.
+_TURNS = (_Turn.LISTING, _Turn.NEWEST, _Turn.LISTING, _Turn.OLDEST)
+
+
+@dataclass(slots=True, eq=False)
+class _Booking(Generic[K]):
+    key: K
+    due: float
+    lane: Lane
+    rank: float
+    scope: Hashable
+    alive: bool = True
+
+
+@dataclass(slots=True)
+class _Hold(Generic[K]):
+    """A scope that fails: its due calls are parked, and one of them waits to be the probe."""
+
+    until: float
+    probe: _Booking[K] | None = None
+    parked: list[_Booking[K]] = field(default_factory=list)
+
+
+class Schedule(Generic[K]):
+    """The due-list of one source registry."""
+
+    def __init__(self) -> None:
+        self._bookings: dict[K, _Booking[K]] = {}
+        self._serial = count()
+        self._waiting: list[tuple[float, int, _Booking[K]]] = []
+        self._ready: dict[_Turn, list[tuple[float, int, _Booking[K]]]] = {turn: [] for turn in _Turn}
+        self._turn = 0
+        self._holds: dict[Hashable, _Hold[K]] = {}
+        self._paused_until: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._bookings)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._bookings
+
+    def book(self, key: K, *, due: float, lane: Lane, rank: float = 0.0, scope: Hashable = None) -> None:
+        """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first."""
+        self.cancel(key)
+        self._wait(_Booking(key, due, lane, rank, scope), until=due)
+        self._compact()
+
+    def cancel(self, key: K) -> None:
+        """Forget a booking, if there is one."""
+        if booking := self._bookings.pop(key, None):
+            booking.alive = False
+
+    def take(self, now: float) -> K | None:
+        """The call to make now, removed from the list; None if nothing is due or all is held."""
+        if self._paused_until is not None and now < self._paused_until:
+            return None
+        self._promote(now)
+        while booking := self._pick():
+            hold = self._holds.get(booking.scope)
+            if hold is None or booking is hold.probe:
+                self._send(booking, hold, now)
+                return booking.key
+            self._park(booking, hold)
+        return None
+
+    def next_at(self, now: float) -> float:
+        """When `take` may next have something; infinity if nothing is booked at all."""
+        if self._paused_until is not None and now < self._paused_until:
+            return self._paused_until
+        self._promote(now)
+        if self._top(_Turn.OLDEST):
+            return now
+        waiting = self._first(self._waiting)
+        return waiting[0] if waiting else float("inf")
+
+    def oldest_due(self, now: float) -> float | None:
+        """Since when the latest call waits for want of budget; what is held back does not count."""
+        if self._paused_until is not None:
+            return None
+        self._promote(now)
+        oldest = self._top(_Turn.OLDEST)
+        return oldest.due if oldest else None
+
+    def hold(self, scope: Hashable, *, until: float) -> None:
+        """Keep back all calls of the scope; after `until` one goes ahead as a probe."""
+        hold = self._holds.setdefault(scope, _Hold(until))
+        hold.until = until
+        self._choose_probe(hold)
+
+    def release(self, scope: Hashable) -> None:
+        """The scope works (again): what was kept back may go at once."""
+        hold = self._holds.pop(scope, None)
+        for booking in (hold.probe, *hold.parked) if hold else ():
+            if booking and booking.alive:
+                self._wait(booking, until=booking.due)
+
+    def pause(self, *, until: float) -> None:
+        """Keep back everything; after `until` one call goes ahead as a probe."""
+        self._paused_until = until
+
+    def resume(self) -> None:
+        """The registry answers (again)."""
+        self._paused_until = None
+
+    def _wait(self, booking: _Booking[K], *, until: float) -> _Booking[K]:
+        """Have the booking wait; a fresh copy, so that whatever queue still holds the old one drops it."""
+        booking.alive = False
+        booking = replace(booking, alive=True)
+        self._bookings[booking.key] = booking
+        heappush(self._waiting, (until, next(self._serial), booking))
+        return booking
+
+    def _send(self, booking: _Booking[K], hold: _Hold[K] | None, now: float) -> None:
+        self.cancel(booking.key)
+        if self._paused_until is not None:
+            self._paused_until = now + PROBE_TIMEOUT
+        if hold:
+            hold.until = now + PROBE_TIMEOUT
+            self._choose_probe(hold)
+
+    def _park(self, booking: _Booking[K], hold: _Hold[K]) -> None:
+        booking.alive = False
+        parked = replace(booking, alive=True)
+        self._bookings[booking.key] = parked
+        hold.parked.append(parked)
+        if not (hold.probe and hold.probe.alive):
+            self._choose_probe(hold)
+
+    def _choose_probe(self, hold: _Hold[K]) -> None:
+        """Have one of the parked calls wait for the end of the hold."""
+        if hold.probe and hold.probe.alive:
+            hold.parked.append(hold.probe)
+        hold.probe = None
+        while hold.parked and hold.probe is None:
+            if (booking := hold.parked.pop()).alive:
+                hold.probe = self._wait(booking, until=hold.until)
+
+    def _promote(self, now: float) -> None:
+        """Move what has become due from the waiting list to the queues of those who may take it."""
+        while (first := self._first(self._waiting)) and first[0] <= now:
+            _, serial, booking = heappop(self._waiting)
+            heappush(self._ready[_Turn.OLDEST], (booking.due, serial, booking))
+            if booking.lane is Lane.LISTING:
+                heappush(self._ready[_Turn.LISTING], (booking.due, serial, booking))
+            else:
+                heappush(self._ready[_Turn.NEWEST], (-booking.rank, serial, booking))
+
+    def _pick(self) -> _Booking[K] | None:
+        for _ in _TURNS:
+            turn = _TURNS[self._turn]
+            self._turn = (self._turn + 1) % len(_TURNS)
+            if booking := self._top(turn):
+                for queue in self._ready.values():
+                    if queue and queue[0][2] is booking:
+                        heappop(queue)
+                return booking
+        return None
+
+    def _top(self, turn: _Turn) -> _Booking[K] | None:
+        first = self._first(self._ready[turn])
+        return first[2] if first else None
+
+    @staticmethod
+    def _first(
+        queue: list[tuple[float, int, _Booking[K]]],
+    ) -> tuple[float, int, _Booking[K]] | None:
+        """The head of a queue, after dropping what was cancelled or taken by another turn."""
+        while queue and not queue[0][2].alive:
+            heappop(queue)
+        return queue[0] if queue else None
+
+    def _compact(self) -> None:
+        """Cancelled bookings would otherwise stay until they are due."""
+        if len(self._waiting) > 2 * len(self._bookings) + 1000:
+            self._waiting = [entry for entry in self._waiting if entry[2].alive]
+            heapify(self._waiting)
+
+
+class Budget:
+    """A token bucket: `rate` calls a second, and never more than a tenth of a second's worth at once."""
+
+    def __init__(self, rate: float, *, now: float) -> None:
+        self.rate = rate
+        self._tokens = 1.0
+        self._at = now
+
+    def next_at(self, now: float) -> float:
+        """When a token is to be had: `now`, or later."""
+        self._refill(now)
+        return now if self._tokens >= 1.0 else now + (1.0 - self._tokens) / self.rate
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        self._refill(now)
+        # A wake-up that was computed to the token may come a rounding error early.
+        if self._tokens < 1.0 - 1e-9:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def _refill(self, now: float) -> None:
+        most = max(1.0, self.rate / 10)
+        self._tokens = min(most, self._tokens + max(0.0, now - self._at) * self.rate)
+        self._at = now
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How many seconds an answer is good for."""
+
+    discovery: float
+    pending: float
+    failed: float
+    settled: float
+
+    def after(self, state: ImageState) -> float:
+        """How long to wait before asking about an image in this state again."""
+        if state is ImageState.PENDING or state is ImageState.NEW:
+            return self.pending
+        return self.settled if state is ImageState.SETTLED else self.failed
+
+
+def spread(interval: float, random: Random) -> float:
+    """The interval, shortened by up to a tenth, so that what began together drifts apart.
+
+    Never longer: asking in time is the promise, and a little early costs a tenth at most.
+    """
+    return interval * random.uniform(0.9, 1.0)
+
+
+@dataclass(slots=True)
+class Backoff:
+    """How long to stay away after failures in a row: doubling from `base` to `cap` seconds."""
+
+    base: float = 1.0
+    cap: float = 60.0
+    failures: int = 0
+
+    def failed(self, random: Random) -> float:
+        """Count a failure; how many seconds to wait, of which the last half is chance."""
+        longest = min(self.cap, self.base * 2.0 ** min(self.failures, 32))
+        self.failures += 1
+        return longest * random.uniform(0.5, 1.0)
+
+    def succeeded(self) -> None:
+        self.failures = 0

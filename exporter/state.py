@@ -1,0 +1,284 @@
+"""The ledger: the last facts per image, repository and registry, and what follows from them.
+
+The poller's loop thread is the only writer. Scrapes take a `Snapshot`, under the same lock, which is
+held for copying references and nothing slower. Facts are frozen and replaced whole.
+
+What could not be confirmed for `stale_after` is hidden rather than dropped: when AWS answers again,
+what is still true needs no new call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from exporter.model import (
+    Destination,
+    ImageState,
+    Name,
+    Reason,
+    Registry,
+    Replication,
+    Source,
+    Status,
+)
+
+#: Seconds after a push in which unfinished replication is expected: AWS says that most images take
+#: under half an hour, and promises nothing (ECR documentation).
+RECENT = 3600.0
+
+#: Of several answers about one destination the gravest counts; ECR gives no times to tell the latest.
+_GRAVITY = {Status.COMPLETE: 0, Status.MISSING: 1, Status.IN_PROGRESS: 2, Status.FAILED: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of a watched image. `replications` is None until ECR answered for the first time."""
+
+    digest: str
+    names: tuple[Name, ...]
+    pushed_at: float | None
+    replicated_from: float | None
+    replications: tuple[Replication, ...] | None = None
+    state: ImageState = ImageState.NEW
+    #: Monotonic times: of the answer, and until when it is believed.
+    answered_at: float = 0.0
+    good_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetImages:
+    """What a target selects in a repository."""
+
+    label: str
+    images: int
+    complete: bool  # whether all that it names exists
+
+
+@dataclass(slots=True)
+class RepositoryFacts:
+    """What is known of a watched repository."""
+
+    labels: tuple[str, ...] = ()
+    images: dict[str, ImageFacts] = field(default_factory=dict)
+    #: None until the images were listed.
+    targets: tuple[TargetImages, ...] | None = None
+    #: When the images were last listed completely: monotonic, and Unix time.
+    listed_at: float | None = None
+    listed_time: float | None = None
+    #: Whether each image of some listing has been asked about, so that targets can be judged.
+    asked: bool = False
+    failures: dict[str, Reason] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RegistryFacts:
+    """What is known of a source registry."""
+
+    source: Source
+    #: All targets that apply, and those of them that range over repositories by a glob.
+    labels: tuple[str, ...] = ()
+    globs: frozenset[str] = frozenset()
+    #: None while the replication rules are not known.
+    rules: Registry | None = None
+    rules_at: float = 0.0  # monotonic
+    #: Whether the repositories were ever listed, or need not be.
+    repositories_known: bool = False
+    repositories_time: float | None = None  # Unix time of the last complete listing of them
+    repositories: dict[str, RepositoryFacts] = field(default_factory=dict)
+    failures: dict[str, Reason] = field(default_factory=dict)
+    #: Targets that have had their first round.
+    judged: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """How a target fares in a registry. `success` and `images` are None while nobody can tell."""
+
+    label: str
+    success: bool | None
+    reasons: frozenset[Reason]
+    images: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySnapshot:
+    source: Source
+    rules: Registry | None
+    complete_time: float | None
+    repositories: tuple[tuple[str, tuple[ImageFacts, ...]], ...]
+    targets: tuple[TargetFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that may be told at one moment: known, and not stale."""
+
+    registries: tuple[RegistrySnapshot, ...]
+    states: Mapping[ImageState, int]
+    skipped: int
+
+
+class Ledger:
+    """All facts, and the lock that guards them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.registries: list[RegistryFacts] = []
+        self.stale_after = 0.0
+        self.skipped = 0
+
+    def snapshot(self, now: float) -> Snapshot:
+        """What may be told at the monotonic time `now`. Called from any thread."""
+        with self.lock:
+            states: Counter[ImageState] = Counter(dict.fromkeys(ImageState, 0))
+            registries = tuple(self._registry(facts, now, states) for facts in self.registries)
+            return Snapshot(registries, states, self.skipped)
+
+    def awaited(self, now: float) -> list[str]:
+        """The targets that had no first round yet, and did not fail it either."""
+        snapshot = self.snapshot(now)
+        return [t.label for r in snapshot.registries for t in r.targets if t.success is None]
+
+    def _registry(self, facts: RegistryFacts, now: float, states: Counter[ImageState]) -> RegistrySnapshot:
+        repositories: list[tuple[str, tuple[ImageFacts, ...]]] = []
+        late: set[str] = set()
+        for name, repository in facts.repositories.items():
+            fresh = self._fresh(repository, now)
+            visible: list[ImageFacts] = []
+            for image in repository.images.values():
+                good = fresh and (image.replications is None or now <= image.good_until)
+                states[image.state if good else ImageState.UNKNOWN] += 1
+                if good:
+                    visible.append(image)
+            if len(visible) < len(repository.images) or (repository.listed_at is not None and not fresh):
+                late.add(name)
+            repositories.append((name, tuple(visible)))
+        rules = facts.rules if now <= facts.rules_at + self.stale_after else None
+        return RegistrySnapshot(
+            facts.source, rules, _complete_time(facts), tuple(repositories), self._targets(facts, late)
+        )
+
+    def _fresh(self, repository: RepositoryFacts, now: float) -> bool:
+        return repository.listed_at is not None and now <= repository.listed_at + self.stale_after
+
+    def _targets(self, facts: RegistryFacts, late: set[str]) -> tuple[TargetFacts, ...]:
+        verdicts = {label: _Verdict() for label in facts.labels}
+        for place, reason in facts.failures.items():
+            for label in facts.globs if place == "repositories" else facts.labels:
+                verdicts[label].reasons.add(reason)
+        if not facts.repositories_known:
+            for label in facts.globs:
+                verdicts[label].images = None
+                verdicts[label].asked = False
+        for name, repository in facts.repositories.items():
+            _judge(verdicts, repository, late=name in late)
+        return tuple(self._target(facts, label, verdict) for label, verdict in verdicts.items())
+
+    @staticmethod
+    def _target(facts: RegistryFacts, label: str, verdict: _Verdict) -> TargetFacts:
+        if verdict.reasons or verdict.asked:
+            facts.judged.add(label)
+        success = not verdict.reasons if label in facts.judged else None
+        return TargetFacts(label, success, frozenset(verdict.reasons), verdict.images)
+
+
+def _complete_time(facts: RegistryFacts) -> float | None:
+    """The Unix time since which everything that is watched has been listed, as of now."""
+    times = [repository.listed_time for repository in facts.repositories.values()]
+    if facts.globs:
+        times.append(facts.repositories_time)
+    known = [time for time in times if time is not None]
+    return min(known) if known and len(known) == len(times) else None
+
+
+@dataclass(slots=True)
+class _Verdict:
+    reasons: set[Reason] = field(default_factory=set)
+    images: int | None = 0
+    asked: bool = True
+
+
+def _judge(verdicts: Mapping[str, _Verdict], repository: RepositoryFacts, *, late: bool) -> None:
+    """Add what one repository means for the targets that apply to it."""
+    reasons = set(repository.failures.values())
+    if late and not reasons:
+        # Nobody refused anything for good: the budget, AWS's or ours, is too small to come round.
+        reasons = {Reason.THROTTLED}
+    counts = {target.label: target for target in repository.targets or ()}
+    for label in repository.labels:
+        verdict = verdicts[label]
+        verdict.reasons |= reasons
+        verdict.asked = verdict.asked and repository.asked
+        count = counts.get(label)
+        if count is None or late:
+            verdict.images = None
+        elif verdict.images is not None:
+            verdict.images += count.images
+        if count is not None and not count.complete:
+            verdict.reasons.add(Reason.IMAGE_NOT_FOUND)
+
+
+def judge_replications(
+    reported: Iterable[Replication], expected: Iterable[Destination]
+) -> tuple[Replication, ...]:
+    """One state for each destination: what ECR reports, and MISSING where it owes a report.
+
+    An entry that leaves out its Region or its registry may mean any destination that it does not
+    contradict; none of those is called MISSING.
+    """
+    gravest: dict[Destination, Replication] = {}
+    for entry in reported:
+        known = gravest.get(entry.destination)
+        if known is None or _gravity(entry) > _gravity(known):
+            gravest[entry.destination] = entry
+    owed = [d for d in expected if not any(_may_mean(found, d) for found in gravest)]
+    missing = (Replication(destination, Status.MISSING) for destination in owed)
+    return tuple(sorted([*gravest.values(), *missing]))
+
+
+def _gravity(replication: Replication) -> int:
+    return _GRAVITY.get(replication.status, 3)  # type: ignore[call-overload, no-any-return]
+
+
+def _may_mean(found: Destination, wanted: Destination) -> bool:
+    return found.region in ("", wanted.region) and found.registry_id in ("", wanted.registry_id)
+
+
+def image_state(replications: tuple[Replication, ...], *, recent: bool, rules_known: bool) -> ImageState:
+    """What to expect next of an image that ECR answered for.
+
+    A fresh push of which nothing is reported, in a registry whose rules nobody can read, may yet
+    be on its way.
+    """
+    statuses = {replication.status for replication in replications}
+    unfinished = statuses - {Status.COMPLETE, Status.FAILED}
+    if recent and (unfinished or not (statuses or rules_known)):
+        return ImageState.PENDING
+    if statuses & {Status.FAILED, Status.IN_PROGRESS, Status.MISSING}:
+        return ImageState.FAILED
+    return ImageState.UNKNOWN if unfinished else ImageState.SETTLED
+
+
+def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destination]:
+    """The destinations that are COMPLETE now and were seen unfinished before."""
+    if before.replications is None:
+        return []
+    was = {replication.destination: replication.status for replication in before.replications}
+    waited = before.state is ImageState.PENDING
+    return [
+        destination
+        for destination, status, _ in after
+        if status == Status.COMPLETE
+        and was.get(destination, Status.MISSING if waited else Status.COMPLETE) != Status.COMPLETE
+    ]
+
+
+def without_destinations(facts: ImageFacts, gone: frozenset[Destination]) -> ImageFacts:
+    """The facts after rules went away: nothing is MISSING where nothing is owed any more."""
+    if facts.replications is None:
+        return facts
+    kept = tuple(r for r in facts.replications if r.status != Status.MISSING or r.destination not in gone)
+    return facts if len(kept) == len(facts.replications) else replace(facts, replications=kept)

@@ -1,0 +1,482 @@
+"""The engine in virtual time, on a make-believe ECR: what is asked when, and what is told."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import (
+    ACCOUNT,
+    EVERYTHING,
+    HOME,
+    IRELAND,
+    OREGON,
+    FakeECR,
+    Rig,
+    digest_of,
+    refusal,
+)
+
+from exporter.config import RegistrySettings, Settings, TargetSettings
+from exporter.ecr import ECRError
+from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
+
+STATUS = "DescribeImageReplicationStatus"
+
+
+def settings(*targets: TargetSettings, **knobs: object) -> Settings:
+    base: dict[str, object] = {"registries": (RegistrySettings(),), "requests_per_second": 100.0}
+    return Settings(targets=targets, **{**base, **knobs})  # type: ignore[arg-type]
+
+
+ALL = TargetSettings(repository="*")
+
+
+def world(*ecrs: FakeECR, target: TargetSettings = ALL, **knobs: object) -> Rig:
+    return Rig(settings(target, **knobs), *ecrs)
+
+
+def complete(destination: Destination = IRELAND) -> Replication:
+    return Replication(destination, Status.COMPLETE)
+
+
+def pushed(ecr: FakeECR, repository: str = "team/app", tag: str = "v1", age: float = 10.0) -> str:
+    return ecr.push(repository, tag, at=1.8e9 + 1000.0 - age)
+
+
+def test_every_reported_state_is_told() -> None:
+    ecr = FakeECR(rules=(Rule((IRELAND, OREGON)),))
+    digest = pushed(ecr)
+    ecr.report("team/app", digest, complete(), Replication(OREGON, Status.FAILED, "DENIED"))
+    rig = world(ecr)
+    rig.run(5)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE", OREGON: "FAILED"}}
+    assert rig.target("*").success is True
+    assert rig.target("*").images == 1
+
+
+def test_what_the_rules_owe_and_ecr_does_not_report_is_missing() -> None:
+    ecr = FakeECR(rules=(Rule((IRELAND,)), Rule((OREGON,), ("other/",), ("other/",))))
+    pushed(ecr)
+    rig = world(ecr)
+    rig.run(5)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "MISSING"}}
+
+
+def test_an_unheard_of_status_is_told_by_its_own_name_and_noted_once() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr)
+    ecr.report("team/app", digest, Replication(IRELAND, "TELEPORTED"))
+    rig = world(ecr)
+    rig.run(600)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "TELEPORTED"}}
+    noted = [fields for event, fields in rig.journal.events if event == "unheard_of_status"]
+    assert [fields["status"] for fields in noted] == ["TELEPORTED"]
+
+
+def test_settled_images_are_not_asked_again_before_their_interval() -> None:
+    ecr = FakeECR()
+    for number in range(20):
+        digest = pushed(ecr, tag=f"v{number}", age=9999)
+        ecr.report("team/app", digest, complete())
+    rig = world(ecr, settled_interval=7200.0)
+    rig.run(60)
+    assert ecr.calls[STATUS] == 20
+    rig.run(6000)
+    assert ecr.calls[STATUS] == 20
+    rig.run(1500)
+    assert ecr.calls[STATUS] == 40
+
+
+def test_one_call_serves_all_tags_of_a_digest() -> None:
+    ecr = FakeECR()
+    digest = ecr.push("team/app", "v1", "latest", "stable", at=1.8e9)
+    ecr.report("team/app", digest, complete())
+    rig = world(ecr)
+    rig.run(50)
+    assert ecr.calls[STATUS] == 1
+    assert {tag for _, tag, _ in rig.states()} == {"v1", "latest", "stable"}
+
+
+def test_a_pending_image_is_asked_at_the_pending_interval_and_its_duration_observed() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=5)
+    ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig = world(ecr, pending_interval=15.0)
+    rig.run(31)
+    assert ecr.calls[STATUS] == 3
+    ecr.report("team/app", digest, complete())
+    rig.run(16)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE"}}
+    ((source, destination, seconds),) = rig.completions
+    assert (source, destination) == (HOME, IRELAND)
+    assert 31 <= seconds <= 52
+    rig.run(1000)
+    assert len(rig.completions) == 1
+
+
+def test_an_image_first_seen_complete_has_no_duration() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr)
+    rig.run(100)
+    assert rig.completions == []
+
+
+def test_long_stuck_images_are_asked_at_the_failed_interval() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=8000)
+    ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig = world(ecr, failed_interval=300.0)
+    rig.run(901)
+    assert 4 <= ecr.calls[STATUS] <= 5
+
+
+def test_a_moved_tag_carries_the_status_of_its_new_digest() -> None:
+    ecr = FakeECR()
+    old = ecr.push("team/app", "latest", at=1.8e9)
+    ecr.report("team/app", old, complete())
+    rig = world(ecr)
+    rig.run(5)
+    new = ecr.push("team/app", "latest", at=1.8e9 + 900)
+    ecr.report("team/app", new, Replication(IRELAND, Status.FAILED, "X"))
+    rig.run(65)
+    assert rig.states() == {("team/app", "latest", ""): {IRELAND: "FAILED"}}
+
+
+def test_a_deleted_image_goes_at_the_next_listing() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr)
+    rig = world(ecr)
+    rig.run(5)
+    del ecr.repositories["team/app"][digest]
+    rig.run(65)
+    assert rig.states() == {}
+    assert rig.target("*").images == 0
+
+
+def test_a_digest_pushed_again_is_asked_again() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=9000)
+    ecr.report("team/app", digest, complete())
+    rig = world(ecr)
+    rig.run(5)
+    ecr.push("team/app", "v1", at=1.8e9 + 1005, digest=digest)
+    ecr.report("team/app", digest, Replication(IRELAND, Status.FAILED, "X"))
+    rig.run(65)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "FAILED"}}
+
+
+def test_changed_rules_have_everything_in_scope_asked_again() -> None:
+    ecr = FakeECR(rules=(Rule((IRELAND,), ("team/",), ("team/",)),))
+    for repository in ("team/app", "other/app"):
+        digest = pushed(ecr, repository, age=9000)
+        ecr.report(repository, digest, complete())
+    rig = world(ecr)
+    rig.run(10)
+    assert ecr.calls[STATUS] == 2
+    ecr.rules = (*ecr.rules, Rule((OREGON,), ("team/",), ("team/",)))
+    rig.run(65)
+    assert ecr.calls[STATUS] == 3
+    assert rig.states()["team/app", "v1", ""] == {IRELAND: "COMPLETE", OREGON: "MISSING"}
+    ecr.rules = EVERYTHING
+    rig.run(65)
+    assert rig.states()["team/app", "v1", ""] == {IRELAND: "COMPLETE"}
+
+
+def test_a_named_tag_that_does_not_exist_fails_its_target_alone() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = Rig(
+        settings(
+            TargetSettings(repository="team/app", tag="v1"),
+            TargetSettings(repository="team/app", tag="v2"),
+            TargetSettings(repository="team/gone", tag="v1"),
+        ),
+        ecr,
+    )
+    rig.run(30)
+    assert rig.target("team/app:v1").success is True
+    assert rig.target("team/app:v2").reasons == {Reason.IMAGE_NOT_FOUND}
+    assert rig.target("team/gone:v1").reasons == {Reason.REPOSITORY_NOT_FOUND}
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE"}}
+    pushed(ecr, "team/gone")
+    pushed(ecr, tag="v2")
+    rig.run(130)
+    assert rig.target("team/app:v2").success is True
+    assert rig.target("team/gone:v1").success is True
+    assert rig.journal.failing == {}
+
+
+def test_many_names_are_looked_up_in_batches_and_the_unknown_ones_do_not_lose_the_rest() -> None:
+    ecr = FakeECR()
+    tags = [f"v{number}" for number in range(90)]
+    for tag in tags:
+        pushed(ecr, tag=tag)
+    named = [TargetSettings(repository="team/app", tag=tag) for tag in [*tags, "gone-1", "gone-2"]]
+    rig = Rig(settings(*named), ecr)
+    rig.run(50)
+    assert {tag for _, tag, _ in rig.states()} == set(tags)
+    assert rig.target("team/app:gone-1").reasons == {Reason.IMAGE_NOT_FOUND}
+    rig.run(60)  # finds out that a listing takes more calls than that
+    before = ecr.calls["DescribeImages"]
+    rig.run(60)
+    assert ecr.calls["DescribeImages"] - before == 3, "one batch, and each missing name by itself"
+
+
+def test_one_denied_repository_leaves_the_others_alone() -> None:
+    ecr = FakeECR()
+    for repository in ("team/good", "team/bad"):
+        ecr.report(repository, pushed(ecr, repository), complete())
+    denied = True
+
+    def fault(_: str, repository: str) -> ECRError | None:
+        return refusal(Reason.ACCESS_DENIED) if denied and repository == "team/bad" else None
+
+    ecr.fault = fault
+    rig = Rig(settings(TargetSettings("team/good"), TargetSettings("team/bad")), ecr)
+    rig.run(600)
+    assert rig.target("team/good").success is True
+    assert rig.target("team/bad").reasons == {Reason.ACCESS_DENIED}
+    assert rig.target("team/bad").images is None
+    assert len(rig.journal.failing) == 1
+    assert ecr.calls["DescribeImages"] < 40
+    denied = False
+    rig.run(65)
+    assert rig.target("team/bad").success is True
+    assert ("team/bad", "v1", "") in rig.states()
+
+
+def test_denied_status_calls_are_held_back_as_one() -> None:
+    ecr = FakeECR()
+    for number in range(50):
+        pushed(ecr, tag=f"v{number}")
+    ecr.fault = lambda op, _: refusal(Reason.ACCESS_DENIED) if op == STATUS else None
+    rig = world(ecr)
+    rig.run(600)
+    assert ecr.calls[STATUS] < 30
+    assert rig.states() == {("team/app", f"v{n}", ""): {} for n in range(50)}
+    assert rig.target("*").reasons == {Reason.ACCESS_DENIED}
+    ecr.fault = lambda *_: None
+    rig.run(65)
+    assert rig.target("*").success is True
+    assert all(states == {IRELAND: "MISSING"} for states in rig.states().values())
+
+
+def test_an_outage_keeps_the_last_word_until_stale_after_and_heals_by_itself() -> None:
+    ecr = FakeECR()
+    for number in range(30):
+        digest = pushed(ecr, tag=f"v{number}", age=9000)
+        ecr.report("team/app", digest, complete())
+    rig = world(ecr, stale_after=3600.0)
+    rig.run(120)
+    ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    calls = ecr.calls.total()
+    rig.run(3000)
+    assert len(rig.states()) == 30
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert len(rig.journal.failing) == 1
+    assert ecr.calls.total() - calls < 3000 / 10
+    rig.run(700)
+    assert rig.states() == {}
+    assert rig.target("*").images is None
+    ecr.fault = lambda *_: None
+    calls = ecr.calls[STATUS]
+    rig.run(60)
+    assert len(rig.states()) == 30
+    assert ecr.calls[STATUS] == calls, "what is settled needs no new call"
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+
+
+def test_one_dropped_connection_is_no_failure() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr)
+    rig.run(5)
+    once = iter([refusal(Reason.UNAVAILABLE)])
+    ecr.fault = lambda *_: next(once, None)
+    for _ in range(100):
+        rig.run(1)
+        assert rig.target("*").success is True
+
+
+def test_a_refused_call_is_booked_again_and_fails_nothing() -> None:
+    ecr = FakeECR()
+    for number in range(10):
+        ecr.report("team/app", pushed(ecr, tag=f"v{number}"), complete())
+    refusals = iter(range(25))
+    ecr.fault = lambda *_: refusal(Reason.THROTTLED) if next(refusals, None) is not None else None
+    rig = world(ecr)
+    rig.run(30)
+    assert len(rig.states()) == 10
+    assert rig.journal.failing == {}
+    assert rig.target("*").success is True
+
+
+def test_nothing_is_told_of_a_target_before_its_first_round() -> None:
+    ecr = FakeECR()
+    for number in range(50):
+        pushed(ecr, tag=f"v{number}", age=10 + number)
+    rig = world(ecr, requests_per_second=2.0)
+    rig.run(15)
+    assert rig.target("*").success is None
+    assert rig.ledger.awaited(rig.clock.now) == ["*"]
+    rig.run(30)
+    assert rig.target("*").success is True
+    assert rig.ledger.awaited(rig.clock.now) == []
+
+
+def test_new_pushes_overtake_a_backlog() -> None:
+    ecr = FakeECR(page_size=1000)
+    for number in range(300):
+        pushed(ecr, tag=f"v{number}", age=10000 + number)
+    rig = world(ecr, requests_per_second=1.0)
+    rig.run(20)
+    asked = len(ecr.log)
+    digest = pushed(ecr, tag="new", age=-60)
+    rig.run(70)
+    rows = ecr.log[asked:]
+    listed = next(i for i, row in enumerate(rows) if row[0] == "DescribeImages")
+    assert (STATUS, "team/app", digest) in rows[listed : listed + 5]
+
+
+def test_the_budget_is_kept_from_the_first_second_on() -> None:
+    ecr = FakeECR()
+    for number in range(100):
+        pushed(ecr, f"team/app-{number}")
+    rig = world(ecr, requests_per_second=10.0)
+    rig.run(1)
+    assert ecr.calls.total() <= 12
+    rig.run(9)
+    assert 95 <= ecr.calls.total() <= 102
+
+
+def test_two_entries_for_one_registry_ask_once() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    entries = (
+        RegistrySettings(name="one"),
+        RegistrySettings(name="two", role_arn=f"arn:aws:iam::{ACCOUNT}:role/r", region="us-east-1"),
+        RegistrySettings(name="three", registry_id=ACCOUNT, region="us-east-1"),
+    )
+    rig = Rig(settings(ALL, registries=entries), ecr)
+    rig.run(10)
+    assert ecr.calls[STATUS] == 1
+    assert [registry.source for registry in rig.snapshot().registries] == [HOME]
+    assert rig.target("*").success is True
+
+
+def test_somebody_elses_registry_is_read_without_its_rules() -> None:
+    other = FakeECR(source=Source("444455556666", "us-east-1"))
+    other.report("team/app", pushed(other), complete(OREGON))
+    pushed(other, tag="v2", age=9000)
+    home = FakeECR()
+    entry = RegistrySettings(registry_id="444455556666")
+    rig = Rig(settings(ALL, registries=(entry,)), home, other)
+    rig.run(10)
+    assert rig.states() == {
+        ("team/app", "v1", ""): {OREGON: "COMPLETE"},
+        ("team/app", "v2", ""): {},
+    }
+    assert rig.snapshot().registries[0].rules is None
+    assert rig.target("*").success is True
+
+
+def test_an_account_that_may_not_describe_its_registry_is_named_by_sts() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    ecr.fault = lambda op, _: refusal(Reason.ACCESS_DENIED) if op == "DescribeRegistry" else None
+    rig = world(ecr)
+    rig.run(20)
+    assert rig.snapshot().registries[0].source == HOME
+    assert ("team/app", "v1", "") in rig.states()
+    assert rig.target("*").reasons == {Reason.ACCESS_DENIED}
+
+
+def test_an_untagged_and_a_digest_watched_image_are_named_by_digest() -> None:
+    ecr = FakeECR()
+    digest = ecr.push("team/app", at=1.8e9)
+    tagged = pushed(ecr)
+    rig = Rig(
+        settings(
+            TargetSettings("team/app", untagged=True, tags=("nothing",)),
+            TargetSettings("team/app", digest=tagged),
+            TargetSettings("team/app", digest=digest_of("nowhere")),
+        ),
+        ecr,
+    )
+    rig.run(10)
+    assert set(rig.states()) == {("team/app", "", digest), ("team/app", "", tagged)}
+    wanted = f"team/app@{digest_of('nowhere')}"
+    assert rig.target(wanted).reasons == {Reason.IMAGE_NOT_FOUND}
+
+
+def test_the_newest_images_win_when_there_are_too_many() -> None:
+    ecr = FakeECR(page_size=1000)
+    for number in range(40):
+        pushed(ecr, f"team/app-{number % 4}", tag=f"v{number}", age=100 + number)
+    rig = world(ecr, max_images=10)
+    rig.run(130)
+    assert {tag for _, tag, _ in rig.states()} == {f"v{number}" for number in range(10)}
+    assert rig.snapshot().skipped == 30
+
+
+def test_a_reload_keeps_what_stays_and_drops_the_rest_at_once() -> None:
+    ecr = FakeECR()
+    for tag in ("v1", "v2-dev"):
+        ecr.report("team/app", pushed(ecr, tag=tag, age=9000), complete())
+    rig = world(ecr)
+    rig.run(10)
+    calls = ecr.calls[STATUS]
+    narrower = settings(TargetSettings("team/app", tags=("v*",), exclude_tags=("*-dev",)))
+    rig.poller._configure(narrower)  # what `reload` has the loop thread do
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE"}}
+    rig.run(100)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE"}}
+    assert ecr.calls[STATUS] == calls
+
+
+def test_a_shorter_interval_counts_from_the_last_answer() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr, age=9000), complete())
+    rig = world(ecr, settled_interval=7200.0)
+    rig.run(1000)
+    rig.poller._configure(settings(ALL, settled_interval=1500.0))
+    rig.run(300)
+    assert ecr.calls[STATUS] == 1
+    rig.run(250)
+    assert ecr.calls[STATUS] == 2
+
+
+def test_states_are_counted() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr, tag="ok"), complete())
+    ecr.report("team/app", pushed(ecr, tag="bad"), Replication(IRELAND, Status.FAILED, "X"))
+    pushed(ecr, tag="new")
+    rig = world(ecr)
+    rig.run(5)
+    states = rig.snapshot().states
+    assert [states[s] for s in ImageState] == [0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("operation", ["DescribeRepositories", "DescribeImages"])
+def test_a_listing_that_leads_in_a_circle_is_a_failure_and_ends(operation: str) -> None:
+    ecr = FakeECR()
+    for number in range(8):
+        pushed(ecr, f"team/app-{number}", tag="v1")
+        pushed(ecr, "team/app-0", tag=f"v{number}")
+    whole = ecr._page
+    circling = True
+
+    def page(items: object, token: str | None) -> object:
+        found = whole(items, token)  # type: ignore[arg-type]
+        wanted = "DescribeRepositories" if ecr.log[-1][1] == "" else "DescribeImages"
+        return type(found)(found.items, "3") if circling and wanted == operation else found
+
+    ecr._page = page  # type: ignore[method-assign, assignment]
+    rig = world(ecr)
+    rig.run(300)
+    assert ecr.calls[operation] < 300
+    assert rig.target("*").reasons == {Reason.INVALID}
+    circling = False
+    rig.run(130)
+    assert rig.target("*").success is True
