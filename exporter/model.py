@@ -78,6 +78,18 @@ class Name(NamedTuple):
     digest: str
 
 
+class Scope(NamedTuple):
+    """What a failure concerns: a kind of call, in the whole registry, a repository, or for one image."""
+
+    kind: str
+    repository: str = ""
+    digest: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.repository}@{self.digest}" if self.digest else self.repository
+        return f"{self.kind} {where}".strip()
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """One digest of one repository, as DescribeImages lists it."""

@@ -16,12 +16,13 @@ from queue import Empty, SimpleQueue
 from random import Random
 from typing import Any, Protocol
 
+from exporter.agenda import Clock, Job, Journal
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.ecr import ECRError, Gate, static_registry_id
 from exporter.model import Destination, Reason, Source
 from exporter.state import Ledger
 from exporter.targets import Newest
-from exporter.watch import Clock, Job, Journal, RegistryWatch
+from exporter.watch import RegistryWatch
 
 #: Calls under way at once in one registry. At 20 ms a call this is where one process is busy anyway.
 MAX_IN_FLIGHT = 16
@@ -142,7 +143,7 @@ class Poller:
 
     def rates(self) -> Mapping[Source, float]:
         """The calls a second that each registry is allowed now."""
-        return {w.watch.facts.source: w.watch.budget.rate for w in list(self._watched)}
+        return {w.watch.facts.source: w.watch.agenda.budget.rate for w in list(self._watched)}
 
     def silent_for(self) -> float:
         """Seconds since the loop last came round."""
@@ -156,11 +157,11 @@ class Poller:
         now = self._heartbeat = self._clock.monotonic()
         for watched in self._watched:
             self._start_calls(watched)
-        dues = [due for w in self._watched if (due := w.watch.schedule.oldest_due(now)) is not None]
+        dues = [due for w in self._watched if (due := w.watch.agenda.schedule.oldest_due(now)) is not None]
         self._oldest_due = min(dues, default=None)
         if not self._inbox.empty():
             return 0.0
-        free = [w.watch.next_at() for w in self._watched if w.in_flight < MAX_IN_FLIGHT]
+        free = [w.watch.agenda.next_at() for w in self._watched if w.in_flight < MAX_IN_FLIGHT]
         return max(0.0, min([now + HEARTBEAT, *free]) - self._clock.monotonic())
 
     def _stop(self) -> None:
@@ -193,9 +194,11 @@ class Poller:
 
     def _answered(self, watched: _Watched, job: Job, answer: Any) -> None:
         watched.in_flight -= 1
+        if watched not in self._watched:
+            return
         before = watched.watch.facts.source
         watched.watch.answered(job, answer)
-        if watched.watch.facts.source != before and watched in self._watched:
+        if watched.watch.facts.source != before:
             self._identified[watched.entry] = watched.watch.facts.source
             if any(
                 w is not watched and self._source(w.entry) == watched.watch.facts.source
@@ -205,7 +208,8 @@ class Poller:
 
     def _failed(self, watched: _Watched, job: Job, error: ECRError) -> None:
         watched.in_flight -= 1
-        watched.watch.failed(job, error)
+        if watched in self._watched:
+            watched.watch.failed(job, error)
 
     # -- configuration -----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from exporter.model import (
     Reason,
     Registry,
     Replication,
+    Scope,
     Source,
     Status,
 )
@@ -70,7 +71,7 @@ class RepositoryFacts:
     listed_time: float | None = None
     #: Whether each image of some listing has been asked about, so that targets can be judged.
     asked: bool = False
-    failures: dict[str, Reason] = field(default_factory=dict)
+    failures: dict[Scope, Reason] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -88,9 +89,13 @@ class RegistryFacts:
     repositories_known: bool = False
     repositories_time: float | None = None  # Unix time of the last complete listing of them
     repositories: dict[str, RepositoryFacts] = field(default_factory=dict)
-    failures: dict[str, Reason] = field(default_factory=dict)
+    failures: dict[Scope, Reason] = field(default_factory=dict)
     #: Targets that have had their first round.
     judged: set[str] = field(default_factory=set)
+
+    def believed_rules(self, now: float, stale_after: float) -> Registry | None:
+        """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
+        return self.rules if now <= self.rules_at + stale_after else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,7 @@ class Ledger:
             if len(visible) < len(repository.images) or (repository.listed_at is not None and not fresh):
                 late.add(name)
             repositories.append((name, tuple(visible)))
-        rules = facts.rules if now <= facts.rules_at + self.stale_after else None
+        rules = facts.believed_rules(now, self.stale_after)
         return RegistrySnapshot(
             facts.source, rules, _complete_time(facts), tuple(repositories), self._targets(facts, late)
         )
@@ -166,8 +171,8 @@ class Ledger:
 
     def _targets(self, facts: RegistryFacts, late: set[str]) -> tuple[TargetFacts, ...]:
         verdicts = {label: _Verdict() for label in facts.labels}
-        for place, reason in facts.failures.items():
-            for label in facts.globs if place == "repositories" else facts.labels:
+        for scope, reason in facts.failures.items():
+            for label in facts.globs if scope.kind == "repositories" else facts.labels:
                 verdicts[label].reasons.add(reason)
         if not facts.repositories_known:
             for label in facts.globs:
@@ -209,7 +214,8 @@ def _judge(verdicts: Mapping[str, _Verdict], repository: RepositoryFacts, *, lat
         reasons = {Reason.THROTTLED}
     counts = {target.label: target for target in repository.targets or ()}
     for label in repository.labels:
-        verdict = verdicts[label]
+        # Between the halves of a reload a repository may still name a target that is gone.
+        verdict = verdicts.get(label, _Verdict())
         verdict.reasons |= reasons
         verdict.asked = verdict.asked and repository.asked
         count = counts.get(label)

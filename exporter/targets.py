@@ -280,7 +280,7 @@ def cheapest(
     beaten, and anything more is worth finding out.
     """
     names = targets.names
-    if names is None or Lookup.calls(names, suspects) > (pages or 1):
+    if not names or Lookup.calls(names, suspects) > (pages or 1):
         return Listing()
     return Lookup(names, suspects=suspects)
 

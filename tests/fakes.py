@@ -24,11 +24,11 @@ from exporter.model import (
     Registry,
     Replication,
     Rule,
+    Scope,
     Source,
 )
 from exporter.poller import Poller
 from exporter.state import Ledger, Snapshot
-from exporter.watch import Scope
 
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
@@ -202,6 +202,8 @@ class FakeJournal:
 
     def noted(self, registry: str, event: str, **fields: object) -> None:
         self.events.append((event, {"registry": registry, **fields}))
+
+    warned = noted
 
 
 class Rig:

@@ -1,0 +1,217 @@
+"""The agenda of one source registry: what is booked, what is under way, and what is in trouble.
+
+It joins the schedule, the budget, the back-offs and the journal, so that those who know what an
+answer means need only say "book this", "that failed", "that works again". Loop thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import NamedTuple, Protocol
+
+from exporter.config import Settings
+from exporter.ecr import ECRError
+from exporter.model import Reason, Scope
+from exporter.schedule import Backoff, Budget, Intervals, Lane, Schedule, spread
+from exporter.state import Ledger
+
+#: So many calls in a row without any answer mean that the registry, not a repository, is out of reach.
+OUTAGE_AFTER = 3
+#: Longest pause in seconds between probes of a registry that is out of reach.
+OUTAGE_CAP = 30.0
+
+
+class Clock(Protocol):
+    """The standard library's `time` module is one."""
+
+    def monotonic(self) -> float: ...
+
+    def time(self) -> float: ...
+
+
+class Kind(Enum):
+    """What a call is about."""
+
+    REGISTRY = "registry"  # whose registry is it, and what are its rules
+    ACCOUNT = "account"  # whose credentials are these: only if the registry may not be described
+    REPOSITORIES = "repositories"
+    IMAGES = "images"
+    STATUS = "status"
+
+
+class Job(NamedTuple):
+    """The key of a booking."""
+
+    kind: Kind
+    repository: str = ""
+    digest: str = ""
+
+
+class Journal(Protocol):
+    """Told of failures that begin, go on and end, and folds them into few log lines; and of events."""
+
+    def failed(self, registry: str, scope: Scope, error: ECRError) -> None: ...
+
+    def recovered(self, registry: str, scope: Scope) -> None: ...
+
+    def noted(self, registry: str, event: str, **fields: object) -> None: ...
+
+    def warned(self, registry: str, event: str, **fields: object) -> None: ...
+
+
+#: Where facts keep their failures, by scope.
+Failures = MutableMapping[Scope, Reason]
+
+_EVERYTHING = Scope("registry")
+
+
+@dataclass(slots=True)
+class _Trouble:
+    failures: Failures
+    backoff: Backoff = field(default_factory=Backoff)
+    told: bool = False
+
+
+class Agenda:
+    """What is to be asked of one registry, and how asking goes."""
+
+    def __init__(
+        self,
+        *,
+        registry: str,
+        failures: Failures,
+        ledger: Ledger,
+        clock: Clock,
+        random: Random,
+        journal: Journal,
+    ) -> None:
+        self.clock = clock
+        self.schedule: Schedule[Job] = Schedule()
+        self._registry = registry
+        self._failures = failures
+        self._ledger = ledger
+        self._random = random
+        self._journal = journal
+        self._in_flight: set[Job] = set()
+        self._troubles: dict[Scope, _Trouble] = {}
+        self._unanswered = 0
+
+    def configure(self, settings: Settings) -> None:
+        """Take the intervals and the budget of a configuration, the first or a new one."""
+        self.budget = Budget(settings.requests_per_second, now=self.clock.monotonic())
+        self.stale_after = settings.stale_after
+        self.intervals = Intervals(
+            discovery=settings.discovery_interval,
+            pending=settings.pending_interval,
+            failed=settings.failed_interval,
+            settled=settings.settled_interval,
+        )
+
+    # -- booking -----------------------------------------------------------------------------
+
+    def book(self, job: Job, *, due: float | None = None, rank: float = 0.0) -> None:
+        """Book a call for a monotonic time, now by default. Newer pushes have a greater rank."""
+        due = self.clock.monotonic() if due is None else due
+        if job.kind is Kind.STATUS:
+            scope = Scope("status", job.repository)
+            self.schedule.book(job, due=due, lane=Lane.STATUS, rank=rank, scope=scope)
+        else:
+            self.schedule.book(job, due=due, lane=Lane.LISTING)
+
+    def later(self, seconds: float) -> float:
+        """The monotonic time at which an interval that begins now is over, or a little earlier."""
+        return self.clock.monotonic() + spread(seconds, self._random)
+
+    def some_time(self, seconds: float) -> float:
+        """Any monotonic time in the interval that begins now."""
+        return self.clock.monotonic() + seconds * self._random.random()
+
+    def take(self) -> Job | None:
+        """A call to make now, for which a token of the budget is spent; None if there is none."""
+        now = self.clock.monotonic()
+        while self.budget.next_at(now) <= now and (job := self.schedule.take(now)):
+            # One that is under way is booked anew by its own answer.
+            if job not in self._in_flight:
+                self.budget.take(now)
+                self._in_flight.add(job)
+                return job
+        return None
+
+    def next_at(self) -> float:
+        """The monotonic time at which `take` may next have something."""
+        now = self.clock.monotonic()
+        return max(self.schedule.next_at(now), self.budget.next_at(now))
+
+    # -- how it goes -------------------------------------------------------------------------
+
+    def answered(self, job: Job) -> None:
+        """A call came back with an answer."""
+        self._in_flight.discard(job)
+        self._reached()
+
+    def refused(self, job: Job, error: ECRError) -> bool:
+        """A call came back with an error; True if that is dealt with, and the call is to be booked again.
+
+        A throttled call failed nobody. One that got no answer at all, for the third time in a row, or
+        whose credentials are of no use, speaks for the whole registry.
+        """
+        self._in_flight.discard(job)
+        if error.reason is not Reason.UNAVAILABLE and not error.everything:
+            self._reached()
+            return error.reason is Reason.THROTTLED
+        self._unanswered += error.reason is Reason.UNAVAILABLE
+        if not error.everything and self._unanswered < OUTAGE_AFTER:
+            return False
+        delay = self.fail(_EVERYTHING, error, self._failures, cap=OUTAGE_CAP, told_from=1)
+        self.schedule.pause(until=self.clock.monotonic() + delay)
+        return True
+
+    def fail(
+        self, scope: Scope, error: ECRError, failures: Failures, *, cap: float = 60.0, told_from: int = 2
+    ) -> float:
+        """Count a failure of the scope; how many seconds to stay away.
+
+        A single time-out or dropped connection is tried again in silence; anything else, and the
+        second in a row, is told.
+        """
+        trouble = self._troubles.setdefault(scope, _Trouble(failures, Backoff(cap=cap)))
+        delay = trouble.backoff.failed(self._random)
+        if error.reason is not Reason.UNAVAILABLE or trouble.backoff.failures >= told_from:
+            trouble.told = True
+            with self._ledger.lock:
+                failures[scope] = error.reason
+            self._journal.failed(self._registry, scope, error)
+        return delay
+
+    def hold(self, scope: Scope, *, seconds: float) -> None:
+        """Keep back all calls of the scope, but for a probe after so many seconds."""
+        self.schedule.hold(scope, until=self.clock.monotonic() + seconds)
+
+    def works(self, scope: Scope) -> None:
+        """The scope works (again), or is nobody's concern any more."""
+        self.schedule.release(scope)
+        trouble = self._troubles.pop(scope, None)
+        if trouble and trouble.told:
+            with self._ledger.lock:
+                trouble.failures.pop(scope, None)
+            self._journal.recovered(self._registry, scope)
+
+    def forget(self, repository: str | None = None) -> None:
+        """Drop the troubles of a repository, or all of them."""
+        for scope in [s for s in self._troubles if repository in (None, s.repository)]:
+            self.works(scope)
+
+    def noted(self, event: str, **fields: object) -> None:
+        self._journal.noted(self._registry, event, **fields)
+
+    def warned(self, event: str, **fields: object) -> None:
+        self._journal.warned(self._registry, event, **fields)
+
+    def _reached(self) -> None:
+        """AWS answered, whatever it said: the registry is within reach."""
+        self._unanswered = 0
+        self.schedule.resume()
+        self.works(_EVERYTHING)

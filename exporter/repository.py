@@ -1,0 +1,316 @@
+"""The engine of one repository: which images it holds, how their replication goes, what to ask next.
+
+Loop thread only. `RegistryWatch` hands it the answers; what they mean is written into the facts, and
+what to ask next into the agenda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from exporter.agenda import Agenda, Job, Kind
+from exporter.ecr import ECRError, Gate
+from exporter.model import Destination, Image, Name, Reason, Replication, Scope, Source, Status
+from exporter.state import (
+    RECENT,
+    ImageFacts,
+    Ledger,
+    RegistryFacts,
+    RepositoryFacts,
+    TargetImages,
+    completed,
+    image_state,
+    judge_replications,
+    without_destinations,
+)
+from exporter.targets import (
+    ByName,
+    Listing,
+    Lookup,
+    Newest,
+    RepositoryTargets,
+    Watched,
+    cheapest,
+    too_long,
+)
+
+
+class RepositoryWatch:
+    """Watches the images that targets select in one repository."""
+
+    def __init__(
+        self,
+        name: str,
+        targets: RepositoryTargets,
+        *,
+        registry: RegistryFacts,
+        gate: Gate,
+        agenda: Agenda,
+        ledger: Ledger,
+        newest: Newest,
+        on_complete: Callable[[Source, Destination, float], None],
+        unheard_of: set[str],
+    ) -> None:
+        self.name = name
+        self.facts = RepositoryFacts(labels=targets.labels)
+        self._targets = targets
+        self._registry = registry
+        self._gate = gate
+        self._agenda = agenda
+        self._clock = agenda.clock
+        self._ledger = ledger
+        self._newest = newest
+        self._on_complete = on_complete
+        #: Statuses that were warned of; shared by the registry's repositories.
+        self._unheard_of = unheard_of
+        self._listing_job = Job(Kind.IMAGES, name)
+        self._listing: Listing[Image] | Lookup | None = None
+        #: What the last passes taught: how long a listing is, and which names did not exist.
+        self._pages: int | None = None
+        self._suspects: frozenset[Name] = frozenset()
+        #: Digests whose first answer is awaited before the targets can be judged; None before the listing.
+        self._unasked: set[str] | None = None
+        agenda.book(self._listing_job)
+
+    # -- what the registry calls -------------------------------------------------------------
+
+    def call(self, job: Job) -> Callable[[], Any]:
+        """How to make a call that was booked."""
+        if job.kind is Kind.STATUS:
+            return partial(self._gate.status, self.name, job.digest)
+        if self._listing is None:
+            self._listing = cheapest(self._targets, pages=self._pages, suspects=self._suspects)
+        question = self._listing.question()
+        if isinstance(question, ByName):
+            return partial(self._gate.find, self.name, question.names)
+        token = question.token if question else None
+        return partial(self._gate.images, self.name, token, untagged=self._targets.untagged)
+
+    def answered(self, job: Job, answer: Any) -> None:
+        """Take what a call gave: a page or some images, or the status of one."""
+        if job.kind is Kind.STATUS:
+            self._status(job, answer)
+        elif self._listing is None:
+            self._agenda.book(job)  # asked before the targets changed
+        elif isinstance(self._listing, Lookup):
+            self._listing.answered(answer)
+            self._go_on()
+        elif self._listing.answered(answer):
+            self._go_on()
+        else:
+            self.failed(job, circle("ecr:DescribeImages"))
+
+    def failed(self, job: Job, error: ECRError) -> None:
+        """Take that a call failed. REPOSITORY_NOT_FOUND here means one that a target spells out."""
+        if job.kind is Kind.STATUS:
+            self._status_failed(job, error)
+        elif error.reason is Reason.IMAGE_NOT_FOUND and isinstance(self._listing, Lookup):
+            self._listing.not_found()
+            self._go_on()
+        elif error.reason is Reason.REPOSITORY_NOT_FOUND:
+            self._gone(error)
+        else:
+            if error.reason is not Reason.UNAVAILABLE:
+                self._listing = None  # its token may be what is wrong
+            delay = self._agenda.fail(Scope("images", self.name), error, self.facts.failures)
+            self._agenda.book(job, due=self._agenda.later(delay))
+
+    def book_again(self, job: Job) -> None:
+        """Put back a call that was not made; nothing, if its image is no longer watched."""
+        if job.kind is not Kind.STATUS:
+            self._agenda.book(job)
+        elif facts := self.facts.images.get(job.digest):
+            self._ask(facts)
+
+    def retarget(self, targets: RepositoryTargets) -> None:
+        """Other targets apply: what they no longer select goes at once, what they add is listed soon."""
+        self._targets = targets
+        with self._ledger.lock:
+            self.facts.labels = targets.labels
+            self.facts.targets = None
+        known = [
+            Image(f.digest, tuple(n.tag for n in f.names if n.tag), f.pushed_at, f.replicated_from)
+            for f in self.facts.images.values()
+        ]
+        self._show(targets.select(known, now=self._clock.time()).images)
+        self._listing = None
+        self._agenda.book(self._listing_job)
+
+    def rebook(self, *, listing: bool) -> None:
+        """Other intervals apply: they count from the last answers, so that nothing is asked that need not be."""
+        if listing:
+            due = self._agenda.some_time(self._agenda.intervals.discovery)
+            self._agenda.book(self._listing_job, due=due)
+        with self._ledger.lock:
+            for digest, facts in self.facts.images.items():
+                if facts.replications is not None:
+                    interval = self._agenda.intervals.after(facts.state)
+                    good_until = facts.answered_at + interval + self._agenda.stale_after
+                    self.facts.images[digest] = replace(facts, good_until=good_until)
+                    self._ask(facts, due=facts.answered_at + interval)
+
+    def rules_changed(self, *, gone: frozenset[Destination]) -> None:
+        """Nothing is owed to destinations that are gone; the rest is for ECR to say."""
+        with self._ledger.lock:
+            for digest, facts in self.facts.images.items():
+                self.facts.images[digest] = without_destinations(facts, gone)
+        for facts in self.facts.images.values():
+            self._ask(facts)
+
+    def retire(self) -> None:
+        """It is watched no longer: leave nothing behind."""
+        self._agenda.forget(self.name)
+        self._agenda.schedule.cancel(self._listing_job)
+        for digest in self.facts.images:
+            self._agenda.schedule.cancel(self._job(digest))
+        self._newest.put(self, None)
+        with self._ledger.lock:
+            self._ledger.skipped = self._newest.skipped
+
+    # -- images ------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Book the next call of a pass, or make use of it when it is complete."""
+        listing = self._listing
+        if listing is None or listing.question():
+            if isinstance(listing, Listing) and too_long(listing, self._targets, suspects=self._suspects):
+                self._pages = listing.pages
+                self._listing = None
+            self._agenda.book(self._listing_job)
+            return
+        if isinstance(listing, Lookup):
+            self._suspects = frozenset(listing.missing)
+        else:
+            self._pages = listing.pages
+            self._suspects = frozenset()
+        self._listing = None
+        self._agenda.works(Scope("images", self.name))
+        self._listed(listing.items)
+        self._agenda.book(self._listing_job, due=self._agenda.later(self._agenda.intervals.discovery))
+
+    def _listed(self, images: Sequence[Image]) -> None:
+        selection = self._targets.select(images, now=self._clock.time())
+        self._newest.put(self, selection)
+        with self._ledger.lock:
+            self.facts.targets = tuple(
+                TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
+            )
+            self.facts.listed_at = self._clock.monotonic()
+            self.facts.listed_time = self._clock.time()
+            self._ledger.skipped = self._newest.skipped
+        self._show(self._newest.admitted(self))
+        if self._unasked is None:
+            self._unasked = set(self.facts.images)
+        self._asked()
+
+    def _show(self, selected: Mapping[str, Watched]) -> None:
+        """Make the facts those of the selected images, and book what is new among them."""
+        images = self.facts.images
+        gone = images.keys() - selected.keys()
+        for digest in gone:
+            self._agenda.works(Scope("status", self.name, digest))
+            self._agenda.schedule.cancel(self._job(digest))
+            self._asked(digest)
+        with self._ledger.lock:
+            for digest in gone:
+                del images[digest]
+            for digest, watched in selected.items():
+                facts = images.get(digest)
+                names = tuple(sorted(watched.names))
+                if facts is None or facts.replicated_from != watched.image.replicated_from:
+                    image = watched.image
+                    images[digest] = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
+                    self._ask(images[digest])
+                elif facts.names != names:
+                    images[digest] = replace(facts, names=names)
+
+    def _gone(self, error: ECRError) -> None:
+        self._listing = None
+        self._listed([])
+        with self._ledger.lock:
+            # That its images are missing goes without saying.
+            self.facts.targets = tuple(replace(t, complete=True) for t in self.facts.targets or ())
+        self._agenda.fail(Scope("images", self.name), error, self.facts.failures)
+        self._agenda.book(self._listing_job, due=self._agenda.later(self._agenda.intervals.discovery))
+
+    # -- replication status ------------------------------------------------------------------
+
+    def _status(self, job: Job, reported: tuple[Replication, ...]) -> None:
+        before = self.facts.images.get(job.digest)
+        if before is None:
+            return  # deleted, or no longer selected, while the call was under way
+        now = self._clock.monotonic()
+        rules = self._registry.believed_rules(now, self._agenda.stale_after)
+        replications = judge_replications(reported, rules.destinations(self.name) if rules else ())
+        self._observe(before, replications)
+        state = image_state(replications, recent=self._recent(before), rules_known=rules is not None)
+        interval = self._agenda.intervals.after(state)
+        facts = replace(
+            before,
+            replications=replications,
+            state=state,
+            answered_at=now,
+            good_until=now + interval + self._agenda.stale_after,
+        )
+        with self._ledger.lock:
+            self.facts.images[job.digest] = facts
+        self._agenda.works(Scope("status", self.name))
+        self._agenda.works(Scope("status", self.name, job.digest))
+        self._ask(facts, due=self._agenda.later(interval))
+        self._asked(job.digest)
+
+    def _status_failed(self, job: Job, error: ECRError) -> None:
+        facts = self.facts.images.get(job.digest)
+        if facts is None:
+            return
+        self._asked(job.digest)
+        if error.reason in (Reason.IMAGE_NOT_FOUND, Reason.REPOSITORY_NOT_FOUND):
+            # The listing is what tells whether it is gone: have it made now.
+            self._ask(facts, due=self._agenda.later(self._agenda.intervals.failed))
+            self._agenda.book(self._listing_job)
+        elif error.reason is Reason.INVALID:
+            self._agenda.fail(Scope("status", self.name, job.digest), error, self.facts.failures)
+            self._ask(facts, due=self._agenda.later(self._agenda.intervals.failed))
+        else:
+            scope = Scope("status", self.name)
+            self._agenda.hold(scope, seconds=self._agenda.fail(scope, error, self.facts.failures))
+            self._ask(facts)
+
+    def _recent(self, facts: ImageFacts) -> bool:
+        began = facts.replicated_from
+        return began is not None and self._clock.time() - began < RECENT
+
+    def _observe(self, before: ImageFacts, after: tuple[Replication, ...]) -> None:
+        """Tell of replications that ended, and of statuses that nobody has heard of."""
+        if before.replicated_from is not None:
+            seconds = max(0.0, self._clock.time() - before.replicated_from)
+            for destination in completed(before, after):
+                self._on_complete(self._registry.source, destination, seconds)
+        for status in {r.status for r in after} - set(Status) - self._unheard_of:
+            self._unheard_of.add(status)
+            self._agenda.warned(
+                "unheard_of_status", status=status, repository=self.name, digest=before.digest
+            )
+
+    # -- booking -----------------------------------------------------------------------------
+
+    def _job(self, digest: str) -> Job:
+        return Job(Kind.STATUS, self.name, digest)
+
+    def _ask(self, facts: ImageFacts, *, due: float | None = None) -> None:
+        self._agenda.book(self._job(facts.digest), due=due, rank=facts.replicated_from or 0.0)
+
+    def _asked(self, digest: str = "") -> None:
+        """Note that the image's first answer is there; with the last, the targets can be judged."""
+        if self._unasked is not None:
+            self._unasked.discard(digest)
+            if not self._unasked:
+                self.facts.asked = True
+
+
+def circle(action: str) -> ECRError:
+    """The error that a listing never ends."""
+    return ECRError(Reason.INVALID, action=action, code="RepeatedToken", message="the pages lead in a circle")
