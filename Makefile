@@ -1,0 +1,81 @@
+# `make` alone lists what there is. Needs: make, and Python 3.11 or newer (PYTHON picks which).
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+bin := $(VENV)/bin
+# Stamp files. The first bears the name of the interpreter, so that another PYTHON makes the venv anew.
+made := $(VENV)/.made-with-$(subst /,-,$(PYTHON))
+demo := $(VENV)/.installed-demo
+dev := $(VENV)/.installed-dev
+pins := pyproject.toml constraints.txt
+
+# What is installed, and what builds it, is what constraints.txt says. -qq: errors only.
+install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+  $(bin)/python -m pip --disable-pip-version-check -qq install
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
+	  printf 'make %-12s %s\n' "$$name" "$$what"; done
+
+.PHONY: demo
+demo: $(demo) ## run the exporter on a make-believe AWS: no account, no network (ARGS="..." adds flags)
+	@echo "Look at http://localhost:10042/metrics (Ctrl-C stops)"
+	@exec $(bin)/ecr-replication-exporter --demo $(ARGS)
+
+.PHONY: test
+test: $(dev) ## run the tests (ARGS="tests/test_iam.py -k action" picks some)
+	@$(bin)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(dev) ## lint, format and types, judged
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+
+.PHONY: fix
+fix: $(dev) ## repair what can be repaired by itself
+	@$(bin)/ruff check --fix .
+	@$(bin)/ruff format .
+
+.PHONY: docs
+docs: $(demo) ## write docs/metrics.md anew from the catalogue
+	@$(bin)/python -m exporter.metrics > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
+
+.PHONY: constraints
+constraints: $(made) ## pin the newest releases that pyproject.toml allows
+	@echo "Resolving anew"
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
+	  "$$fresh/bin/python" -m pip --disable-pip-version-check -qq install '.[dev]' hatchling editables && \
+	  { echo '# What `make demo` and `make test` install. Written by `make constraints`; any version that'; \
+	    echo '# pyproject.toml allows will do for those who install the exporter by other means.'; \
+	    "$$fresh/bin/python" -m pip --disable-pip-version-check -qq freeze --exclude ecr-replication-exporter; \
+	  } > "$$fresh/constraints.txt" && cp "$$fresh/constraints.txt" constraints.txt
+
+.PHONY: clean
+clean: ## remove everything that was made
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(made): $(pins)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is not that: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(demo): $(made)
+	@echo "Installing into $(VENV) ..."
+	@$(install) --editable '.[demo]'
+	@touch $@
+
+$(dev): $(made)
+	@echo "Installing into $(VENV) ..."
+	@$(install) --editable '.[dev]'
+	@touch $(demo) $@
