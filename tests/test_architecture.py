@@ -11,6 +11,7 @@ import exporter
 #: The floors, from the ground up. A room imports from the floors below its own, and nothing else of ours.
 FLOORS = (
     {"model", "log", "letter"},
+    {"words"},
     {"config"},
     {"ecr", "targets", "schedule", "state"},
     {"agenda"},
