@@ -61,6 +61,10 @@ class Journal(Protocol):
 
     def warned(self, registry: str, event: str, **fields: object) -> None: ...
 
+    def forget(self, registry: str) -> None: ...
+
+    def tick(self) -> None: ...
+
 
 #: Where facts keep their failures, by scope.
 Failures = MutableMapping[Scope, Reason]
@@ -199,10 +203,14 @@ class Agenda:
                 trouble.failures.pop(scope, None)
             self._journal.recovered(self._registry, scope)
 
-    def forget(self, repository: str | None = None) -> None:
-        """Drop the troubles of a repository, or all of them."""
-        for scope in [s for s in self._troubles if repository in (None, s.repository)]:
+    def forget(self, repository: str) -> None:
+        """Drop the troubles of a repository that is watched no longer."""
+        for scope in [s for s in self._troubles if s.repository == repository]:
             self.works(scope)
+
+    def retire(self) -> None:
+        """The registry is watched no longer: its failures end without a word."""
+        self._journal.forget(self._registry)
 
     def noted(self, event: str, **fields: object) -> None:
         self._journal.noted(self._registry, event, **fields)

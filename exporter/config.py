@@ -265,7 +265,7 @@ def _settings(root: Place) -> Settings:
     registries = _registries(root)
     for target in items(sections, "targets"):
         _check_target(target)
-    if registries is not None:
+    if not _hides_names(root):
         _check_references(items(sections, "targets"), registries)
     root.letter.close()
     given = values(sections)
@@ -289,16 +289,21 @@ def _check_staleness(sections: Section) -> None:
         )
 
 
-def _registries(root: Place) -> tuple[RegistrySettings, ...] | None:
-    """The registries with their names; none if the default is meant, None if a mistake hides them."""
+def _registries(root: Place) -> tuple[RegistrySettings, ...]:
+    """The registries with their names, without what is wrong with them; none if the default is meant."""
     places = items(root.value, "registries")
     for place in places:
         _check_registry(place)
     _check_names(places)
-    if any(problem.path.startswith("registries") for problem in root.letter.problems):
-        return None
     found = (RegistrySettings(**values(place.value)) for place in places)
     return tuple(replace(registry, name=registry.name or registry.default_name) for registry in found)
+
+
+def _hides_names(root: Place) -> bool:
+    """Whether a mistake leaves it open what some registry is called."""
+    named = [place.path for place in items(root.value, "registries") if values(place.value).get("name")]
+    paths = [p.path for p in root.letter.problems if p.path.startswith("registries")]
+    return any(not path.startswith(tuple(f"{name}." for name in named)) for path in paths)
 
 
 def _check_registry(place: Place) -> None:

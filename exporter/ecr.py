@@ -10,6 +10,7 @@ All methods are called from worker threads, and may be called from several at on
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -150,6 +151,8 @@ class AWS:
     botocore reads shared credential files once. Keys that were rotated there, or that appeared
     after the start, are found by reading everything anew. Data models are shared between sessions:
     a session of its own for each role would cost megabytes and tenths of a second.
+
+    Raises ECRError if there is no session to be had, as for an AWS_PROFILE that does not exist.
     """
 
     def __init__(
@@ -161,15 +164,18 @@ class AWS:
     ) -> None:
         self._make_session = session
         self._lock = threading.Lock()
-        self._session = session()
+        try:
+            self._session = session()
+        except BotoCoreError as error:
+            raise _classify(error, "credentials") from error
         self.endpoint_url = endpoint_url
         self.observe = observe
 
     @property
     def region(self) -> str | None:
-        """The Region that boto3 finds by itself, or None."""
+        """The Region that boto3 finds by itself; or AWS_REGION, which all other SDKs know; or None."""
         region: str | None = self._session.region_name
-        return region
+        return region or os.environ.get("AWS_REGION")
 
     def session(self) -> boto3.Session:
         with self._lock:

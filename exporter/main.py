@@ -15,14 +15,13 @@ from queue import SimpleQueue
 from random import Random
 from typing import NoReturn
 
-from botocore.exceptions import BotoCoreError
-
 from exporter import __version__, config, log
 from exporter.config import ConfigError, Problem, Settings
-from exporter.ecr import AWS
+from exporter.desk import Desk
+from exporter.ecr import AWS, ECRError
 from exporter.metrics import Exposition, Instruments, Page
 from exporter.poller import Poller
-from exporter.server import Desk, Server
+from exporter.server import Limits, Server, parse_address
 from exporter.state import Ledger
 from exporter.web import Web
 
@@ -55,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--web.listen-address",
         dest="listen",
         metavar="ADDRESS",
+        type=_address,
         action="append",
         help="where to listen, repeatable; port 0 picks a free one (default: :10042)",
     )
@@ -66,6 +66,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="allow POST /-/reload and POST /-/quit",
     )
+    add(
+        "--web.max-requests",
+        dest="max_requests",
+        metavar="N",
+        type=_count,
+        default=40,
+        help="requests under way at once; one more gets 503 (default: 40)",
+    )
     add("--log.level", dest="log_level", choices=log.LEVELS, default="info")
     add("--log.format", dest="log_format", choices=log.FORMATS, default="logfmt")
     add(
@@ -76,6 +84,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not flags.telemetry_path.startswith("/"):
         parser.error(f"argument --web.telemetry-path: {flags.telemetry_path!r} does not start with /")
     return flags
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 class Loader:
@@ -195,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _log_problems(error)
         return 2
-    except (OSError, BotoCoreError, ImportError) as error:
+    except (OSError, ECRError, ImportError) as error:
         _log.error("start_failed", error=str(error))
         return 1
 
@@ -238,7 +260,8 @@ def _run(
         return 0
     exporter = Exporter(settings=settings, loader=loader, aws=aws, instruments=instruments, quit_=requests)
     desk = Desk(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
-    server = Server(flags.listen or [":10042"], desk, web)
+    limits = Limits(requests=flags.max_requests)
+    server = Server(flags.listen or [":10042"], desk, web, limits=limits)
     server.start()
     _log.info("listening", addresses=",".join(server.addresses), version=__version__)
     return _serve(exporter, server, requests)
@@ -251,7 +274,7 @@ def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> in
         try:
             exporter.poller.run()
         except Exception as error:  # noqa: BLE001 - a watcher that lost its loop must not look alive
-            _log.error("polling_broke", error=repr(error), exc_info=True)
+            _log.broken("polling_broke", error)
             requests.put("broken")
 
     loop = threading.Thread(target=poll, name="poller", daemon=True)

@@ -328,7 +328,7 @@ class Instruments:
     """The exporter's own counters and histograms; safe to use from any thread."""
 
     def __init__(self) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        prometheus_client.disable_created_metrics()
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
@@ -366,6 +366,11 @@ class _Facts(Collector):
         self._ledger = ledger
         self._figures = figures
         self._clock = clock
+
+    def describe(self) -> Iterator[Metric]:
+        """Without this, whoever asks for some names only would not be given these."""
+        for row in (*DOMAIN, IMAGES, SKIPPED, OVERDUE, RATE_LIMIT):
+            yield _family(row, ())
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._ledger.snapshot(self._clock.monotonic())

@@ -154,6 +154,7 @@ class Poller:
     def step(self) -> float:
         """Do all that can be done now; how many seconds until there may be more."""
         self._drain()
+        self._journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         for watched in self._watched:
             self._start_calls(watched)

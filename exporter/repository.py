@@ -140,7 +140,7 @@ class RepositoryWatch:
         self._agenda.book(self._listing_job)
 
     def rebook(self, *, listing: bool) -> None:
-        """Other intervals apply: they count from the last answers, so that nothing is asked that need not be."""
+        """Other intervals apply: they count from the last answers, so nothing is asked needlessly."""
         if listing:
             due = self._agenda.some_time(self._agenda.intervals.discovery)
             self._agenda.book(self._listing_job, due=due)

@@ -95,6 +95,9 @@ class Schedule(Generic[K]):
         """Forget a booking, if there is one."""
         if booking := self._bookings.pop(key, None):
             booking.alive = False
+            hold = self._holds.get(booking.scope)
+            if hold and booking is hold.probe:
+                self._choose_probe(hold)
 
     def take(self, now: float) -> K | None:
         """The call to make now, removed from the list; None if nothing is due or all is held."""
@@ -237,9 +240,8 @@ class Budget:
 
     def take(self, now: float) -> bool:
         """Take a token, if there is one."""
-        self._refill(now)
-        # A wake-up that was computed to the token may come a rounding error early.
-        if self._tokens < 1.0 - 1e-9:
+        # Asked thus, and not by the tokens, so that no rounding error comes between the two.
+        if self.next_at(now) > now:
             return False
         self._tokens -= 1.0
         return True

@@ -85,6 +85,8 @@ class RegistryFacts:
     #: None while the replication rules are not known.
     rules: Registry | None = None
     rules_at: float = 0.0  # monotonic
+    #: Whether the repositories that targets spell out are watched, so that targets can be judged.
+    begun: bool = False
     #: Whether the repositories were ever listed, or need not be.
     repositories_known: bool = False
     repositories_time: float | None = None  # Unix time of the last complete listing of them
@@ -174,10 +176,10 @@ class Ledger:
         for scope, reason in facts.failures.items():
             for label in facts.globs if scope.kind == "repositories" else facts.labels:
                 verdicts[label].reasons.add(reason)
-        if not facts.repositories_known:
-            for label in facts.globs:
-                verdicts[label].images = None
-                verdicts[label].asked = False
+        unknown = facts.labels if not facts.begun else facts.globs if not facts.repositories_known else ()
+        for label in unknown:
+            verdicts[label].images = None
+            verdicts[label].asked = False
         for name, repository in facts.repositories.items():
             _judge(verdicts, repository, late=name in late)
         return tuple(self._target(facts, label, verdict) for label, verdict in verdicts.items())

@@ -133,9 +133,9 @@ class RegistryWatch:
 
     def retire(self) -> None:
         """It is watched no longer: leave nothing behind."""
+        self.agenda.retire()
         for name in list(self._repositories):
             self._drop(name)
-        self.agenda.forget()
 
     # -- the registry ------------------------------------------------------------------------
 
@@ -212,6 +212,8 @@ class RegistryWatch:
         with self._ledger.lock:
             self.facts.repositories_known = not self._targets.need_repositories or self._existing is not None
         self._watch_repositories()
+        with self._ledger.lock:
+            self.facts.begun = True
 
     def _repositories_page(self, page: Page[str]) -> None:
         listing = self._listing = self._listing or Listing()

@@ -198,12 +198,18 @@ class FakeJournal:
         self.failing[registry, scope] = error.reason
 
     def recovered(self, registry: str, scope: Scope) -> None:
-        del self.failing[registry, scope]
+        self.failing.pop((registry, scope), None)
 
     def noted(self, registry: str, event: str, **fields: object) -> None:
         self.events.append((event, {"registry": registry, **fields}))
 
     warned = noted
+
+    def forget(self, registry: str) -> None:
+        self.failing = {key: reason for key, reason in self.failing.items() if key[0] != registry}
+
+    def tick(self) -> None:
+        pass
 
 
 class Rig:

@@ -18,7 +18,7 @@ FLOORS = (
     {"repository"},
     {"watch"},
     {"poller", "metrics"},
-    {"web"},
+    {"desk", "web"},
     {"server"},
     {"main", "demo"},
     {"__main__"},

@@ -325,6 +325,17 @@ def test_nothing_is_told_of_a_target_before_its_first_round() -> None:
     assert rig.ledger.awaited(rig.clock.now) == []
 
 
+def test_nothing_is_told_of_a_named_target_before_anything_is_known() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    rig = world(ecr, target=TargetSettings("team/app"), requests_per_second=0.5)
+    for _ in range(20):
+        target = rig.target("team/app")
+        assert (target.success, target.images) in [(None, None), (None, 1)] or rig.states()
+        rig.run(0.5)
+    assert rig.target("team/app").success is True
+
+
 def test_new_pushes_overtake_a_backlog() -> None:
     ecr = FakeECR(page_size=1000)
     for number in range(300):

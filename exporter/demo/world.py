@@ -1,0 +1,163 @@
+"""A small living world, in which every state that an image can be in is to be seen at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import boto3
+
+from exporter.demo.aws import ACCOUNT, REGION, EmbeddedAWS
+from exporter.demo.ecr import Delay, Refuse, digest_of
+from exporter.model import Destination
+
+PARTNER = "444455556666"
+IRELAND = Destination("eu-west-1", ACCOUNT)
+OREGON = Destination("us-west-2", ACCOUNT)
+PARTNER_IRELAND = Destination("eu-west-1", PARTNER)
+PARTNER_OREGON = Destination("us-west-2", PARTNER)
+
+TEAMS = ("team/web", "team/api", "team/worker")
+BASE = "platform/base"
+#: A release whose copies never arrive, by the digest that the configuration names.
+STUCK = digest_of(b"team/api:v2.4.0")
+
+#: Builds that the lifecycle rule leaves in a repository.
+KEPT_BUILDS = 10
+#: Seconds from one push to the next, and that a copy takes: from, to.
+PUSH_EVERY = (5.0, 10.0)
+COPY_TAKES = (2.0, 8.0)
+MINUTE, DAY = 60.0, 86400.0
+
+#: What `--demo` watches; the intervals are short so that something happens while one looks.
+DEMO_CONFIG = f"""\
+registries:
+  - name: demo
+    region: {REGION}
+targets:
+  - repository: team/*       # what the teams push: the newest builds, and whatever is deployed
+    tags: ["build-*", latest]
+    latest: 5
+  - repository: {BASE}  # pushed before there was a rule for it
+    tag: "12.4"
+  - repository: {BASE}
+    tag: "12.5"
+  - repository: team/api       # v2.4.0, which hangs
+    digest: {STUCK}
+discovery_interval: 5s
+pending_interval: 2s
+failed_interval: 15s
+settled_interval: 1m
+stale_after: 5m
+requests_per_second: 20
+"""
+
+
+def _rule(prefix: str, *destinations: Destination) -> dict[str, Any]:
+    return {
+        "destinations": [{"region": to.region, "registryId": to.registry_id} for to in destinations],
+        "repositoryFilters": [{"filter": prefix, "filterType": "PREFIX_MATCH"}],
+    }
+
+
+RULES = (
+    _rule("team/", IRELAND, OREGON),
+    _rule("team/web", PARTNER_IRELAND),
+    _rule("team/worker", PARTNER_OREGON),  # whose registry policy nobody thought of
+    _rule("platform/", IRELAND),
+)
+
+
+class World:
+    """Teams that push to one registry. Not thread-safe: one thread steps it."""
+
+    def __init__(self, aws: EmbeddedAWS, *, now: float, random: Random) -> None:
+        """A past that shows every state from the start. `now` is Unix time."""
+        self._aws = aws
+        self._random = random
+        self._builds: dict[str, deque[str]] = defaultdict(deque)
+        self._number = 100
+        self._next_push = now
+        for name in (*TEAMS, BASE):
+            aws.create_repository(ACCOUNT, REGION, name)
+        aws.denied.add(PARTNER_OREGON)
+        self._push(BASE, "12.4", at=now - 12 * DAY)
+        aws.set_rules(ACCOUNT, REGION, RULES)
+        self._push(BASE, "12.5", at=now - 2 * DAY)
+        self._push("team/api", "v2.4.0", at=now - 45 * MINUTE, digest=STUCK, delay=lambda _: math.inf)
+        for ago in range(6, 0, -1):
+            for name in TEAMS:
+                self._build(name, now - ago * 10 * MINUTE)
+
+    def step(self, now: float) -> None:
+        """Let happen what is due by `now`."""
+        while self._next_push <= now:
+            with contextlib.suppress(Refuse):  # a visitor may have deleted anything
+                self._build(self._random.choice(TEAMS), self._next_push)
+            self._next_push += self._random.uniform(*PUSH_EVERY)
+
+    def _build(self, repository: str, at: float) -> None:
+        """A new build becomes the latest, and the lifecycle rule takes an old one."""
+        self._number += 1
+        digest = self._push(repository, f"build-{self._number}", at=at)
+        self._aws.push(ACCOUNT, REGION, repository, "latest", digest=digest)
+        builds = self._builds[repository]
+        builds.append(digest)
+        if len(builds) > KEPT_BUILDS:
+            self._aws.delete_image(ACCOUNT, REGION, repository, builds.popleft())
+
+    def _push(
+        self, repository: str, tag: str, *, at: float, digest: str | None = None, delay: Delay | None = None
+    ) -> str:
+        return self._aws.push(
+            ACCOUNT, REGION, repository, tag, pushed_at=at, digest=digest, delay=delay or self._delay
+        )
+
+    def _delay(self, _: Destination) -> float:
+        return self._random.uniform(*COPY_TAKES)
+
+
+class Demo:
+    """The world, alive in a thread of its own until it is stopped. A context manager."""
+
+    def __init__(self, *, clock: Callable[[], float], random: Random) -> None:
+        self.aws = EmbeddedAWS(clock=clock).start()
+        self.endpoint_url = self.aws.endpoint_url
+        self._clock = clock
+        self._world = World(self.aws, now=clock(), random=random)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="demo-world", daemon=True)
+        self._thread.start()
+
+    def session(self) -> boto3.Session:
+        """Credentials of the account whose registry is watched."""
+        return self.aws.session()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self.aws.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _live(self) -> None:
+        while not self._stopped.wait(1.0):
+            self._world.step(self._clock())
+
+
+def start(*, clock: Callable[[], float] = time.time, random: Random | None = None) -> Demo:
+    """The demo, up and running."""
+    return Demo(clock=clock, random=random or Random())  # noqa: S311 - a make-believe world's dice

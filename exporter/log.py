@@ -1,0 +1,301 @@
+"""One event a line, on stderr, for people and for machines; and repeated failures folded into few lines.
+
+An event has a stable snake_case name and fields, not a sentence. The head of a line is as
+Prometheus's own components write it: time, level, logger, msg. Whatever comes in, a line never
+breaks: line ends and other unprintable characters are escaped as in JSON, which logfmt shares.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol, TextIO
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+_LEVEL_NAMES = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL: "error"}
+LEVELS = tuple(_LEVELS)
+FORMATS = ("logfmt", "json")
+
+_ROOT = "exporter"
+#: Seconds between two lines about one failure; the pause doubles up to the longest.
+SHORTEST_PAUSE = 60.0
+LONGEST_PAUSE = 3600.0
+#: How many of those that fail together are named.
+_NAMED = 5
+
+
+def setup(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002 - the flag's name
+    """Send all logs of the process to the stream, stderr by default; other people's from warnings on.
+
+    May be called again. `level` is one of LEVELS, `format` one of FORMATS.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Line(_json if format == "json" else _logfmt))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger(_ROOT).setLevel(_LEVELS[level])
+    logging.captureWarnings(capture=True)
+    # A line that cannot be written is lost; its traceback would only be the next one.
+    logging.raiseExceptions = False
+
+
+def get(name: str) -> Logger:
+    """The logger of a room."""
+    return Logger(logging.getLogger(f"{_ROOT}.{name}"))
+
+
+class Logger:
+    """Writes events. A field that is None is left out."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        self._logger.debug(event, extra={"fields": fields})
+
+    def info(self, event: str, /, **fields: object) -> None:
+        self._logger.info(event, extra={"fields": fields})
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        self._logger.warning(event, extra={"fields": fields})
+
+    def error(self, event: str, /, **fields: object) -> None:
+        self._logger.error(event, extra={"fields": fields})
+
+    def broken(self, event: str, error: BaseException, /, **fields: object) -> None:
+        """An error with its traceback: one that nobody expected."""
+        self._logger.error(event, exc_info=error, extra={"fields": {"error": repr(error), **fields}})
+
+
+# -- lines ---------------------------------------------------------------------------------------
+
+
+class _Line(logging.Formatter):
+    def __init__(self, render: Callable[[Mapping[str, object]], str]) -> None:
+        super().__init__()
+        self._render = render
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = _head(record)
+        for key, value in (_own_fields(record) | _exception(record)).items():
+            if value is not None:
+                fields[f"{key}_" if key in fields else key] = value
+        return self._render(fields)
+
+
+def _head(record: logging.LogRecord) -> dict[str, object]:
+    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    return {
+        "time": at.removesuffix("+00:00") + "Z",
+        "level": _LEVEL_NAMES.get(record.levelno, record.levelname.lower()),
+        "logger": record.name.removeprefix(f"{_ROOT}."),
+        "msg": _message(record),
+    }
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - other people's format strings
+        return f"{record.msg} {record.args}"
+
+
+def _own_fields(record: logging.LogRecord) -> dict[str, object]:
+    fields = getattr(record, "fields", None)
+    return dict(fields) if isinstance(fields, Mapping) else {}
+
+
+def _exception(record: logging.LogRecord) -> dict[str, object]:
+    if not record.exc_info or record.exc_info[1] is None:
+        return {}
+    return {"traceback": "".join(traceback.format_exception(record.exc_info[1])).strip()}
+
+
+def _logfmt(fields: Mapping[str, object]) -> str:
+    return " ".join(f"{key}={_logfmt_value(value)}" for key, value in fields.items())
+
+
+def _logfmt_value(value: object) -> str:
+    text = str(_plain(value)) if not isinstance(value, bool) else str(value).lower()
+    bare = text and text.isprintable() and not any(character in text for character in ' "=')
+    return text if bare else _escaped(text)
+
+
+def _json(fields: Mapping[str, object]) -> str:
+    return _escaped({key: _plain(value) for key, value in fields.items()})
+
+
+def _plain(value: object) -> object:
+    """The value if JSON has such a thing, its text otherwise: JSON has no NaN, and a Secret masks itself."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, bool | int) else str(value)
+
+
+def _escaped(value: object) -> str:
+    """As JSON; readable letters stay, unless there is anything that might break a line or a terminal."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
+
+
+# -- folding -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Fold:
+    """What is known of one failure. Times are monotonic."""
+
+    event: str
+    fields: Mapping[str, object]
+    since: float
+    said_at: float
+    #: Whether the log's last word is that it fails.
+    said: bool = False
+    pause: float = SHORTEST_PAUSE
+    failures: int = 0
+    unsaid: int = 0
+    #: Those that fail now, in the order they began to; and whether one of them is news.
+    scopes: dict[str, None] = field(default_factory=dict)
+    joined: bool = False
+
+    def due_at(self) -> float:
+        return self.said_at + (self.pause if self.said and not self.joined else SHORTEST_PAUSE)
+
+
+class Folds:
+    """Folds the repetitions of failures. Not for several threads at once.
+
+    The first failure of a key is said at once, then how many there were, at most once a minute and
+    ever more rarely, and once that it is over. A key fails as long as any of its scopes does. A key
+    that comes and goes within a minute is said to fail again only with the next reminder.
+    """
+
+    def __init__(self, logger: Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = logger
+        self._clock = clock
+        self._folds: dict[Hashable, _Fold] = {}
+
+    def failed(self, key: Hashable, scope: str, event: str, **fields: object) -> None:
+        """Take a failure. The fields are those of the line, if there is one now."""
+        now = self._clock()
+        fold = self._folds.get(key)
+        if fold is None:
+            fold = self._folds[key] = _Fold(event, fields, since=now, said_at=now - SHORTEST_PAUSE)
+        if not fold.failures:
+            fold.since = now
+        fold.fields = fields
+        fold.failures += 1
+        fold.unsaid += 1
+        fold.joined = fold.joined or scope not in fold.scopes
+        fold.scopes[scope] = None
+        self.tick()
+
+    def recovered(self, key: Hashable, scope: str) -> None:
+        """Take that the scope works again; that it did all along is fine too."""
+        fold = self._folds.get(key)
+        if fold and scope in fold.scopes:
+            del fold.scopes[scope]
+            if not fold.scopes and fold.said:
+                self._say_recovered(fold)
+        self.tick()
+
+    def forget(self, key: Hashable) -> None:
+        """Drop the key without a word: whatever failed is no longer anybody's concern."""
+        self._folds.pop(key, None)
+
+    def tick(self) -> None:
+        """Say what is due. Anything that happens here does; call it now and then if nothing happens."""
+        now = self._clock()
+        for key, fold in list(self._folds.items()):
+            if now < fold.due_at():
+                continue
+            if not fold.scopes:
+                del self._folds[key]
+            elif fold.unsaid:
+                self._say_failing(fold, now)
+
+    def _say_failing(self, fold: _Fold, now: float) -> None:
+        fields = {**fold.fields, "scope": ", ".join(list(fold.scopes)[-_NAMED:])}
+        if fold.failures > 1:
+            fields |= {
+                "failing": len(fold.scopes),
+                "failures": fold.failures,
+                "seconds": round(now - fold.since, 1),
+            }
+        self._log.warning(fold.event, **fields)
+        if not fold.said:
+            fold.pause = SHORTEST_PAUSE
+        elif not fold.joined:
+            fold.pause = min(2 * fold.pause, LONGEST_PAUSE)
+        fold.said, fold.said_at, fold.unsaid, fold.joined = True, now, 0, False
+
+    def _say_recovered(self, fold: _Fold) -> None:
+        now = self._clock()
+        fields = {key: value for key, value in fold.fields.items() if key != "error"}
+        fields |= {"failures": fold.failures, "seconds": round(now - fold.since, 1)}
+        self._log.info("recovered", failure=fold.event, **fields)
+        fold.said, fold.said_at, fold.failures, fold.unsaid = False, now, 0, 0
+
+
+class Failure(Protocol):
+    """What the journal wants to know of an error of AWS; its text goes to the log."""
+
+    @property
+    def reason(self) -> str: ...
+
+
+class Journal:
+    """The log of all registries: a failure is a registry and a reason, whatever calls have it."""
+
+    def __init__(self, logger: Logger | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = logger or get("poller")
+        self._folds = Folds(self._log, clock=clock)
+        self._reasons: dict[tuple[str, str], str] = {}
+
+    def failed(self, registry: str, scope: object, error: Failure) -> None:
+        """Take a failure. A scope has one at a time: another reason ends the one before."""
+        key = (registry, str(scope))
+        if self._reasons.get(key, error.reason) != error.reason:
+            self.recovered(registry, scope)
+        self._reasons[key] = error.reason
+        self._folds.failed(
+            (registry, error.reason),
+            str(scope),
+            "aws_request_failed",
+            registry=registry,
+            reason=error.reason,
+            error=str(error),
+        )
+
+    def recovered(self, registry: str, scope: object) -> None:
+        """Take that the scope works again."""
+        reason = self._reasons.pop((registry, str(scope)), None)
+        if reason is not None:
+            self._folds.recovered((registry, reason), str(scope))
+
+    def warned(self, registry: str, event: str, **fields: object) -> None:
+        """Log something that somebody should look at; it is said once."""
+        self._log.warning(event, registry=registry, **fields)
+        self._folds.tick()
+
+    def noted(self, registry: str, event: str, **fields: object) -> None:
+        """Log something that happens once in a while."""
+        self._log.info(event, registry=registry, **fields)
+        self._folds.tick()
+
+    def forget(self, registry: str) -> None:
+        """Drop all that is known of a registry that is watched no longer, without a word."""
+        for key in [key for key in self._reasons if key[0] == registry]:
+            self._folds.forget((registry, self._reasons.pop(key)))
+
+    def tick(self) -> None:
+        """Say the reminders that are due."""
+        self._folds.tick()

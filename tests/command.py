@@ -1,0 +1,137 @@
+"""The real command as a subprocess, and what to do with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+T = TypeVar("T")
+
+#: Seconds that anything on this machine may take.
+PATIENCE = 40.0
+
+
+def system_program(name: str, *, package: str) -> str:
+    """The path of a program of the system; without it the test is skipped, or fails where it is required."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"{name} is needed: apt-get install {package}"
+        if os.environ.get("REQUIRE_SYSTEM_PACKAGES"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def eventually(found: Callable[[], T], *, within: float = PATIENCE) -> T:
+    """What `found` gives once it gives something true. Fails after `within` seconds."""
+    end = time.monotonic() + within
+    pause = threading.Event()
+    while not (value := found()):
+        if time.monotonic() > end:
+            pytest.fail(f"did not come about within {within} s; the last of it: {value!r}")
+        pause.wait(0.05)
+    return value
+
+
+class Answer(NamedTuple):
+    status: int
+    body: str
+
+
+def ask(url: str, *, method: str = "GET") -> Answer:
+    """An HTTP answer, whatever its status."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as response:
+            return Answer(response.status, response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.read().decode())
+
+
+Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Command:
+    """A running exporter on a free port of 127.0.0.1."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self._log = log
+        eventually(lambda: "addresses=" in self.log() or process.poll() is not None)
+        address = re.search(r"addresses=(\S+)", self.log())
+        assert address, f"it did not start:\n{self.log()}"
+        self.url = f"http://{address[1]}"
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def page(self) -> str:
+        return ask(f"{self.url}/metrics").body
+
+    def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
+        """The samples of a metric that have the labels."""
+        return [
+            (sample.labels, sample.value)
+            for family in text_string_to_metric_families(self.page())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+
+    def statuses(self, **labels: str) -> set[str]:
+        """The states that images are in."""
+        series = self.series("ecr_image_replication_status", **labels)
+        return {found["status"] for found, value in series if value == 1}
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """The exit code, and after how many seconds."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE), time.monotonic() - began
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without anything of AWS."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return kept | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull} | extra
+
+
+@contextmanager
+def running(tmp_path: Path, *flags: str, **env: str) -> Iterator[Command]:
+    """Start the command; it is killed in the end, if it did not stop before."""
+    log = tmp_path / "exporter.log"
+    arguments = [sys.executable, "-m", "exporter", "--web.listen-address=127.0.0.1:0", *flags]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(arguments, stderr=stderr, env=environment(**env), text=True)
+    try:
+        yield Command(process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(*flags: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *flags],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=environment(**env),
+        cwd=cwd,
+    )

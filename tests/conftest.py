@@ -1,0 +1,45 @@
+"""What all tests share: flags, and the system packages that some of them need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# How fast a shared machine is today is no property of the code.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[[str, str], str]:
+    """The path of a command, for tests that cannot do without the Debian package it comes in."""
+
+    def find(name: str, package: str) -> str:
+        path = shutil.which(name)
+        if path is None and "REQUIRE_SYSTEM_PACKAGES" in os.environ:
+            pytest.fail(f"{name} is missing: install the Debian package {package}")
+        return path or pytest.skip(f"install the Debian package {package}")
+
+    return find
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], str]:
+    """What a file of tests/golden holds; with --update-golden it holds the given text from now on."""
+
+    def read(name: str, text: str) -> str:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+        return path.read_text()
+
+    return read

@@ -1,0 +1,384 @@
+"""When ECR is asked, and what goes first: all of it without a clock."""
+
+from __future__ import annotations
+
+from itertools import count
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.model import ImageState
+from exporter.schedule import PROBE_TIMEOUT, Backoff, Budget, Intervals, Lane, Schedule, spread
+
+LISTING, STATUS = Lane.LISTING, Lane.STATUS
+
+
+def drain(schedule: Schedule[str], now: float) -> list[str]:
+    """All that may go at this moment, in order."""
+    taken = []
+    while (key := schedule.take(now)) is not None or schedule.next_at(now) <= now:
+        if key is not None:
+            taken.append(key)
+    return taken
+
+
+def booked(*keys: str, scope: str | None = None) -> Schedule[str]:
+    """Status calls that are due one after the other, from 1 on."""
+    schedule: Schedule[str] = Schedule()
+    for due, key in enumerate(keys, 1):
+        schedule.book(key, due=due, lane=STATUS, scope=scope)
+    return schedule
+
+
+# -- order -----------------------------------------------------------------------------------------
+
+
+def test_listings_newest_pushes_and_the_longest_overdue_take_turns() -> None:
+    schedule: Schedule[str] = Schedule()
+    for number in range(1, 4):
+        schedule.book(f"listing {number}", due=10 + number, lane=LISTING)
+    schedule.book("oldest", due=0, lane=STATUS, rank=1)
+    schedule.book("newest", due=20, lane=STATUS, rank=9)
+    schedule.book("middle", due=19, lane=STATUS, rank=5)
+    schedule.book("not yet", due=31, lane=STATUS, rank=99)
+    order = ["listing 1", "newest", "listing 2", "oldest", "listing 3", "middle"]
+    assert drain(schedule, 30) == order
+
+
+def test_a_turn_without_work_passes_to_the_next() -> None:
+    schedule = booked("a", "b", "c")
+    assert drain(schedule, 3) == ["a", "b", "c"]
+    schedule.book("listing 2", due=2, lane=LISTING)
+    schedule.book("listing 1", due=1, lane=LISTING)
+    assert drain(schedule, 3) == ["listing 1", "listing 2"]
+
+
+def test_what_is_equally_urgent_goes_in_the_order_of_booking() -> None:
+    schedule: Schedule[str] = Schedule()
+    for key in "cab":
+        schedule.book(key, due=1, lane=STATUS, rank=1)
+    assert drain(schedule, 1) == ["c", "a", "b"]
+
+
+def test_nothing_goes_before_it_is_due() -> None:
+    schedule = booked("a")
+    assert schedule.take(0.999) is None
+    assert schedule.next_at(0) == 1
+    assert schedule.take(1) == "a"
+    assert schedule.take(1) is None
+    assert schedule.next_at(1) == float("inf")
+
+
+def test_a_new_push_overtakes_a_backlog_of_50000() -> None:
+    schedule: Schedule[int] = Schedule()
+    for number in range(50_000):
+        schedule.book(number, due=number / 1000, lane=STATUS, rank=number)
+    for moment in range(100, 110):
+        schedule.book(-moment, due=moment, lane=STATUS, rank=1e9 + moment)
+        assert -moment in {schedule.take(moment), schedule.take(moment)}
+
+
+@given(st.lists(st.tuples(st.sampled_from(Lane), st.floats(0, 100)), min_size=1, max_size=20))
+def test_nothing_starves_whatever_else_comes_in(old: list[tuple[Lane, float]]) -> None:
+    schedule: Schedule[int] = Schedule()
+    for key, (lane, due) in enumerate(old):
+        schedule.book(key, due=due, lane=lane)
+    flood = count(1000)
+    left = set(range(len(old)))
+    for now in range(101, 101 + 4 * len(old)):
+        schedule.book(next(flood), due=now, lane=LISTING)
+        schedule.book(next(flood), due=now, lane=STATUS, rank=now)
+        left.discard(schedule.take(now) or 0)
+    assert not left
+
+
+# -- booking anew ----------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_booked_anew_goes_once_and_at_its_new_time() -> None:
+    schedule = booked("a", "b")
+    schedule.book("a", due=5, lane=STATUS)
+    assert len(schedule) == 2
+    assert drain(schedule, 4) == ["b"]
+    schedule.book("a", due=4, lane=LISTING)
+    assert drain(schedule, 9) == ["a"]
+
+
+def test_what_is_cancelled_does_not_go() -> None:
+    schedule = booked("a", "b")
+    assert schedule.next_at(9) == 9  # both are ready
+    schedule.cancel("a")
+    schedule.cancel("never booked")
+    assert "a" not in schedule
+    assert drain(schedule, 9) == ["b"]
+
+
+def test_booking_anew_for_ever_takes_no_more_memory() -> None:
+    schedule: Schedule[int] = Schedule()
+    for number in range(20_000):
+        schedule.book(number % 10, due=1e9, lane=STATUS)
+    assert len(schedule._waiting) < 2000
+
+
+# -- what fails is held back -----------------------------------------------------------------------
+
+
+def test_a_held_scope_waits_and_the_others_do_not_notice() -> None:
+    schedule = booked("a", "b", scope="denied")
+    schedule.book("c", due=0, lane=STATUS, scope="fine")
+    schedule.hold("denied", until=100)
+    assert drain(schedule, 50) == ["c"]
+    assert schedule.next_at(50) == 100
+
+
+def test_one_call_at_a_time_probes_a_held_scope() -> None:
+    schedule = booked(*"abc", scope="denied")
+    schedule.hold("denied", until=100)
+    assert len(drain(schedule, 100)) == 1
+    assert schedule.next_at(100) == 100 + PROBE_TIMEOUT
+    schedule.hold("denied", until=110)  # the probe failed
+    assert len(drain(schedule, 109)) == 0
+    assert len(drain(schedule, 110)) == 1
+
+
+def test_a_probe_that_never_reports_back_is_replaced() -> None:
+    schedule = booked(*"abc", scope="denied")
+    schedule.hold("denied", until=10)
+    probes = [drain(schedule, now) for now in (10, 10 + PROBE_TIMEOUT - 1, 10 + PROBE_TIMEOUT)]
+    assert [len(probe) for probe in probes] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("at", [50, 120], ids=["before its time", "at its time"])
+def test_a_probe_that_is_cancelled_is_replaced(at: float) -> None:
+    schedule = booked(*"abc", scope="denied")
+    schedule.hold("denied", until=100)
+    assert drain(schedule, 50) == []
+    schedule.next_at(at)
+    (probe,) = {*"abc"} - {booking.key for booking in schedule._holds["denied"].parked}
+    schedule.cancel(probe)
+    assert len(drain(schedule, 120)) == 1
+
+
+def test_a_scope_that_works_again_lets_everything_go_at_once() -> None:
+    schedule = booked(*"abcd", scope="denied")
+    schedule.hold("denied", until=100)
+    assert drain(schedule, 50) == []
+    schedule.cancel("b")
+    schedule.release("denied")
+    assert sorted(drain(schedule, 51)) == ["a", "c", "d"]
+    schedule.release("denied")  # nothing is held: nothing happens
+
+
+def test_a_paused_schedule_sends_one_probe_at_a_time() -> None:
+    schedule = booked(*"abc")
+    schedule.pause(until=100)
+    assert drain(schedule, 99) == []
+    assert schedule.next_at(99) == 100
+    assert drain(schedule, 100) == ["a"]
+    assert schedule.next_at(100) == 100 + PROBE_TIMEOUT
+    schedule.resume()
+    assert drain(schedule, 101) == ["b", "c"]
+
+
+def test_what_is_held_or_paused_is_not_overdue() -> None:
+    schedule = booked("a", "b", scope="denied")
+    assert schedule.oldest_due(0.5) is None
+    assert schedule.oldest_due(9) == 1
+    schedule.hold("denied", until=100)
+    schedule.book("c", due=5, lane=STATUS)
+    schedule.book("d", due=6, lane=STATUS)
+    assert {schedule.take(9) for _ in range(2)} == {"c", "d"}
+    assert schedule.take(9) is None
+    assert schedule.oldest_due(9) is None
+    schedule.book("c", due=7, lane=STATUS)
+    assert schedule.oldest_due(9) == 7
+    schedule.pause(until=10)
+    assert schedule.oldest_due(11) is None
+
+
+class NaiveSchedule:
+    """A schedule, and a dictionary of what is booked that knows what may go."""
+
+    def __init__(self) -> None:
+        self.schedule: Schedule[int] = Schedule()
+        self.booked: dict[int, tuple[float, str | None]] = {}
+        self.held: dict[str | None, float] = {}
+        self.paused: float | None = None
+        self.now = 0.0
+
+    def book(self, key: int, due: float, lane: Lane, rank: float, scope: str | None) -> None:
+        self.schedule.book(key, due=due, lane=lane, rank=rank, scope=scope)
+        self.booked[key] = (due, scope)
+
+    def cancel(self, key: int) -> None:
+        self.schedule.cancel(key)
+        self.booked.pop(key, None)
+
+    def hold(self, scope: str, until: float) -> None:
+        self.schedule.hold(scope, until=until)
+        self.held[scope] = until
+
+    def release(self, scope: str) -> None:
+        self.schedule.release(scope)
+        self.held.pop(scope, None)
+
+    def pause(self, until: float) -> None:
+        self.schedule.pause(until=until)
+        self.paused = until
+
+    def resume(self) -> None:
+        self.schedule.resume()
+        self.paused = None
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; until the moment that `next_at` named, nothing may go."""
+        if (said := self.schedule.next_at(self.now)) > self.now:
+            before = min(self.now + seconds, (self.now + said) / 2)
+            assert self.schedule.take(before) is None
+        self.now += seconds
+
+    def take(self) -> bool:
+        key = self.schedule.take(self.now)
+        if key is None and self.schedule.next_at(self.now) <= self.now:
+            key = self.schedule.take(self.now)  # the first look found who is to be the probe
+        if key is None:
+            assert self.earliest() > self.now
+            assert self.schedule.next_at(self.now) > self.now
+            assert self.schedule.oldest_due(self.now) is None
+            return False
+        assert self.may_go(key) <= self.now
+        _, scope = self.booked.pop(key)
+        if scope in self.held:
+            self.held[scope] = self.now + PROBE_TIMEOUT
+        if self.paused is not None:
+            self.paused = self.now + PROBE_TIMEOUT
+        return True
+
+    def may_go(self, key: int) -> float:
+        due, scope = self.booked[key]
+        return max(due, self.held.get(scope, due), due if self.paused is None else self.paused)
+
+    def earliest(self) -> float:
+        return min(map(self.may_go, self.booked), default=float("inf"))
+
+    def step(self, random: Random) -> None:
+        """One operation, whichever."""
+        key, scope = random.randrange(6), random.choice("aab")
+        soon = self.now + random.choice([-1, 0, 0, 5, PROBE_TIMEOUT])
+        random.choice(
+            [
+                *[lambda: self.book(key, soon, random.choice([*Lane]), random.random(), scope)] * 4,
+                *[lambda: self.book(key, soon, random.choice([*Lane]), random.random(), None)] * 2,
+                *[lambda: self.cancel(key)] * 2,
+                *[lambda: self.hold(scope, soon)] * 2,
+                lambda: self.release(scope),
+                lambda: self.pause(soon),
+                *[lambda: self.resume()] * 2,
+                *[lambda: self.wait(random.choice([0.5, 1, 5, PROBE_TIMEOUT]))] * 3,
+                *[lambda: self.take()] * 2,
+                lambda: all(iter(self.take, False)),
+            ]
+        )()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_nothing_is_lost_or_doubled_or_late_or_sent_where_it_is_held(seed: int) -> None:
+    naive, random = NaiveSchedule(), Random(seed)
+    for _ in range(1000):
+        naive.step(random)
+        assert len(naive.schedule) == len(naive.booked)
+        assert all(key in naive.schedule for key in naive.booked)
+        assert naive.schedule.next_at(naive.now) <= max(naive.now, naive.earliest())
+
+
+# -- budget, intervals, back-off -------------------------------------------------------------------
+
+rates = st.floats(0.01, 10_000)
+uptimes = st.floats(0, 1e8)
+
+
+@given(rates, uptimes, st.lists(st.floats(0, 3), min_size=1, max_size=200))
+def test_no_window_of_time_sees_more_calls_than_its_share_and_the_burst(
+    rate: float, start: float, pauses: list[float]
+) -> None:
+    budget = Budget(rate, now=start)
+    now, taken = start, []
+    for pause in pauses:
+        now += pause
+        taken += [now] * sum(budget.take(now) for _ in range(5))
+    burst = max(1.0, rate / 10)
+    for first, begin in enumerate(taken):
+        for last in range(first, len(taken)):
+            assert last - first + 1 <= (taken[last] - begin) * rate * (1 + 1e-9) + burst + 1e-6 * rate + 1e-6
+
+
+@given(rates, uptimes)
+def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> None:
+    budget = Budget(rate, now=start)
+    now = start
+    for _ in range(200):
+        now = budget.next_at(now)
+        if not budget.take(now):  # clocks round
+            now = budget.next_at(now)
+            assert budget.take(now)
+    assert now - start <= 200 / rate + 1e-6
+
+
+def test_a_budget_that_was_not_used_is_saved_for_a_tenth_of_a_second() -> None:
+    budget = Budget(100, now=0)
+    assert [budget.take(1000) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert budget.next_at(1000) == pytest.approx(1000.01)
+
+
+def test_a_budget_of_less_than_one_call_a_second_still_gives_whole_calls() -> None:
+    budget = Budget(0.5, now=0)
+    assert [budget.take(now) for now in (0, 1, 2, 3, 4)] == [True, False, True, False, True]
+
+
+def test_a_budget_ignores_a_clock_that_goes_back() -> None:
+    budget = Budget(10, now=100)
+    assert budget.take(100)
+    assert not budget.take(50)
+    assert budget.take(50.1)
+
+
+@pytest.mark.parametrize(
+    ("state", "interval"),
+    [
+        (ImageState.NEW, 2),
+        (ImageState.PENDING, 2),
+        (ImageState.FAILED, 3),
+        (ImageState.UNKNOWN, 3),
+        (ImageState.SETTLED, 4),
+    ],
+)
+def test_how_long_an_answer_is_good_for_follows_from_the_state(state: ImageState, interval: float) -> None:
+    assert Intervals(discovery=1, pending=2, failed=3, settled=4).after(state) == interval
+
+
+@given(st.floats(0, 1e9), st.integers())
+def test_spread_shortens_by_a_tenth_at_most_and_never_lengthens(interval: float, seed: int) -> None:
+    assert 0.9 * interval <= spread(interval, Random(seed)) <= interval
+
+
+def test_spread_uses_the_whole_tenth() -> None:
+    random = Random(0)
+    times = [spread(100, random) for _ in range(1000)]
+    assert min(times) < 90.5
+    assert max(times) > 99.5
+
+
+@given(st.integers())
+def test_back_off_doubles_up_to_its_cap_and_half_of_it_is_chance(seed: int) -> None:
+    backoff, random = Backoff(base=1, cap=60), Random(seed)
+    for longest in (1, 2, 4, 8, 16, 32, 60, 60):
+        assert longest / 2 <= backoff.failed(random) <= longest
+
+
+def test_back_off_begins_anew_after_a_success_and_survives_a_long_outage() -> None:
+    backoff, random = Backoff(), Random(0)
+    assert max(backoff.failed(random) for _ in range(5000)) <= 60
+    backoff.succeeded()
+    assert backoff.failed(random) <= 1

@@ -1,0 +1,483 @@
+"""TLS and passwords on real sockets, with certificates and files that change."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import bcrypt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from exporter import log
+from exporter.config import ConfigError, Secret
+from exporter.desk import Desk, Request, Response, text
+from exporter.server import Limits, Server, parse_address
+from exporter.web import Passwords, Web
+
+
+def hashed(password: str, rounds: int = 4) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds)).decode()
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+# -- passwords -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def passwords() -> Passwords:
+    users = {"prom": "open sesame", "jörg": "ß: with: colons", "long": "x" * 72, "empty": ""}
+    return Passwords({user: Secret(hashed(password)) for user, password in users.items()})
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        basic("prom", "open sesame"),
+        basic("prom", "open sesame").replace("Basic", "bAsIc"),
+        basic("prom", "open sesame").replace("Basic ", "Basic   "),
+        basic("jörg", "ß: with: colons"),
+        basic("long", "x" * 72),
+        basic("long", "x" * 72 + "what bcrypt never saw"),
+        basic("empty", ""),
+    ],
+)
+def test_who_knows_the_password_comes_in(passwords: Passwords, authorization: str) -> None:
+    assert passwords.admit(authorization)
+    assert passwords.admit(authorization)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic é",
+        "Basic " + base64.b64encode(b"prom").decode(),
+        "Bearer " + base64.b64encode(b"prom:open sesame").decode(),
+        basic("prom", ""),
+        basic("prom", "open sesame "),
+        basic("prom", "open\0sesame"),
+        basic("PROM", "open sesame"),
+        basic("nobody", "open sesame"),
+        basic("", ""),
+        basic("long", "x" * 71),
+        "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(),
+    ],
+)
+def test_who_does_not_stays_out(passwords: Passwords, authorization: str) -> None:
+    assert not passwords.admit(authorization)
+    assert not passwords.admit(authorization)
+
+
+def test_without_users_everybody_comes_in() -> None:
+    assert Passwords({}).admit("")
+    assert Passwords({}).admit(basic("prom", "whatever"))
+
+
+def test_an_unknown_user_never_has_the_password_of_the_hash_it_is_compared_with() -> None:
+    passwords = Passwords({"prom": Secret(hashed("open sesame"))})
+    assert passwords.admit(basic("prom", "open sesame"))
+    assert not passwords.admit(basic("nobody", "open sesame"))
+    assert not passwords.admit(basic("nobody", "open sesame"))
+
+
+def test_an_unknown_user_costs_as_much_as_the_costliest() -> None:
+    rounds = {"cheap": 4, "dear": 12}
+    passwords = Passwords({user: Secret(hashed("x", cost)) for user, cost in rounds.items()})
+    assert cpu_seconds(passwords, "nobody", "x") > 20 * cpu_seconds(passwords, "cheap", "wrong")
+
+
+def cpu_seconds(passwords: Passwords, user: str, password: str) -> float:
+    """Of this thread alone, so that it holds on a busy machine."""
+    began = time.thread_time()
+    passwords.admit(basic(user, password))
+    return time.thread_time() - began
+
+
+def test_right_passwords_are_remembered() -> None:
+    passwords = Passwords({"prom": Secret(hashed("x", 12))})
+    first, second = (cpu_seconds(passwords, "prom", "x") for _ in range(2))
+    assert second < first / 20
+
+
+def test_a_hash_that_is_no_hash_admits_nobody() -> None:
+    assert not Passwords({"odd": Secret("not a hash")}).admit(basic("odd", "not a hash"))
+
+
+def test_many_at_once_wait_their_turn_or_give_up() -> None:
+    passwords = Passwords({"prom": Secret(hashed("x", 12))})
+    outcomes: list[str] = []
+
+    def guess(number: int) -> None:
+        try:
+            outcomes.append(str(passwords.admit(basic("prom", f"guess {number}"))))
+        except TimeoutError:
+            outcomes.append("busy")
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(outcomes) == 30
+    assert set(outcomes) == {"False", "busy"}
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+class Authority:
+    """Makes certificates for 127.0.0.1 and for clients."""
+
+    def __init__(self, name: str = "authority") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._certificate = self._sign(name, self._key, is_authority=True)
+
+    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        issuer = subject if is_authority else self._certificate.subject
+        now = datetime.now(UTC)
+        alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(alternative, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def write(self, path: Path) -> Path:
+        path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+    def issue(self, folder: Path, name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
+        """A certificate and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign(name, key, is_authority=False)
+        encryption = (
+            serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+        )
+        paths = folder / f"{name}.crt", folder / f"{name}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, encryption
+            )
+        )
+        return paths
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+TLS = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, authority: Authority) -> Path:
+    authority.issue(tmp_path, "server")
+    authority.write(tmp_path / "ca.crt")
+    return tmp_path
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    log.setup("debug", "logfmt", stream)
+    yield stream
+    log.setup("info", "logfmt")
+
+
+class _Hello(Desk):
+    def __init__(self) -> None:
+        pass
+
+    def answer(self, request: Request) -> Response:
+        return text(200, request.path, ("X-Frame-Options", "SAMEORIGIN"))
+
+
+@contextmanager
+def serving(folder: Path, config: str, limits: Limits | None = None) -> Iterator[Server]:
+    path = folder / "web.yaml"
+    path.write_text(config)
+    server = Server(["127.0.0.1:0"], _Hello(), Web(str(path)), limits=limits)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(1.0)
+
+
+def port_of(server: Server) -> int:
+    return parse_address(server.addresses[0])[1]
+
+
+def trusting(folder: Path, own: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    if own:
+        context.load_cert_chain(*own)
+    return context
+
+
+def get(
+    server: Server, tls: ssl.SSLContext | None = None, authorization: str = "", path: str = "/"
+) -> http.client.HTTPResponse:
+    """The answer, read to its end."""
+    port = port_of(server)
+    connection = (
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=tls)
+        if tls
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    )
+    with closing(connection):
+        connection.request("GET", path, headers={"Authorization": authorization} if authorization else {})
+        response = connection.getresponse()
+        response.read()
+        return response
+
+
+def certificate(server: Server, tls: ssl.SSLContext) -> bytes | None:
+    with (
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+        tls.wrap_socket(connection, server_hostname="127.0.0.1") as secure,
+    ):
+        return secure.getpeercert(binary_form=True)
+
+
+def is_refused(server: Server, tls: ssl.SSLContext) -> bool:
+    """TLS 1.3 refuses a client certificate only after the client's handshake."""
+    try:
+        get(server, tls)
+    except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+        return True
+    return False
+
+
+def test_no_file_is_no_tls_and_no_password(tmp_path: Path) -> None:
+    with serving(tmp_path, "") as server:
+        assert get(server).status == 200
+
+
+def test_passwords_hold_for_every_path_and_headers_for_every_answer(tmp_path: Path) -> None:
+    config = f"""
+basic_auth_users:
+  prom: {hashed("open sesame")}
+http_server_config:
+  headers:
+    X-Frame-Options: deny
+"""
+    with serving(tmp_path, config) as server:
+        for path in ("/", "/metrics", "/-/healthy", "/nothing"):
+            refused, admitted = get(server, path=path), get(server, None, basic("prom", "open sesame"), path)
+            assert (refused.status, admitted.status) == (401, 200)
+            assert (refused.headers["WWW-Authenticate"] or "").startswith('Basic realm="')
+            assert refused.headers.get_all("X-Frame-Options") == ["deny"]
+            assert admitted.headers.get_all("X-Frame-Options") == ["deny"]
+
+
+def test_a_changed_password_counts_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, f"basic_auth_users:\n  prom: {hashed('old')}\n") as server:
+        assert get(server, None, basic("prom", "old")).status == 200
+        (tmp_path / "web.yaml").write_text(f"basic_auth_users:\n  prom: {hashed('new')}\n")
+        assert get(server, None, basic("prom", "old")).status == 401
+        assert get(server, None, basic("prom", "new")).status == 200
+
+
+def test_tls(folder: Path) -> None:
+    with serving(folder, TLS) as server:
+        assert get(server, trusting(folder)).status == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            get(server, ssl.create_default_context())
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ("", "TLSv1.3"),
+        ("  min_version: TLS13\n", "TLSv1.3"),
+        ("  max_version: TLS12\n", "TLSv1.2"),
+    ],
+)
+def test_tls_versions(folder: Path, versions: str, expected: str) -> None:
+    with (
+        serving(folder, TLS + versions) as server,
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+        trusting(folder).wrap_socket(connection, server_hostname="127.0.0.1") as secure,
+    ):
+        assert secure.version() == expected
+
+
+def test_too_old_a_version_is_refused(folder: Path) -> None:
+    old = trusting(folder)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving(folder, TLS + "  min_version: TLS13\n") as server:
+        assert is_refused(server, old)
+
+
+def test_required_client_certificates(folder: Path, authority: Authority, written: io.StringIO) -> None:
+    known = authority.issue(folder, "prometheus")
+    stranger = Authority("stranger").issue(folder, "stranger")
+    clients = "  client_ca_file: ca.crt\n  client_auth_type: RequireAndVerifyClientCert\n"
+    with serving(folder, TLS + clients) as server:
+        assert get(server, trusting(folder, known)).status == 200
+        assert is_refused(server, trusting(folder, stranger))
+        assert is_refused(server, trusting(folder))
+    assert "level=error" not in written.getvalue()
+
+
+def test_client_certificates_if_given(folder: Path, authority: Authority) -> None:
+    known = authority.issue(folder, "prometheus")
+    stranger = Authority("stranger").issue(folder, "stranger")
+    clients = "  client_ca_file: ca.crt\n  client_auth_type: VerifyClientCertIfGiven\n"
+    with serving(folder, TLS + clients) as server:
+        assert get(server, trusting(folder, known)).status == 200
+        assert get(server, trusting(folder)).status == 200
+        assert is_refused(server, trusting(folder, stranger))
+
+
+def test_a_rotated_certificate_is_served_at_once(folder: Path, authority: Authority) -> None:
+    with serving(folder, TLS) as server:
+        before = certificate(server, trusting(folder))
+        assert certificate(server, trusting(folder)) == before
+        authority.issue(folder, "server")
+        assert certificate(server, trusting(folder)) != before
+
+
+def test_a_certificate_swapped_as_kubernetes_does_it(folder: Path, authority: Authority) -> None:
+    for version in ("1", "2"):
+        (folder / version).mkdir()
+        authority.issue(folder / version, "server")
+    (folder / "data").symlink_to("1")
+    config = TLS.replace("server.", "data/server.")
+    with serving(folder, config) as server:
+        before = certificate(server, trusting(folder))
+        (folder / "next").symlink_to("2")
+        (folder / "next").replace(folder / "data")
+        assert certificate(server, trusting(folder)) != before
+
+
+def test_half_a_rotation_keeps_the_last_good_one(
+    folder: Path, authority: Authority, written: io.StringIO
+) -> None:
+    key = folder / "server.key"
+    with serving(folder, TLS) as server:
+        before, old_key = certificate(server, trusting(folder)), key.read_bytes()
+        authority.issue(folder, "server")
+        new_key = key.read_bytes()
+        key.write_bytes(old_key)
+        for _ in range(3):
+            assert certificate(server, trusting(folder)) == before
+        assert written.getvalue().count("msg=web_config_invalid") == 1
+        key.write_bytes(new_key)
+        assert certificate(server, trusting(folder)) != before
+    assert "msg=web_config_reloaded" in written.getvalue()
+    assert "Traceback" not in written.getvalue()
+
+
+def test_a_broken_file_keeps_the_last_good_one(tmp_path: Path, written: io.StringIO) -> None:
+    hash_ = hashed("open sesame")
+    with serving(tmp_path, f"basic_auth_users:\n  prom: {hash_}\n") as server:
+        for broken in ("basic_auth_users: [", "tls_server_confg: {}", TLS):
+            (tmp_path / "web.yaml").write_text(broken)
+            assert get(server).status == 401
+            assert get(server, None, basic("prom", "open sesame")).status == 200
+        (tmp_path / "web.yaml").unlink()
+        assert get(server).status == 401
+        (tmp_path / "web.yaml").write_text("")
+        assert get(server).status == 200
+    assert "msg=recovered" in written.getvalue()
+    assert hash_ not in written.getvalue()
+    assert "open sesame" not in written.getvalue()
+
+
+def test_certificates_that_come_after_the_file_that_names_them(folder: Path, authority: Authority) -> None:
+    with serving(folder, TLS) as server:
+        before = certificate(server, trusting(folder))
+        (folder / "web.yaml").write_text(TLS.replace("server.", "late."))
+        assert certificate(server, trusting(folder)) == before
+        authority.issue(folder, "late")
+        assert certificate(server, trusting(folder)) != before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TLS.replace("server.crt", "nothing.crt"),
+        TLS.replace("server.key", "nothing.key"),
+        TLS.replace("server.key", "locked.key"),
+        TLS.replace("server.key", "other.key"),
+        TLS.replace("server.crt", "web.yaml"),
+        TLS + "  client_ca_file: server.key\n  client_auth_type: RequireAndVerifyClientCert\n",
+    ],
+)
+def test_what_is_broken_at_the_start_is_a_problem_with_its_file(
+    folder: Path, authority: Authority, config: str
+) -> None:
+    authority.issue(folder, "locked", passphrase=b"secret")
+    authority.issue(folder, "other")
+    path = folder / "web.yaml"
+    path.write_text(config)
+    with pytest.raises(ConfigError, match=r"web\.yaml.*tls_server_config"):
+        Web(str(path))
+
+
+# -- hostile -------------------------------------------------------------------------------------
+
+
+def test_what_is_no_tls_is_closed_and_not_logged(folder: Path, written: io.StringIO) -> None:
+    with serving(folder, TLS, Limits(handshake_time=0.3)) as server:
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\0" * 5000, b""):
+            with socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection:
+                connection.sendall(garbage)
+                until_closed(connection)
+        assert get(server, trusting(folder)).status == 200
+    assert "level=error" not in written.getvalue()
+    assert "level=warn" not in written.getvalue()
+
+
+def until_closed(connection: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(4096):
+            pass
+
+
+def test_a_handshake_that_hangs_keeps_nobody_waiting(folder: Path) -> None:
+    with serving(folder, TLS) as server:
+        hanging = [socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) for _ in range(10)]
+        assert get(server, trusting(folder)).status == 200
+        server.stop(1.0)
+        for connection in hanging:
+            until_closed(connection)
+            connection.close()
+
+
+def test_large_answers_and_refusals_over_tls(folder: Path) -> None:
+    with serving(folder, TLS, Limits(linger_time=0.3)) as server:
+        assert get(server, trusting(folder), path="/" + "a" * 10_000).status == 200
+        assert get(server, trusting(folder), path="/" + "a" * 20_000).status == 414
