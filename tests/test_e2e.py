@@ -286,7 +286,7 @@ def test_the_installed_script_is_the_command() -> None:
 
 
 def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
-    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+    tmp_path: Path, credentials: dict[str, str]
 ) -> None:
     file = configured(tmp_path, f"targets: [{{repository: team/app}}]\n{FAST}")
     with running(tmp_path, file, "--web.enable-lifecycle", **credentials) as command:
