@@ -47,9 +47,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow(Row):
-    """A gauge of watched images."""
+    """A gauge of watched images: its first labels are I, and each name of an image has all its samples."""
 
-    samples: Callable[[Source, str, ImageFacts], Iterable[Sample]] = lambda *_: ()
+    #: What of an image the samples depend on.
+    fact: Callable[[ImageFacts], Any] = lambda _: None
+    #: That fact -> samples, with the labels that follow I.
+    samples: Callable[[Any], Iterable[Sample]] = lambda _: ()
+    #: Whether the digest is filled also where the image is watched by tag.
+    digest: bool = False
+
+    def own_labels(self, source: Source, repository: str, name: Name, image: ImageFacts) -> tuple[str, ...]:
+        """The values of I."""
+        return (repository, name.tag, image.digest if self.digest else name.digest, *source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +90,33 @@ class Clock(Protocol):
 # -- facts to samples ----------------------------------------------------------------------------
 
 
-def _labels(source: Source, repository: str, name: Name) -> tuple[str, ...]:
-    return (repository, name.tag, name.digest, *source)
+def _replications(image: ImageFacts) -> tuple[Replication, ...]:
+    return image.replications or ()
 
 
-def _status(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
-    for name in image.names:
-        labels = _labels(source, repository, name)
-        for destination, status, _ in image.replications or ():
-            for state in dict.fromkeys((*KNOWN_STATUSES, status)):
-                yield (*labels, *destination, state), float(state == status)
+def _pushed_at(image: ImageFacts) -> float | None:
+    return image.pushed_at
 
 
-def _failure_info(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
-    for name in image.names:
-        for destination, status, code in image.replications or ():
-            if status == Status.FAILED:
-                yield (*_labels(source, repository, name), *destination, code), 1.0
+def _status(replications: tuple[Replication, ...]) -> Iterator[Sample]:
+    for destination, status, _ in replications:
+        for state in dict.fromkeys((*KNOWN_STATUSES, status)):
+            yield (*destination, state), float(state == status)
 
 
-def _image_info(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
-    for name in image.names:
-        yield (repository, name.tag, image.digest, *source), 1.0
+def _failure_info(replications: tuple[Replication, ...]) -> Iterator[Sample]:
+    for destination, status, code in replications:
+        if status == Status.FAILED:
+            yield (*destination, code), 1.0
 
 
-def _pushed(source: Source, repository: str, image: ImageFacts) -> Iterator[Sample]:
-    if image.pushed_at is not None:
-        for name in image.names:
-            yield _labels(source, repository, name), image.pushed_at
+def _info(_: None) -> Iterator[Sample]:
+    yield (), 1.0
+
+
+def _timestamp(seconds: float | None) -> Iterator[Sample]:
+    if seconds is not None:
+        yield (), seconds
 
 
 def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
@@ -230,6 +238,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "1 for the state that the replication of the image to the destination is in, 0 for the others."
         " MISSING: the registry's rules send it there and ECR reports nothing. " + _POLLED,
         (*I, *D, "status"),
+        fact=_replications,
         samples=_status,
     ),
     ImageRow(
@@ -238,6 +247,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "1 while the replication of the image to the destination is FAILED, with the code that ECR gives. "
         + _POLLED,
         (*I, *D, "failure_code"),
+        fact=_replications,
         samples=_failure_info,
     ),
     ImageRow(
@@ -245,14 +255,16 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "gauge",
         "Always 1; gives the digest of a watched image, also of one that is watched by tag. " + _POLLED,
         I,
-        samples=_image_info,
+        samples=_info,
+        digest=True,
     ),
     ImageRow(
         "ecr_image_pushed_timestamp_seconds",
         "gauge",
         "Unix time at which the image was pushed to the source registry. " + _POLLED,
         I,
-        samples=_pushed,
+        fact=_pushed_at,
+        samples=_timestamp,
     ),
     RepositoryRow(
         "ecr_repository_replication_images",
@@ -319,116 +331,6 @@ OWN = (
     RATE_LIMIT,
 )
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
-
-
-# -- exposition ----------------------------------------------------------------------------------
-
-
-class Instruments:
-    """The exporter's own counters and histograms; safe to use from any thread."""
-
-    def __init__(self) -> None:
-        prometheus_client.disable_created_metrics()
-        self.registry = prometheus_client.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self.registry)
-        self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
-        self._requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
-        self._request_durations = self._make(prometheus_client.Histogram, AWS_DURATION)
-        self._reload_successful = self._make(prometheus_client.Gauge, RELOAD_SUCCESSFUL)
-        self._reload_time = self._make(prometheus_client.Gauge, RELOAD_TIME)
-        build = self._make(prometheus_client.Gauge, BUILD_INFO)
-        build.labels(__version__, platform.python_version(), version("boto3")).set(1)
-
-    def _make(self, kind: Any, row: Row) -> Any:
-        buckets = {"buckets": row.buckets} if row.buckets else {}
-        return kind(row.name, row.help, row.labels, registry=self.registry, **buckets)
-
-    def aws_request(self, service: str, operation: str, source: Source, outcome: str, seconds: float) -> None:
-        """Count a call to AWS that took so many seconds."""
-        self._requests.labels(service, operation, *source, outcome).inc()
-        self._request_durations.labels(service, operation).observe(seconds)
-
-    def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
-        """Count a replication that was seen to end, so many seconds after the push."""
-        self._durations.labels(*source, *destination).observe(seconds)
-
-    def reloaded(self, *, success: bool, at: float) -> None:
-        """Tell how the last attempt to load the configuration ended, at this Unix time."""
-        self._reload_successful.set(success)
-        if success:
-            self._reload_time.set(at)
-
-
-class _Facts(Collector):
-    """The domain rows, and the poller's figures, rendered from a snapshot at each scrape."""
-
-    def __init__(self, ledger: Ledger, figures: Figures, clock: Clock) -> None:
-        self._ledger = ledger
-        self._figures = figures
-        self._clock = clock
-
-    def describe(self) -> Iterator[Metric]:
-        """Without this, whoever asks for some names only would not be given these."""
-        for row in (*DOMAIN, IMAGES, SKIPPED, OVERDUE, RATE_LIMIT):
-            yield _family(row, ())
-
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._ledger.snapshot(self._clock.monotonic())
-        for row in DOMAIN:
-            yield _family(row, _domain_samples(row, snapshot))
-        yield _family(IMAGES, (((state,), n) for state, n in snapshot.states.items()))
-        yield _family(SKIPPED, [((), snapshot.skipped)])
-        yield _family(OVERDUE, [((), self._figures.overdue())])
-        yield _family(RATE_LIMIT, self._figures.rates().items())
-
-
-def _family(row: Row, samples: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
-    for labels, value in samples:
-        family.add_metric(labels, value)
-    return family
-
-
-def _domain_samples(row: ImageRow | RepositoryRow | RegistryRow, snapshot: Snapshot) -> Iterator[Sample]:
-    for registry in snapshot.registries:
-        if isinstance(row, RegistryRow):
-            yield from row.samples(registry)
-            continue
-        for repository, images in registry.repositories:
-            if isinstance(row, RepositoryRow):
-                yield from row.samples(registry.source, repository, images)
-            else:
-                for image in images:
-                    yield from row.samples(registry.source, repository, image)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a scrape gets."""
-
-    body: bytes
-    headers: tuple[tuple[str, str], ...]
-
-
-class Exposition:
-    """Everything that /metrics tells. Called from any thread; never calls AWS."""
-
-    def __init__(self, *, instruments: Instruments, ledger: Ledger, figures: Figures, clock: Clock) -> None:
-        self._registry = instruments.registry
-        self._registry.register(_Facts(ledger, figures, clock))
-
-    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
-        """The exposition in the best format that is accepted; of `names` only, if there are any."""
-        encode, content_type = choose_encoder(accept)
-        registry: Any = self._registry
-        if names:
-            registry = registry.restricted_registry(names)
-        headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
-        body = encode(registry)
-        if gzip_accepted(accept_encoding):
-            body = gzip.compress(body, compresslevel=1)
-            headers.append(("Content-Encoding", "gzip"))
-        return Page(body, tuple(headers))
 
 
 def markdown() -> str:
