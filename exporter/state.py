@@ -181,7 +181,7 @@ class Ledger:
             verdicts[label].images = None
             verdicts[label].asked = False
         for name, repository in facts.repositories.items():
-            _judge(verdicts, repository, late=name in late)
+            _judge(verdicts, repository, globs=facts.globs, late=name in late)
         return tuple(self._target(facts, label, verdict) for label, verdict in verdicts.items())
 
     @staticmethod
@@ -208,7 +208,9 @@ class _Verdict:
     asked: bool = True
 
 
-def _judge(verdicts: Mapping[str, _Verdict], repository: RepositoryFacts, *, late: bool) -> None:
+def _judge(
+    verdicts: Mapping[str, _Verdict], repository: RepositoryFacts, *, globs: frozenset[str], late: bool
+) -> None:
     """Add what one repository means for the targets that apply to it."""
     reasons = set(repository.failures.values())
     if late and not reasons:
@@ -218,7 +220,8 @@ def _judge(verdicts: Mapping[str, _Verdict], repository: RepositoryFacts, *, lat
     for label in repository.labels:
         # Between the halves of a reload a repository may still name a target that is gone.
         verdict = verdicts.get(label, _Verdict())
-        verdict.reasons |= reasons
+        # A glob does not miss a repository that another target spells out.
+        verdict.reasons |= reasons - {Reason.REPOSITORY_NOT_FOUND} if label in globs else reasons
         verdict.asked = verdict.asked and repository.asked
         count = counts.get(label)
         if count is None or late:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -256,6 +258,10 @@ class NaiveSchedule:
             self.paused = self.now + PROBE_TIMEOUT
         return True
 
+    def take_all(self) -> None:
+        while self.take():
+            pass
+
     def may_go(self, key: int) -> float:
         due, scope = self.booked[key]
         return max(due, self.held.get(scope, due), due if self.paused is None else self.paused)
@@ -265,22 +271,22 @@ class NaiveSchedule:
 
     def step(self, random: Random) -> None:
         """One operation, whichever."""
-        key, scope = random.randrange(6), random.choice("aab")
+        key, scope, lane = random.randrange(6), random.choice("aab"), random.choice([*Lane])
         soon = self.now + random.choice([-1, 0, 0, 5, PROBE_TIMEOUT])
-        random.choice(
-            [
-                *[lambda: self.book(key, soon, random.choice([*Lane]), random.random(), scope)] * 4,
-                *[lambda: self.book(key, soon, random.choice([*Lane]), random.random(), None)] * 2,
-                *[lambda: self.cancel(key)] * 2,
-                *[lambda: self.hold(scope, soon)] * 2,
-                lambda: self.release(scope),
-                lambda: self.pause(soon),
-                *[lambda: self.resume()] * 2,
-                *[lambda: self.wait(random.choice([0.5, 1, 5, PROBE_TIMEOUT]))] * 3,
-                *[lambda: self.take()] * 2,
-                lambda: all(iter(self.take, False)),
-            ]
-        )()
+        chances: list[tuple[int, Callable[[], object]]] = [
+            (4, partial(self.book, key, soon, lane, random.random(), scope)),
+            (2, partial(self.book, key, soon, lane, random.random(), None)),
+            (2, partial(self.cancel, key)),
+            (2, partial(self.hold, scope, soon)),
+            (1, partial(self.release, scope)),
+            (1, partial(self.pause, soon)),
+            (2, self.resume),
+            (3, partial(self.wait, random.choice([0.5, 1, 5, PROBE_TIMEOUT]))),
+            (2, self.take),
+            (1, self.take_all),
+        ]
+        weights, operations = zip(*chances, strict=True)
+        random.choices(operations, weights)[0]()
 
 
 @pytest.mark.parametrize("seed", range(20))
