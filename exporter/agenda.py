@@ -12,10 +12,11 @@ from enum import Enum
 from random import Random
 from typing import NamedTuple, Protocol
 
+from exporter.budget import Budget, Lane
 from exporter.config import Settings
 from exporter.ecr import ECRError
 from exporter.model import Reason, Scope
-from exporter.schedule import Backoff, Budget, Intervals, Lane, Schedule, spread
+from exporter.schedule import Backoff, Intervals, Schedule, spread
 from exporter.state import Ledger
 
 #: So many calls in a row without any answer mean that the registry, not a repository, is out of reach.
@@ -72,6 +73,10 @@ Failures = MutableMapping[Scope, Reason]
 _EVERYTHING = Scope("registry")
 
 
+def _lane(job: Job) -> Lane:
+    return Lane.STATUS if job.kind is Kind.STATUS else Lane.LISTING
+
+
 @dataclass(slots=True)
 class _Trouble:
     failures: Failures
@@ -91,21 +96,25 @@ class Agenda:
         clock: Clock,
         random: Random,
         journal: Journal,
+        settings: Settings,
     ) -> None:
         self.clock = clock
+        self.budget = Budget(settings.requests_per_second, now=clock.monotonic())
         self.schedule: Schedule[Job] = Schedule()
         self._registry = registry
         self._failures = failures
         self._ledger = ledger
         self._random = random
         self._journal = journal
-        self._in_flight: set[Job] = set()
+        #: What is under way, and since when.
+        self._in_flight: dict[Job, float] = {}
         self._troubles: dict[Scope, _Trouble] = {}
         self._unanswered = 0
+        self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
-        """Take the intervals and the budget of a configuration, the first or a new one."""
-        self.budget = Budget(settings.requests_per_second, now=self.clock.monotonic())
+        """Take the intervals and the budget of a configuration."""
+        self.budget.configure(settings.requests_per_second)
         self.stale_after = settings.stale_after
         self.intervals = Intervals(
             discovery=settings.discovery_interval,
@@ -119,11 +128,8 @@ class Agenda:
     def book(self, job: Job, *, due: float | None = None, rank: float = 0.0) -> None:
         """Book a call for a monotonic time, now by default. Newer pushes have a greater rank."""
         due = self.clock.monotonic() if due is None else due
-        if job.kind is Kind.STATUS:
-            scope = Scope("status", job.repository)
-            self.schedule.book(job, due=due, lane=Lane.STATUS, rank=rank, scope=scope)
-        else:
-            self.schedule.book(job, due=due, lane=Lane.LISTING)
+        scope = Scope("status", job.repository) if job.kind is Kind.STATUS else None
+        self.schedule.book(job, due=due, lane=_lane(job), rank=rank, scope=scope)
 
     def later(self, seconds: float) -> float:
         """The monotonic time at which an interval that begins now is over, or a little earlier."""
@@ -136,24 +142,26 @@ class Agenda:
     def take(self) -> Job | None:
         """A call to make now, for which a token of the budget is spent; None if there is none."""
         now = self.clock.monotonic()
-        while self.budget.next_at(now) <= now and (job := self.schedule.take(now)):
+        lanes = [lane for lane in self.schedule.ready(now) if self.budget.next_at(lane, now) <= now]
+        while lanes and (job := self.schedule.take(now, lanes)):
             # One that is under way is booked anew by its own answer.
             if job not in self._in_flight:
-                self.budget.take(now)
-                self._in_flight.add(job)
+                self.budget.take(_lane(job), now)
+                self._in_flight[job] = now
                 return job
         return None
 
     def next_at(self) -> float:
         """The monotonic time at which `take` may next have something."""
         now = self.clock.monotonic()
-        return max(self.schedule.next_at(now), self.budget.next_at(now))
+        tokens = [self.budget.next_at(lane, now) for lane in self.schedule.ready(now)]
+        return min([*tokens, self.schedule.next_at(now)])
 
     # -- how it goes -------------------------------------------------------------------------
 
     def answered(self, job: Job) -> None:
         """A call came back with an answer."""
-        self._in_flight.discard(job)
+        self._returned(job)
         self._reached()
 
     def refused(self, job: Job, error: ECRError) -> bool:
@@ -162,7 +170,7 @@ class Agenda:
         A throttled call failed nobody. One that got no answer at all, for the third time in a row, or
         whose credentials are of no use, speaks for the whole registry.
         """
-        self._in_flight.discard(job)
+        self._returned(job, throttled=error.reason is Reason.THROTTLED)
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
             self._reached()
             return error.reason is Reason.THROTTLED
@@ -217,6 +225,12 @@ class Agenda:
 
     def warned(self, event: str, **fields: object) -> None:
         self._journal.warned(self._registry, event, **fields)
+
+    def _returned(self, job: Job, *, throttled: bool = False) -> None:
+        sent = self._in_flight.pop(job, None)
+        if sent is not None:
+            now = self.clock.monotonic()
+            self.budget.answered(_lane(job), refused=throttled, sent=sent, now=now)
 
     def _reached(self) -> None:
         """AWS answered, whatever it said: the registry is within reach."""

@@ -266,6 +266,7 @@ class Poller:
             clock=self._clock,
             random=self._random,
             journal=self._journal,
+            settings=self._settings,
             on_complete=self._on_complete,
         )
         return _Watched(watch, self._crew(name), _anonymous(entry))

@@ -6,8 +6,8 @@ The policy in five sentences:
    follows from the state of the image (`Intervals`).
 2. What is due is taken in turns: listings, because only they find new pushes; then the newest push;
    then whatever is overdue the longest. So a new push overtakes any backlog, and nothing starves.
-3. Every call of one account and Region takes a token from one bucket (`Budget`), so work is spread
-   evenly and never bursts, whatever becomes due at once.
+3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
+   allows (`budget`), so work is spread evenly and never bursts, whatever becomes due at once.
 4. What fails is held back with its scope (`Backoff` says how long), one probe at a time, until one
    succeeds; the rest of the schedule does not notice.
 5. Times are monotonic seconds, so that a clock that is set moves nothing.
@@ -15,7 +15,7 @@ The policy in five sentences:
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from heapq import heapify, heappop, heappush
@@ -23,6 +23,7 @@ from itertools import count
 from random import Random
 from typing import Generic, TypeVar
 
+from exporter.budget import Lane
 from exporter.model import ImageState
 
 K = TypeVar("K", bound=Hashable)
@@ -31,21 +32,19 @@ K = TypeVar("K", bound=Hashable)
 PROBE_TIMEOUT = 30.0
 
 
-class Lane(Enum):
-    """The two kinds of work: finding out what exists, and asking how its replication goes."""
+class _Queue(Enum):
+    """The orders in which due work stands; a status call stands in two of them."""
 
-    LISTING = "listing"
-    STATUS = "status"
-
-
-class _Turn(Enum):
-    LISTING = "listing"  # the listing that is overdue the longest
-    NEWEST = "newest"  # the status of the newest push
-    OLDEST = "oldest"  # anything at all that is overdue the longest
+    LISTING = "listing"  # listings, the longest overdue first
+    NEWEST = "newest"  # status calls, the newest push first
+    OLDEST = "oldest"  # status calls, the longest overdue first
 
 
+#: Which queues a lane's work stands in.
+_QUEUES = {Lane.LISTING: (_Queue.LISTING,), Lane.STATUS: (_Queue.NEWEST, _Queue.OLDEST)}
 #: Who may go next, over and over; a turn without due work passes to the next one at once.
-_TURNS = (_Turn.LISTING, _Turn.NEWEST, _Turn.LISTING, _Turn.OLDEST)
+_TURNS = (_Queue.LISTING, _Queue.NEWEST, _Queue.LISTING, _Queue.OLDEST)
+_ALL = frozenset(Lane)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +73,7 @@ class Schedule(Generic[K]):
         self._bookings: dict[K, _Booking[K]] = {}
         self._serial = count()
         self._waiting: list[tuple[float, int, _Booking[K]]] = []
-        self._ready: dict[_Turn, list[tuple[float, int, _Booking[K]]]] = {turn: [] for turn in _Turn}
+        self._ready: dict[_Queue, list[tuple[float, int, _Booking[K]]]] = {queue: [] for queue in _Queue}
         self._turn = 0
         self._holds: dict[Hashable, _Hold[K]] = {}
         self._paused_until: float | None = None
@@ -99,12 +98,12 @@ class Schedule(Generic[K]):
             if hold and booking is hold.probe:
                 self._choose_probe(hold)
 
-    def take(self, now: float) -> K | None:
-        """The call to make now, removed from the list; None if nothing is due or all is held."""
+    def take(self, now: float, lanes: Collection[Lane] = _ALL) -> K | None:
+        """The call to make now, of one of the lanes, removed from the list; None if there is none."""
         if self._paused_until is not None and now < self._paused_until:
             return None
         self._promote(now)
-        while booking := self._pick():
+        while booking := self._pick(lanes):
             hold = self._holds.get(booking.scope)
             if hold is None or booking is hold.probe:
                 self._send(booking, hold, now)
@@ -112,13 +111,18 @@ class Schedule(Generic[K]):
             self._park(booking, hold)
         return None
 
+    def ready(self, now: float) -> list[Lane]:
+        """The lanes of which something is due."""
+        if self._paused_until is not None and now < self._paused_until:
+            return []
+        self._promote(now)
+        return [lane for lane, queues in _QUEUES.items() if self._top(queues[-1])]
+
     def next_at(self, now: float) -> float:
-        """When `take` may next have something; infinity if nothing is booked at all."""
+        """When something becomes due that is not yet; infinity if nothing will."""
         if self._paused_until is not None and now < self._paused_until:
             return self._paused_until
         self._promote(now)
-        if self._top(_Turn.OLDEST):
-            return now
         waiting = self._first(self._waiting)
         return waiting[0] if waiting else float("inf")
 
@@ -127,8 +131,8 @@ class Schedule(Generic[K]):
         if self._paused_until is not None:
             return None
         self._promote(now)
-        oldest = self._top(_Turn.OLDEST)
-        return oldest.due if oldest else None
+        oldest = (self._top(queues[-1]) for queues in _QUEUES.values())
+        return min((booking.due for booking in oldest if booking), default=None)
 
     def hold(self, scope: Hashable, *, until: float) -> None:
         """Keep back all calls of the scope; after `until` one goes ahead as a probe."""
@@ -188,25 +192,23 @@ class Schedule(Generic[K]):
         """Move what has become due from the waiting list to the queues of those who may take it."""
         while (first := self._first(self._waiting)) and first[0] <= now:
             _, serial, booking = heappop(self._waiting)
-            heappush(self._ready[_Turn.OLDEST], (booking.due, serial, booking))
-            if booking.lane is Lane.LISTING:
-                heappush(self._ready[_Turn.LISTING], (booking.due, serial, booking))
-            else:
-                heappush(self._ready[_Turn.NEWEST], (-booking.rank, serial, booking))
+            for queue in _QUEUES[booking.lane]:
+                order = -booking.rank if queue is _Queue.NEWEST else booking.due
+                heappush(self._ready[queue], (order, serial, booking))
 
-    def _pick(self) -> _Booking[K] | None:
+    def _pick(self, lanes: Collection[Lane]) -> _Booking[K] | None:
+        """Whose turn it is; what else stands for it in a queue is dropped there when it comes up."""
         for _ in _TURNS:
-            turn = _TURNS[self._turn]
+            queue = _TURNS[self._turn]
             self._turn = (self._turn + 1) % len(_TURNS)
-            if booking := self._top(turn):
-                for queue in self._ready.values():
-                    if queue and queue[0][2] is booking:
-                        heappop(queue)
+            booking = self._top(queue)
+            if booking and booking.lane in lanes:
+                heappop(self._ready[queue])
                 return booking
         return None
 
-    def _top(self, turn: _Turn) -> _Booking[K] | None:
-        first = self._first(self._ready[turn])
+    def _top(self, queue: _Queue) -> _Booking[K] | None:
+        first = self._first(self._ready[queue])
         return first[2] if first else None
 
     @staticmethod
@@ -223,33 +225,6 @@ class Schedule(Generic[K]):
         if len(self._waiting) > 2 * len(self._bookings) + 1000:
             self._waiting = [entry for entry in self._waiting if entry[2].alive]
             heapify(self._waiting)
-
-
-class Budget:
-    """A token bucket: `rate` calls a second, and never more than a tenth of a second's worth at once."""
-
-    def __init__(self, rate: float, *, now: float) -> None:
-        self.rate = rate
-        self._tokens = 1.0
-        self._at = now
-
-    def next_at(self, now: float) -> float:
-        """When a token is to be had: `now`, or later."""
-        self._refill(now)
-        return now if self._tokens >= 1.0 else now + (1.0 - self._tokens) / self.rate
-
-    def take(self, now: float) -> bool:
-        """Take a token, if there is one."""
-        # Asked thus, and not by the tokens, so that no rounding error comes between the two.
-        if self.next_at(now) > now:
-            return False
-        self._tokens -= 1.0
-        return True
-
-    def _refill(self, now: float) -> None:
-        most = max(1.0, self.rate / 10)
-        self._tokens = min(most, self._tokens + max(0.0, now - self._at) * self.rate)
-        self._at = now
 
 
 @dataclass(frozen=True, slots=True)

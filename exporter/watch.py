@@ -40,6 +40,7 @@ class RegistryWatch:
         clock: Clock,
         random: Random,
         journal: Journal,
+        settings: Settings,
         on_complete: Callable[[Source, Destination, float], None],
     ) -> None:
         self.facts = RegistryFacts(source)
@@ -50,6 +51,7 @@ class RegistryWatch:
             clock=clock,
             random=random,
             journal=journal,
+            settings=settings,
         )
         self._gate = gate
         #: Whether somebody else's registry is read, whose rules these credentials may not see.

@@ -13,6 +13,7 @@ FLOORS = (
     {"model", "log", "letter"},
     {"words"},
     {"config"},
+    {"budget"},
     {"ecr", "targets", "schedule", "state"},
     {"agenda"},
     {"repository"},

@@ -1,0 +1,196 @@
+"""How fast ECR is asked: a token bucket whose rate learns what AWS allows.
+
+AWS publishes no rates, shares them with everybody's CI, and changes them. So the rate is found out,
+the way TCP finds out what a path carries (CUBIC, RFC 9438): a refusal lowers it by a fifth; then it
+rises again, fast while far below the rate that was refused, slowly around it, and fast again when
+that is passed without a refusal. Times are monotonic seconds and arguments; nothing here waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+#: What is left of the rate after a refusal.
+_KEPT = 0.8
+#: The rate is back where it was refused after so many seconds; at small rates after so many calls,
+#: so that not every few of them is refused, but no later than that.
+_RETURN_SECONDS = 3.0
+_RETURN_CALLS = 60.0
+_RETURN_LATEST = 20.0
+#: For so many seconds after a cut refusals are only counted: they come in flocks.
+_SETTLING = 0.5
+#: If more than this share was refused then, the cut was too small, and what got through is the measure.
+_TOO_MUCH = 0.1
+#: Without any refusal so far, the rate begins here and doubles every second until it is as configured.
+_FIRST_RATE = 10.0
+#: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
+_FIRST_ANSWERS = 10
+_LEAST_RATE = 0.2
+#: Calls that teach whom a refusal is meant for are forgotten by half in so many seconds.
+_MEMORY = 60.0
+
+
+class Lane(Enum):
+    """The two kinds of work: finding out what exists, and asking how its replication goes.
+
+    They are different operations of ECR, and AWS may throttle one and not the other.
+    """
+
+    LISTING = "listing"
+    STATUS = "status"
+
+
+class Rate:
+    """Calls a second, learnt from refusals; never above the ceiling."""
+
+    def __init__(self, ceiling: float) -> None:
+        self.ceiling = ceiling
+        self._begin = min(ceiling, _FIRST_RATE)
+        #: The rate at which the last refusal came; None before the first.
+        self._refused_at: float | None = None
+        #: Seconds of asking since the last cut. Idle time teaches nothing, and does not count.
+        self._busy = 0.0
+        self._taken_at: float | None = None
+        self._cut_at = float("-inf")
+        self._settling = False
+        #: Since the last cut: answers, and how many of them were refusals.
+        self._answers = 0
+        self._refusals = 0
+        self._beginning = True
+
+    def __call__(self) -> float:
+        """The rate now."""
+        if self._refused_at is None:
+            return min(self.ceiling, self._begin * 2.0 ** min(self._busy, 64.0))
+        turn = min(_RETURN_LATEST, max(_RETURN_SECONDS, _RETURN_CALLS / self._refused_at))
+        curve = 1.0 + (1.0 - _KEPT) * (self._busy / turn - 1.0) ** 3
+        return float(max(_LEAST_RATE, min(self.ceiling, self._refused_at * curve)))
+
+    def taken(self, now: float) -> None:
+        """A call is made."""
+        if self._taken_at is not None:
+            self._busy += min(now - self._taken_at, 2.0 / self())
+        self._taken_at = now
+
+    def answered(self, *, refused: bool, sent: float, now: float) -> None:
+        """A call that was sent at a time was answered, or refused for being one too many."""
+        if sent < self._cut_at:
+            return  # it was on its way before the rate changed
+        self._answers += 1
+        self._refusals += refused
+        if not self._settling:
+            if refused:
+                self._cut(_KEPT, now)
+            return
+        if now >= self._cut_at + _SETTLING:
+            self._settling = False
+            share = self._refusals / self._answers
+            if self._refusals > 1 and share > _TOO_MUCH:
+                self._cut(max(0.3, 1.0 - share), now)
+
+    def _cut(self, kept: float, now: float) -> None:
+        if self._beginning and self._answers <= _FIRST_ANSWERS:
+            self._beginning = False
+            self._busy = 0.0
+            return
+        rate = self()
+        self._refused_at = max(_LEAST_RATE, rate * min(1.0, kept / _KEPT))
+        self._busy = 0.0
+        self._cut_at = now
+        self._settling = True
+        self._answers = self._refusals = 0
+
+
+class Bucket:
+    """Tokens at a rate, and never more than a tenth of a second's worth at once."""
+
+    def __init__(self, rate: Rate, *, now: float) -> None:
+        self.rate = rate
+        self._tokens = 1.0
+        self._at = now
+
+    def next_at(self, now: float) -> float:
+        """When a token is to be had: `now`, or later."""
+        self._refill(now)
+        # A wake-up that was computed to the token may come a rounding error early.
+        return now if self._tokens >= 1.0 - 1e-9 else now + (1.0 - self._tokens) / self.rate()
+
+    def take(self, now: float) -> None:
+        """Take a token that `next_at` promised."""
+        self._refill(now)
+        self._tokens -= 1.0
+        self.rate.taken(now)
+
+    def _refill(self, now: float) -> None:
+        rate = self.rate()
+        most = max(1.0, rate / 10)
+        self._tokens = min(most, self._tokens + max(0.0, now - self._at) * rate)
+        self._at = now
+
+
+@dataclass(slots=True)
+class _Experience:
+    """How a lane's calls fared lately; older ones count less."""
+
+    calls: float = 0.0
+    refused: float = 0.0
+    at: float = 0.0
+
+    def add(self, *, refused: bool, now: float) -> None:
+        fade = 0.5 ** (max(0.0, now - self.at) / _MEMORY)
+        self.calls = self.calls * fade + 1.0
+        self.refused = self.refused * fade + refused
+        self.at = now
+
+
+class Budget:
+    """What one account and Region may be asked: all of it together, and a lane that AWS throttles alone.
+
+    A refusal lowers the rate of everything, unless the other lane's calls go through so well that the
+    refusals must be meant for this one: then it gets a bucket of its own, and the rest goes free.
+    """
+
+    def __init__(self, ceiling: float, *, now: float) -> None:
+        self._all = Bucket(Rate(ceiling), now=now)
+        self._own: dict[Lane, Bucket] = {}
+        self._experience = {lane: _Experience() for lane in Lane}
+
+    @property
+    def rate(self) -> float:
+        """Calls a second that are allowed now."""
+        return self._all.rate()
+
+    def configure(self, ceiling: float) -> None:
+        """Another ceiling; what was learnt below it stays."""
+        for bucket in (self._all, *self._own.values()):
+            bucket.rate.ceiling = ceiling
+
+    def next_at(self, lane: Lane, now: float) -> float:
+        """When the lane may make a call: `now`, or later."""
+        own = self._own.get(lane)
+        return max(self._all.next_at(now), own.next_at(now) if own else now)
+
+    def take(self, lane: Lane, now: float) -> None:
+        """Make a call, which `next_at` allowed."""
+        self._all.take(now)
+        if own := self._own.get(lane):
+            own.take(now)
+
+    def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
+        """Learn from a call that was sent at a time."""
+        self._experience[lane].add(refused=refused, now=now)
+        own = self._own.get(lane)
+        (own or self._all).rate.answered(refused=refused, sent=sent, now=now)
+        if own and own.rate() >= own.rate.ceiling:
+            del self._own[lane]
+        elif refused and not own and self._meant_alone(lane):
+            self._own[lane] = self._all
+            self._all = Bucket(Rate(self._all.rate.ceiling), now=now)
+
+    def _meant_alone(self, lane: Lane) -> bool:
+        """Whether the other lane would have been refused by now, if refusals were meant for all."""
+        mine = self._experience[lane]
+        other = self._experience[Lane.STATUS if lane is Lane.LISTING else Lane.LISTING]
+        expected = other.calls * mine.refused / mine.calls
+        return expected >= 3.0 and other.refused < expected / 4

@@ -1,0 +1,209 @@
+"""The rate that learns, against make-believe servers in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from random import Random
+
+import pytest
+from hypothesis import given, strategies as st
+
+from exporter.budget import Bucket, Budget, Lane, Rate
+
+Allowance = Callable[[float], float]
+
+
+@dataclass
+class TokenBucket:
+    """A server that allows a rate, and so many calls at once."""
+
+    allowance: Allowance
+    burst: float
+    tokens: float = 0.0
+    at: float = 0.0
+
+    def allows(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.allowance(now))
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass
+class Window:
+    """A server that counts the calls of each second."""
+
+    allowance: Allowance
+    second: int = -1
+    calls: int = 0
+
+    def allows(self, now: float) -> bool:
+        if int(now) != self.second:
+            self.second, self.calls = int(now), 0
+        self.calls += 1
+        return self.calls <= self.allowance(now)
+
+
+@dataclass
+class Client:
+    """Asks as fast as the budget lets it; answers take a while."""
+
+    budget: Budget
+    servers: dict[Lane, TokenBucket | Window]
+    share: dict[Lane, float] = field(default_factory=lambda: {Lane.STATUS: 1.0})
+    latency: float = 0.03
+    now: float = 0.0
+    calls: list[tuple[float, Lane, bool]] = field(default_factory=list)
+    due: dict[Lane, float] = field(default_factory=dict)
+
+    def run(self, seconds: float, random: Random) -> None:
+        end = self.now + seconds
+        answers: list[tuple[float, int, Lane, float, bool]] = []
+        while True:
+            lane, at = min(((lane, self._next(lane)) for lane in self.share), key=lambda pair: pair[1])
+            if answers and answers[0][0] <= at:
+                self.now, _, answered, sent, granted = heappop(answers)
+                self.budget.answered(answered, refused=not granted, sent=sent, now=self.now)
+                continue
+            if at >= end:
+                self.now = end
+                return
+            self.now = at
+            self.budget.take(lane, at)
+            self.due[lane] = max(at, self.due.get(lane, 0.0)) + self.share[lane]
+            granted = self.servers[lane].allows(at)
+            self.calls.append((at, lane, granted))
+            delay = random.uniform(0.5, 1.5) * self.latency
+            heappush(answers, (at + delay, len(self.calls), lane, at, granted))
+
+    def _next(self, lane: Lane) -> float:
+        return max(self.budget.next_at(lane, self.now), self.due.get(lane, 0.0))
+
+    def refused(self, since: float, lane: Lane | None = None) -> float:
+        some = [granted for at, of, granted in self.calls if at >= since and lane in (None, of)]
+        return some.count(False) / len(some)
+
+    def granted(self, since: float) -> int:
+        return sum(granted for at, _, granted in self.calls if at >= since)
+
+
+def steady(_: float) -> float:
+    return 40.0
+
+
+def halves(now: float) -> float:
+    return 40.0 if now < 30 else 20.0
+
+
+def doubles(now: float) -> float:
+    return 40.0 if now < 30 else 80.0
+
+
+WARM = 5.0
+LONG = 60.0
+
+
+@pytest.mark.parametrize("allowance", [steady, halves, doubles])
+@pytest.mark.parametrize("server", ["tight", "second", "minute", "window"])
+def test_it_uses_what_is_allowed_and_is_seldom_refused(allowance: Allowance, server: str) -> None:
+    servers = {
+        "tight": TokenBucket(allowance, burst=2),
+        "second": TokenBucket(allowance, burst=40),
+        "minute": TokenBucket(allowance, burst=200),
+        "window": Window(allowance),
+    }
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: servers[server]}, {Lane.STATUS: 0.0})
+    client.run(LONG, Random(1))
+    allowed = sum(allowance(WARM + step / 100) for step in range(int((LONG - WARM) * 100))) / 100
+    assert client.refused(WARM) <= 0.05
+    assert client.granted(WARM) / allowed >= 0.85
+
+
+def test_without_refusals_it_is_as_configured_soon_and_never_beyond() -> None:
+    server = TokenBucket(lambda _: 1e9, burst=1e9)
+    client = Client(Budget(100, now=0.0), {Lane.STATUS: server}, {Lane.STATUS: 0.0})
+    client.run(20, Random(1))
+    assert client.budget.rate == 100
+    assert 990 <= client.granted(10) <= 1001
+
+
+def test_it_comes_back_from_a_storm_within_minutes() -> None:
+    stormy = TokenBucket(lambda now: 0.0 if 10 < now < 130 else 1e9, burst=10)
+    client = Client(Budget(10, now=0.0), {Lane.STATUS: stormy}, {Lane.STATUS: 0.0})
+    client.run(130, Random(1))
+    assert client.budget.rate < 1
+    client.run(240, Random(1))
+    assert client.budget.rate == 10
+
+
+def test_a_lane_that_is_throttled_alone_is_slowed_alone() -> None:
+    free, tight = TokenBucket(lambda _: 1e9, burst=1e9), TokenBucket(lambda _: 5.0, burst=5)
+    client = Client(
+        Budget(100, now=0.0),
+        {Lane.LISTING: free, Lane.STATUS: tight},
+        {Lane.LISTING: 1 / 30, Lane.STATUS: 0.0},
+    )
+    client.run(120, Random(1))
+    listed = [at for at, lane, _ in client.calls if lane is Lane.LISTING and at > 60]
+    assert len(listed) >= 0.9 * 30 * 60
+    assert client.refused(60, Lane.STATUS) <= 0.05
+    assert client.refused(60, Lane.LISTING) == 0
+    assert client.budget.rate > 50
+
+
+def test_refusals_that_meet_everybody_slow_everybody() -> None:
+    shared = TokenBucket(steady, burst=10)
+    client = Client(
+        Budget(400, now=0.0),
+        {Lane.LISTING: shared, Lane.STATUS: shared},
+        {Lane.LISTING: 1 / 15, Lane.STATUS: 0.0},
+    )
+    client.run(120, Random(1))
+    assert client.budget.rate < 60
+    assert client.refused(20) <= 0.05
+
+
+def test_an_idle_client_learns_nothing_and_does_not_burst() -> None:
+    rate = Rate(400)
+    bucket = Bucket(rate, now=0.0)
+    now = 0.0
+    for _ in range(100):
+        now = bucket.next_at(now)
+        bucket.take(now)
+    rate.answered(refused=True, sent=now, now=now)
+    before = rate()
+    bucket.take(now + 3600)
+    assert rate() < before * 1.2
+
+
+@given(
+    st.floats(0.5, 1000),
+    st.lists(st.floats(0.0, 5.0), min_size=1, max_size=200),
+)
+def test_no_window_ever_sees_more_than_the_rate_and_a_tenth_of_a_second(
+    ceiling: float, pauses: list[float]
+) -> None:
+    budget = Budget(ceiling, now=0.0)
+    now, taken = 0.0, []
+    for pause in pauses:
+        now = max(now + pause, budget.next_at(Lane.STATUS, now + pause))
+        budget.take(Lane.STATUS, now)
+        taken.append(now)
+    burst = max(1.0, ceiling / 10)
+    for first in range(0, len(taken), 7):
+        for last in range(first, len(taken), 5):
+            assert last - first + 1 <= ceiling * (taken[last] - taken[first]) + burst + 1e-6
+
+
+def test_a_new_ceiling_keeps_what_was_learnt() -> None:
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: TokenBucket(steady, 2)}, {Lane.STATUS: 0.0})
+    client.run(30, Random(1))
+    learnt = client.budget.rate
+    client.budget.configure(300)
+    assert client.budget.rate == learnt
+    client.budget.configure(20)
+    assert client.budget.rate == 20
