@@ -234,16 +234,24 @@ class RegistryGate:
         self.source = Source(static_registry_id(settings), self._region or "")
 
     def account(self) -> str:
-        answer = self._call("sts", "GetCallerIdentity")
-        return _text(answer, "Account")
+        account = _text(self._call("sts", "GetCallerIdentity"), "Account")
+        self._learn(account)
+        return account
 
     def registry(self) -> Registry:
         answer = self._call("ecr", "DescribeRegistry")
-        configuration = answer.get("replicationConfiguration") or {}
-        return Registry(
-            registry_id=_text(answer, "registryId"),
-            rules=tuple(_rule(rule) for rule in _dicts(configuration.get("rules"))),
-        )
+        configuration = answer.get("replicationConfiguration")
+        if not isinstance(configuration, dict) or not isinstance(configuration.get("rules"), list):
+            # A registry without rules has an empty list of them; anything else says nothing.
+            raise ECRError(
+                Reason.UNAVAILABLE,
+                action="ecr:DescribeRegistry",
+                code="UnusableAnswer",
+                message="the answer has no replication rules, not even an empty list",
+            )
+        registry_id = _text(answer, "registryId")
+        self._learn(registry_id)
+        return Registry(registry_id, tuple(_rule(rule) for rule in _dicts(configuration["rules"])))
 
     def repositories(self, token: str | None) -> Page[str]:
         answer = self._call("ecr", "DescribeRepositories", **self._page(token))
@@ -281,6 +289,11 @@ class RegistryGate:
             **self._registry_id(),
         )
         return tuple(_replication(row) for row in _dicts(answer.get("replicationStatuses")))
+
+    def _learn(self, account: str) -> None:
+        """Calls are counted under the account once it is known, as everything else is."""
+        if not static_registry_id(self._settings):
+            self.source = Source(account, self.source.region)
 
     def _registry_id(self) -> dict[str, Any]:
         return {"registryId": self._settings.registry_id} if self._settings.registry_id else {}
@@ -397,12 +410,12 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
         return _classify_answer(error, action, secret)
     code = type(error).__name__
     reason, everything = Reason.UNAVAILABLE, False
-    if isinstance(error, _NO_CREDENTIALS):
+    if isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
+        pass  # first, because a time-out is an OSError too
+    elif isinstance(error, _NO_CREDENTIALS):
         reason, everything = Reason.ACCESS_DENIED, True
     elif isinstance(error, ParamValidationError):
         reason = Reason.INVALID
-    elif isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
-        pass
     elif isinstance(error, BotoCoreError):
         reason, everything = Reason.INVALID, True
     else:
@@ -445,7 +458,17 @@ def _first_line(text: str, secret: Secret | None = None) -> str:
 
 def _text(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
-    return value if isinstance(value, str) else ""
+    return _encodable(value) if isinstance(value, str) else ""
+
+
+def _label(row: dict[str, Any], key: str) -> str:
+    """Text from outside that becomes the value of a label: bounded."""
+    return _text(row, key)[:MAX_LABEL]
+
+
+def _encodable(text: str) -> str:
+    """JSON can spell lone surrogates, which no exposition can."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _dicts(rows: Any) -> Iterable[dict[str, Any]]:
@@ -457,7 +480,7 @@ def _images(answer: dict[str, Any]) -> tuple[Image, ...]:
     return tuple(
         Image(
             digest=digest,
-            tags=tuple(tag for tag in row.get("imageTags") or () if isinstance(tag, str)),
+            tags=tuple(_encodable(tag) for tag in row.get("imageTags") or () if isinstance(tag, str)),
             pushed_at=_unix(row.get("imagePushedAt")),
             activated_at=_unix(row.get("lastActivatedAt")),
         )
@@ -482,11 +505,11 @@ def _rule(row: dict[str, Any]) -> Rule:
 
 
 def _destination(row: dict[str, Any]) -> Destination:
-    return Destination(region=_text(row, "region"), registry_id=_text(row, "registryId"))
+    return Destination(region=_label(row, "region"), registry_id=_label(row, "registryId"))
 
 
 def _replication(row: dict[str, Any]) -> Replication:
-    status = _text(row, "status")[:MAX_LABEL] or Status.UNKNOWN
+    status = _label(row, "status") or Status.UNKNOWN
     failed = status == Status.FAILED
-    code = _text(row, "failureCode")[:MAX_LABEL] or "UNKNOWN"
+    code = _label(row, "failureCode") or "UNKNOWN"
     return Replication(_destination(row), status, code if failed else "")

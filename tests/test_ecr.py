@@ -276,11 +276,11 @@ def answers() -> st.SearchStrategy[Any]:
 
 
 def is_image(image: Any) -> bool:
+    texts: tuple[object, ...] = (image.digest, *image.tags)
     return (
         isinstance(image, Image)
-        and isinstance(image.digest, str)
         and image.digest != ""
-        and all(isinstance(tag, str) for tag in image.tags)
+        and all(isinstance(text, str) for text in texts)
         and all(isinstance(at, float | None) for at in (image.pushed_at, image.activated_at))
     )
 
@@ -307,7 +307,7 @@ def is_well_typed(result: object) -> bool:
         case Page(items=items, token=None | str() as token):
             return token != "" and all((isinstance(i, str) and i != "") or is_image(i) for i in items)
         case tuple():
-            return all(is_image(item) or is_replication(item) for item in result)
+            return all(is_replication(item) or is_image(item) for item in result)
     return False
 
 

@@ -324,8 +324,13 @@ def test_a_glob_waits_until_the_repositories_are_known() -> None:
     [repository(image(), listed_at=LISTED - STALE - 1), repository(image(), image(good_until=LISTED - 1))],
     ids=["its listing", "an answer"],
 )
-def test_what_went_stale_without_a_failure_was_throttled(late: RepositoryFacts) -> None:
-    assert verdict(registry(app=late)) == TargetFacts("one", False, frozenset({Reason.THROTTLED}), None)
+def test_what_went_stale_without_a_failure_was_not_reached_or_throttled(late: RepositoryFacts) -> None:
+    facts = registry(app=late)
+    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.UNAVAILABLE}), None)
+    facts.throttled = True
+    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.THROTTLED}), None)
+    facts.failures[Scope("registry")] = Reason.ACCESS_DENIED
+    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.ACCESS_DENIED}), None)
 
 
 def test_what_went_stale_because_of_a_failure_is_not_called_throttled() -> None:

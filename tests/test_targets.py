@@ -129,7 +129,7 @@ def test_tags_are_told_apart_by_case() -> None:
 
 
 def test_of_images_pushed_at_the_same_moment_the_greater_digest_is_the_later() -> None:
-    twins = [Image(digest, ("v",), NOW) for digest in (A, B, C)]
+    twins = [Image(digest, (f"v{n}",), NOW) for n, digest in enumerate((A, B, C))]
     for order in (twins, twins[::-1]):
         chosen = of(TargetSettings("*", latest=2)).select(order, now=NOW)
         assert set(chosen.images) == set(sorted((A, B, C))[1:])
