@@ -111,7 +111,7 @@ LONG = 60.0
 @pytest.mark.parametrize("allowance", [steady, halves, doubles])
 @pytest.mark.parametrize("server", ["tight", "second", "minute", "window"])
 def test_it_uses_what_is_allowed_and_is_seldom_refused(allowance: Allowance, server: str) -> None:
-    servers = {
+    servers: dict[str, TokenBucket | Window] = {
         "tight": TokenBucket(allowance, burst=2),
         "second": TokenBucket(allowance, burst=40),
         "minute": TokenBucket(allowance, burst=200),
