@@ -17,12 +17,14 @@ from exporter.config import Settings
 from exporter.ecr import ECRError
 from exporter.model import Reason, Scope
 from exporter.schedule import Backoff, Intervals, Schedule, spread
-from exporter.state import Ledger
+from exporter.state import Ledger, RegistryFacts
 
 #: So many calls in a row without any answer mean that the registry, not a repository, is out of reach.
 OUTAGE_AFTER = 3
 #: Longest pause in seconds between probes of a registry that is out of reach.
 OUTAGE_CAP = 30.0
+#: Seconds without a refusal after which throttling is over.
+CALM_AFTER = 300.0
 
 
 class Clock(Protocol):
@@ -71,6 +73,7 @@ class Journal(Protocol):
 Failures = MutableMapping[Scope, Reason]
 
 _EVERYTHING = Scope("registry")
+_THROTTLING = Scope("budget")
 
 
 def _lane(job: Job) -> Lane:
@@ -91,7 +94,7 @@ class Agenda:
         self,
         *,
         registry: str,
-        failures: Failures,
+        facts: RegistryFacts,
         ledger: Ledger,
         clock: Clock,
         random: Random,
@@ -102,14 +105,16 @@ class Agenda:
         self.budget = Budget(settings.requests_per_second, now=clock.monotonic())
         self.schedule: Schedule[Job] = Schedule()
         self._registry = registry
-        self._failures = failures
+        self._facts = facts
         self._ledger = ledger
         self._random = random
         self._journal = journal
         #: What is under way, and since when.
         self._in_flight: dict[Job, float] = {}
         self._troubles: dict[Scope, _Trouble] = {}
-        self._unanswered = 0
+        #: What got no answer since anything last did.
+        self._unanswered: set[Job] = set()
+        self._throttled_at: float | None = None
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -167,36 +172,55 @@ class Agenda:
     def refused(self, job: Job, error: ECRError) -> bool:
         """A call came back with an error; True if that is dealt with, and the call is to be booked again.
 
-        A throttled call failed nobody. One that got no answer at all, for the third time in a row, or
-        whose credentials are of no use, speaks for the whole registry.
+        A throttled call failed nobody. Three calls in a row about different things that got no answer
+        at all, or one whose credentials are of no use, speak for the whole registry.
         """
         self._returned(job, throttled=error.reason is Reason.THROTTLED)
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
             self._reached()
-            return error.reason is Reason.THROTTLED
-        self._unanswered += error.reason is Reason.UNAVAILABLE
-        if not error.everything and self._unanswered < OUTAGE_AFTER:
+            if error.reason is Reason.THROTTLED:
+                self._throttled(error)
+                return True
             return False
-        delay = self.fail(_EVERYTHING, error, self._failures, cap=OUTAGE_CAP, told_from=1)
+        self._unanswered.add(job)
+        if not error.everything and len(self._unanswered) < OUTAGE_AFTER:
+            return False
+        delay = self.fail(_EVERYTHING, error, self._facts.failures, cap=OUTAGE_CAP, told_from=1)
         self.schedule.pause(until=self.clock.monotonic() + delay)
         return True
 
     def fail(
-        self, scope: Scope, error: ECRError, failures: Failures, *, cap: float = 60.0, told_from: int = 2
+        self,
+        scope: Scope,
+        error: ECRError,
+        failures: Failures,
+        *,
+        cap: float = 60.0,
+        told_from: int | None = None,
     ) -> float:
         """Count a failure of the scope; how many seconds to stay away.
 
-        A single time-out or dropped connection is tried again in silence; anything else, and the
-        second in a row, is told.
+        It is told from the first failure in a row, unless `told_from` says another; a single time-out or
+        dropped connection is tried again in silence.
         """
+        if told_from is None:
+            told_from = 2 if error.reason is Reason.UNAVAILABLE else 1
         trouble = self._troubles.setdefault(scope, _Trouble(failures, Backoff(cap=cap)))
         delay = trouble.backoff.failed(self._random)
-        if error.reason is not Reason.UNAVAILABLE or trouble.backoff.failures >= told_from:
+        if trouble.told or trouble.backoff.failures >= told_from:
             trouble.told = True
             with self._ledger.lock:
                 failures[scope] = error.reason
             self._journal.failed(self._registry, scope, error)
         return delay
+
+    def told(self, scope: Scope) -> bool:
+        """Whether a failure of the scope is known to those who read the metrics."""
+        return scope in self._troubles and self._troubles[scope].told
+
+    def under_way(self, job: Job) -> bool:
+        """Whether the call is being made."""
+        return job in self._in_flight
 
     def hold(self, scope: Scope, *, seconds: float) -> None:
         """Keep back all calls of the scope, but for a probe after so many seconds."""
@@ -234,6 +258,16 @@ class Agenda:
 
     def _reached(self) -> None:
         """AWS answered, whatever it said: the registry is within reach."""
-        self._unanswered = 0
+        self._unanswered.clear()
         self.schedule.resume()
         self.works(_EVERYTHING)
+        if self._throttled_at is not None and self.clock.monotonic() > self._throttled_at + CALM_AFTER:
+            self._throttled_at = None
+            self._facts.throttled = False
+            self._journal.recovered(self._registry, _THROTTLING)
+
+    def _throttled(self, error: ECRError) -> None:
+        """AWS refused a call for being one too many: the budget is lower now, and the log says so."""
+        self._throttled_at = self.clock.monotonic()
+        self._facts.throttled = True
+        self._journal.failed(self._registry, _THROTTLING, error)

@@ -8,6 +8,7 @@ that is passed without a refusal. Times are monotonic seconds and arguments; not
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -62,10 +63,11 @@ class Rate:
     def __call__(self) -> float:
         """The rate now."""
         if self._refused_at is None:
-            return min(self.ceiling, self._begin * 2.0 ** min(self._busy, 64.0))
+            return min(self.ceiling, self._begin * math.exp2(min(self._busy, 64.0)))
         turn = min(_RETURN_LATEST, max(_RETURN_SECONDS, _RETURN_CALLS / self._refused_at))
-        curve = 1.0 + (1.0 - _KEPT) * (self._busy / turn - 1.0) ** 3
-        return float(max(_LEAST_RATE, min(self.ceiling, self._refused_at * curve)))
+        way = self._busy / turn - 1.0
+        curve = 1.0 + (1.0 - _KEPT) * way * way * way
+        return max(_LEAST_RATE, min(self.ceiling, self._refused_at * curve))
 
     def taken(self, now: float) -> None:
         """A call is made."""

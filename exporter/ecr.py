@@ -14,19 +14,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 import boto3
-import botocore.session
 from botocore import xform_name
 from botocore.config import Config
-from botocore.credentials import (
-    CredentialProvider,
-    CredentialResolver,
-    DeferredRefreshableCredentials,
-)
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -45,7 +41,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from exporter import __version__
-from exporter.config import RegistrySettings
+from exporter.config import RegistrySettings, Secret
 from exporter.model import (
     PAGE_SIZE,
     Destination,
@@ -69,9 +65,15 @@ OPERATIONS = (
 )
 #: A failure code is free text from outside that becomes a label: bound it.
 MAX_LABEL = 128
+MAX_MESSAGE = 300
 
 CONNECT_TIMEOUT = 3.0  # seconds
 READ_TIMEOUT = 10.0
+
+#: Seconds before its end at which an assumed role's credentials are replaced; STS lends 900 at least.
+RENEW_BEFORE = 300.0
+#: Seconds that they are used at least, whatever their end and our clock say: no call costs two.
+RENEW_EVERY = 60.0
 
 # botocore's list of throttling codes, and the ThrottleException of the ECR documentation that it lacks.
 _THROTTLED = frozenset(
@@ -98,6 +100,7 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
     SSOError,
     ProfileNotFound,
+    OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
 _GONE = {
     "RepositoryNotFoundException": Reason.REPOSITORY_NOT_FOUND,
@@ -149,10 +152,11 @@ class AWS:
     """One boto3 session for all gates; a new one when its credentials turn out to be of no use.
 
     botocore reads shared credential files once. Keys that were rotated there, or that appeared
-    after the start, are found by reading everything anew. Data models are shared between sessions:
+    after the start, are found by reading everything anew. Data models are shared between clients:
     a session of its own for each role would cost megabytes and tenths of a second.
 
-    Raises ECRError if there is no session to be had, as for an AWS_PROFILE that does not exist.
+    `clock` is wall time, which is what AWS gives credentials an end in. Raises ECRError if there is
+    no session to be had, as for an AWS_PROFILE that does not exist.
     """
 
     def __init__(
@@ -161,35 +165,53 @@ class AWS:
         session: Callable[[], boto3.Session] = boto3.Session,
         endpoint_url: str | None = None,
         observe: Observer = lambda *_: None,
+        clock: Callable[[], float] = time.time,
+        read_timeout: float = READ_TIMEOUT,
     ) -> None:
         self._make_session = session
         self._lock = threading.Lock()
-        try:
-            self._session = session()
-        except BotoCoreError as error:
-            raise _classify(error, "credentials") from error
+        self._session: boto3.Session | None = None
         self.endpoint_url = endpoint_url
         self.observe = observe
-
-    @property
-    def region(self) -> str | None:
-        """The Region that boto3 finds by itself; or AWS_REGION, which all other SDKs know; or None."""
-        region: str | None = self._session.region_name
-        return region or os.environ.get("AWS_REGION")
+        self.clock = clock
+        self.read_timeout = read_timeout
+        with _classified("credentials"):
+            found: str | None = self.session().region_name
+        #: The Region that boto3 finds by itself; or AWS_REGION, which all other SDKs know; or None.
+        self.region = found or os.environ.get("AWS_REGION")
 
     def session(self) -> boto3.Session:
+        """The session to make clients of. Raises what boto3 raises."""
         with self._lock:
+            if self._session is None:
+                self._session = self._make_session()
             return self._session
 
     def renew(self, stale: boto3.Session) -> None:
-        """Read the credentials anew, unless another gate just did."""
+        """Read the credentials anew before the next client is made, unless another gate saw to it."""
         with self._lock:
             if self._session is stale:
-                self._session = self._make_session()
+                self._session = None
+
+    def client(self, session: boto3.Session, service: str, **options: Any) -> Any:
+        """A client of the session, which must not make two at a time (boto3 documentation)."""
+        with self._lock:
+            return session.client(service, endpoint_url=self.endpoint_url, **options)
 
     def gate(self, settings: RegistrySettings, *, connections: int) -> Gate:
         """The gate to one registry; `connections` is how many threads will ask at once."""
         return RegistryGate(self, settings, connections=connections)
+
+
+@dataclass(slots=True, eq=False)
+class _Access:
+    """What a gate has by virtue of one session; kept until its credentials turn out to be of no use."""
+
+    session: boto3.Session
+    clients: dict[str, Any] = field(default_factory=dict)
+    #: The assumed role's credentials, none if there is no role, and when (Unix time) to ask for others.
+    role: Mapping[str, str] = field(default_factory=dict)
+    renew_at: float = 0.0
 
 
 class RegistryGate:
@@ -201,33 +223,40 @@ class RegistryGate:
         self._region = settings.region or aws.region
         self._config = Config(
             connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
+            read_timeout=aws.read_timeout,
             retries={"mode": "standard", "total_max_attempts": 1},
             max_pool_connections=connections,
             # A whole user agent, not an extra: composing botocore's own costs a seventh of a call.
             user_agent=f"ecr-replication-exporter/{__version__} boto3/{boto3.__version__}",
         )
         self._lock = threading.Lock()
-        self._clients: dict[str, Any] = {}
-        self._base: boto3.Session | None = None
+        self._access: _Access | None = None
         self.source = Source(static_registry_id(settings), self._region or "")
 
     def account(self) -> str:
-        answer = self._call("sts", "GetCallerIdentity")
-        return _text(answer, "Account")
+        account = _text(self._call("sts", "GetCallerIdentity"), "Account")
+        self._learn(account)
+        return account
 
     def registry(self) -> Registry:
         answer = self._call("ecr", "DescribeRegistry")
-        configuration = answer.get("replicationConfiguration") or {}
-        return Registry(
-            registry_id=_text(answer, "registryId"),
-            rules=tuple(_rule(rule) for rule in _dicts(configuration.get("rules"))),
-        )
+        configuration = answer.get("replicationConfiguration")
+        if not isinstance(configuration, dict) or not isinstance(configuration.get("rules"), list):
+            # A registry without rules has an empty list of them; anything else says nothing.
+            raise ECRError(
+                Reason.UNAVAILABLE,
+                action="ecr:DescribeRegistry",
+                code="UnusableAnswer",
+                message="the answer has no replication rules, not even an empty list",
+            )
+        registry_id = _text(answer, "registryId")
+        self._learn(registry_id)
+        return Registry(registry_id, tuple(_rule(rule) for rule in _dicts(configuration["rules"])))
 
     def repositories(self, token: str | None) -> Page[str]:
         answer = self._call("ecr", "DescribeRepositories", **self._page(token))
         found = (_text(row, "repositoryName") for row in _dicts(answer.get("repositories")))
-        return Page(tuple(name for name in found if name), answer.get("nextToken") or None)
+        return Page(tuple(name for name in found if name), _text(answer, "nextToken") or None)
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
         wanted = "ANY" if untagged else "TAGGED"
@@ -238,7 +267,7 @@ class RegistryGate:
             filter={"tagStatus": wanted},
             **self._page(token),
         )
-        return Page(_images(answer), answer.get("nextToken") or None)
+        return Page(_images(answer), _text(answer, "nextToken") or None)
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
         return _images(
@@ -261,6 +290,11 @@ class RegistryGate:
         )
         return tuple(_replication(row) for row in _dicts(answer.get("replicationStatuses")))
 
+    def _learn(self, account: str) -> None:
+        """Calls are counted under the account once it is known, as everything else is."""
+        if not static_registry_id(self._settings):
+            self.source = Source(account, self.source.region)
+
     def _registry_id(self) -> dict[str, Any]:
         return {"registryId": self._settings.registry_id} if self._settings.registry_id else {}
 
@@ -269,78 +303,77 @@ class RegistryGate:
         return {"maxResults": PAGE_SIZE} | where | self._registry_id()
 
     def _call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        return _observed(
-            lambda: _request(self._client(service), operation, parameters),
-            service=service,
-            operation=operation,
-            source=self.source,
-            observe=self._aws.observe,
-            forget=self._forget,
-        )
+        action = f"{service}:{operation}"
+        with _classified(action):
+            access = self._current()
+        try:
+            with _classified(action):
+                client = self._client(access, service)
+            return self._ask(client, operation, parameters)
+        except ECRError as error:
+            if error.everything:
+                self._forget(access)
+            raise
 
-    def _client(self, service: str) -> Any:
+    def _current(self) -> _Access:
         with self._lock:
-            if service not in self._clients:
-                self._base = self._aws.session()
-                session = self._assumed(self._base) if self._settings.role_arn else self._base
-                self._clients[service] = self._connect(session, service, self._config)
-            return self._clients[service]
+            if self._access is None:
+                self._access = _Access(self._aws.session())
+            return self._access
 
-    def _connect(self, session: Any, service: str, config: Config) -> Any:
-        return session.client(
-            service, region_name=self._region, config=config, endpoint_url=self._aws.endpoint_url
-        )
-
-    def _forget(self) -> None:
-        """Credentials were of no use: look for others before the next call."""
+    def _forget(self, access: _Access) -> None:
+        """Its credentials are of no use: look for others before the next call."""
+        self._aws.renew(access.session)
         with self._lock:
-            if self._base is not None:
-                self._aws.renew(self._base)
-            self._clients.clear()
+            if self._access is access:
+                self._access = None
 
-    def _assumed(self, base: boto3.Session) -> boto3.Session:
-        """A session whose credentials are the role's, and renew themselves before they expire."""
-        session = botocore.session.get_session()
-        loader = base._session.get_component("data_loader")  # noqa: SLF001 - boto3 has no other way to it
-        session.register_component("data_loader", loader)
-        session.register_component(
-            "credential_provider", CredentialResolver([_AssumedRole(lambda: self._assume(base))])
+    def _client(self, access: _Access, service: str) -> Any:
+        with self._lock:
+            if self._settings.role_arn and access.renew_at <= self._aws.clock():
+                self._assume_role(access)
+            if service not in access.clients:
+                access.clients[service] = self._connect(access.session, service, **access.role)
+            return access.clients[service]
+
+    def _connect(self, session: boto3.Session, service: str, **credentials: str) -> Any:
+        return self._aws.client(
+            session, service, region_name=self._region, config=self._config, **credentials
         )
-        return boto3.Session(botocore_session=session)
 
-    def _assume(self, base: boto3.Session) -> dict[str, str]:
-        parameters = {
-            "RoleArn": self._settings.role_arn,
-            "RoleSessionName": "ecr-replication-exporter",
-        }
-        if self._settings.external_id:
-            parameters["ExternalId"] = self._settings.external_id.reveal()
-        config = self._config.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
-        answer = _observed(
-            lambda: _request(self._connect(base, "sts", config), "AssumeRole", parameters),
-            service="sts",
-            operation="AssumeRole",
-            source=self.source,
-            observe=self._aws.observe,
-        )
-        found = answer["Credentials"]
-        return {
-            "access_key": found["AccessKeyId"],
-            "secret_key": found["SecretAccessKey"],
-            "token": found["SessionToken"],
-            "expiry_time": found["Expiration"].isoformat(),
-        }
+    def _assume_role(self, access: _Access) -> None:
+        """Through the STS of the registry's own Region, which works when us-east-1 does not.
 
+        botocore would do it by itself, but ask again before each and every call when it is refused.
+        """
+        secret = self._settings.external_id
+        parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
+        proof = {"ExternalId": secret.reveal()} if secret else {}
+        answer = self._ask(self._connect(access.session, "sts"), "AssumeRole", parameters | proof)
+        with _classified("sts:AssumeRole"):
+            lent = answer["Credentials"]
+            access.role = {
+                "aws_access_key_id": lent["AccessKeyId"],
+                "aws_secret_access_key": lent["SecretAccessKey"],
+                "aws_session_token": lent["SessionToken"],
+            }
+            ends = lent["Expiration"].timestamp()
+        access.renew_at = max(ends - RENEW_BEFORE, self._aws.clock() + RENEW_EVERY)
+        access.clients.clear()
 
-class _AssumedRole(CredentialProvider):
-    METHOD = "assume-role"
-
-    def __init__(self, assume: Callable[[], dict[str, str]]) -> None:
-        super().__init__()
-        self._assume = assume
-
-    def load(self) -> DeferredRefreshableCredentials:
-        return DeferredRefreshableCredentials(self._assume, self.METHOD)
+    def _ask(self, client: Any, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one call, which is timed and counted."""
+        service = client.meta.service_model.service_name
+        began = time.monotonic()
+        outcome = "success"
+        try:
+            with _classified(f"{service}:{operation}", secret=self._settings.external_id):
+                return _stated(getattr(client, xform_name(operation))(**parameters))
+        except ECRError as error:
+            outcome = error.reason
+            raise
+        finally:
+            self._aws.observe(service, operation, self.source, outcome, time.monotonic() - began)
 
 
 def static_registry_id(settings: RegistrySettings) -> str:
@@ -350,59 +383,53 @@ def static_registry_id(settings: RegistrySettings) -> str:
     return settings.role_arn.split(":")[4] if settings.role_arn else ""
 
 
-def _request(client: Any, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = getattr(client, xform_name(operation))(**parameters)
+def _stated(answer: Any) -> dict[str, Any]:
+    """The answer, if it says anything at all.
+
+    botocore makes an empty answer of an empty body, of HTML and of half a page of JSON. It must not
+    pass for a registry without images: AWS sends its lists even when they are empty.
+    """
+    if not isinstance(answer, dict) or not answer.keys() - {"ResponseMetadata"}:
+        raise ResponseParserError("the answer says nothing that can be understood")
     return answer
 
 
-def _observed(
-    call: Callable[[], dict[str, Any]],
-    *,
-    service: str,
-    operation: str,
-    source: Source,
-    observe: Observer,
-    forget: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """The answer of one call; it is counted and timed, and whatever it raises becomes an ECRError."""
-    began = time.monotonic()
-    outcome = "success"
+@contextmanager
+def _classified(action: str, *, secret: Secret | None = None) -> Iterator[None]:
+    """Whatever is raised within becomes an ECRError that does not show the secret."""
     try:
-        return call()
-    except ECRError as error:  # the role could not be assumed, and that was counted by itself
-        outcome = error.reason
+        yield
+    except ECRError:
         raise
     except Exception as error:  # a half-broken answer can raise anything in botocore's parser
-        failure = _classify(error, f"{service}:{operation}")
-        outcome = failure.reason
-        if failure.everything:
-            forget()
-        raise failure from error
-    finally:
-        observe(service, operation, source, outcome, time.monotonic() - began)
+        raise _classify(error, action, secret) from error
 
 
-def _classify(error: Exception, action: str) -> ECRError:
+def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
     if isinstance(error, ClientError):
-        return _classify_answer(error, action)
+        return _classify_answer(error, action, secret)
     code = type(error).__name__
-    message = _one_line(str(error))
-    if isinstance(error, _NO_CREDENTIALS):
-        return ECRError(Reason.ACCESS_DENIED, action=action, code=code, message=message, everything=True)
-    if isinstance(error, ParamValidationError):
-        return ECRError(Reason.INVALID, action=action, code=code, message=message)
+    reason, everything = Reason.UNAVAILABLE, False
     if isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
-        return ECRError(Reason.UNAVAILABLE, action=action, code=code, message=message)
-    if isinstance(error, BotoCoreError):
-        return ECRError(Reason.INVALID, action=action, code=code, message=message, everything=True)
-    return ECRError(Reason.UNAVAILABLE, action=action, code=f"UnusableAnswer({code})", message=message)
+        pass  # first, because a time-out is an OSError too
+    elif isinstance(error, _NO_CREDENTIALS):
+        reason, everything = Reason.ACCESS_DENIED, True
+    elif isinstance(error, ParamValidationError):
+        reason = Reason.INVALID
+    elif isinstance(error, BotoCoreError):
+        reason, everything = Reason.INVALID, True
+    else:
+        code = f"UnusableAnswer({code})"
+    message = _first_line(str(error), secret)
+    return ECRError(reason, action=action, code=code, message=message, everything=everything)
 
 
-def _classify_answer(error: ClientError, action: str) -> ECRError:
+def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
     details = error.response.get("Error", {})
-    code = str(details.get("Code") or "Unknown")
-    message = _one_line(str(details.get("Message") or ""))
+    code = _first_line(str(details.get("Code") or "Unknown"))[:MAX_LABEL]
     http = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if not action.endswith(f":{error.operation_name}"):
+        action = f"sts:{error.operation_name}"  # botocore itself had to borrow credentials for the call
     everything = code in _BAD_CREDENTIALS or action.startswith("sts:")
     if code in _THROTTLED or http == 429:
         reason, everything = Reason.THROTTLED, False
@@ -414,16 +441,34 @@ def _classify_answer(error: ClientError, action: str) -> ECRError:
         reason = Reason.UNAVAILABLE
     else:
         reason = Reason.INVALID
+    message = _first_line(str(details.get("Message") or ""), secret)
     return ECRError(reason, action=action, code=code, message=message, everything=everything)
 
 
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()[:300]
+def _first_line(text: str, secret: Secret | None = None) -> str:
+    """What may be shown of a message from outside.
+
+    What AWS and botocore put below the first line quotes the request or the answer: the canonical
+    request of a wrong signature holds the session token. STS quotes an external id that it dislikes.
+    """
+    shown = text.replace(secret.reveal(), str(secret)) if secret else text
+    line = shown.strip().partition("\n")[0]
+    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", line).strip()[:MAX_MESSAGE]
 
 
 def _text(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
-    return value if isinstance(value, str) else ""
+    return _encodable(value) if isinstance(value, str) else ""
+
+
+def _label(row: dict[str, Any], key: str) -> str:
+    """Text from outside that becomes the value of a label: bounded."""
+    return _text(row, key)[:MAX_LABEL]
+
+
+def _encodable(text: str) -> str:
+    """JSON can spell lone surrogates, which no exposition can."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _dicts(rows: Any) -> Iterable[dict[str, Any]]:
@@ -434,13 +479,13 @@ def _dicts(rows: Any) -> Iterable[dict[str, Any]]:
 def _images(answer: dict[str, Any]) -> tuple[Image, ...]:
     return tuple(
         Image(
-            digest=_text(row, "imageDigest"),
-            tags=tuple(tag for tag in row.get("imageTags") or () if isinstance(tag, str)),
+            digest=digest,
+            tags=tuple(_encodable(tag) for tag in row.get("imageTags") or () if isinstance(tag, str)),
             pushed_at=_unix(row.get("imagePushedAt")),
             activated_at=_unix(row.get("lastActivatedAt")),
         )
         for row in _dicts(answer.get("imageDetails"))
-        if row.get("imageDigest")
+        if (digest := _text(row, "imageDigest"))
     )
 
 
@@ -449,20 +494,22 @@ def _unix(moment: datetime | None) -> float | None:
 
 
 def _rule(row: dict[str, Any]) -> Rule:
-    filters = list(_dicts(row.get("repositoryFilters")))
+    """A filter that cannot be read covers nothing: that it covers everything would be a false MISSING."""
+    filters = [each or {} for each in row.get("repositoryFilters") or ()]
+    prefixes = (_text(each, "filter") for each in filters if each.get("filterType") == "PREFIX_MATCH")
     return Rule(
         destinations=tuple(_destination(d) for d in _dicts(row.get("destinations"))),
-        filters=tuple(_text(f, "filter") for f in filters),
-        prefixes=tuple(_text(f, "filter") for f in filters if f.get("filterType") == "PREFIX_MATCH"),
+        filters=tuple(_text(each, "filter") for each in filters),
+        prefixes=tuple(prefix for prefix in prefixes if prefix),
     )
 
 
 def _destination(row: dict[str, Any]) -> Destination:
-    return Destination(region=_text(row, "region"), registry_id=_text(row, "registryId"))
+    return Destination(region=_label(row, "region"), registry_id=_label(row, "registryId"))
 
 
 def _replication(row: dict[str, Any]) -> Replication:
-    status = _text(row, "status")[:MAX_LABEL] or Status.UNKNOWN
+    status = _label(row, "status") or Status.UNKNOWN
     failed = status == Status.FAILED
-    code = _text(row, "failureCode")[:MAX_LABEL] or "UNKNOWN"
+    code = _label(row, "failureCode") or "UNKNOWN"
     return Replication(_destination(row), status, code if failed else "")

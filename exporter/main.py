@@ -223,12 +223,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(flags: argparse.Namespace, requests: SimpleQueue[str]) -> int:
+    if flags.config_check:
+        return _check(flags)
     instruments = Instruments()
     if flags.demo:
         return _demo(flags, requests, instruments)
     file = flags.config_file or "config.yaml"
     aws = AWS(observe=instruments.aws_request)
     return _run(flags, requests, instruments, Loader(file, aws=aws), aws)
+
+
+def _check(flags: argparse.Namespace) -> int:
+    """Judge the files as such: what AWS settings there are here has no say in that."""
+    file = flags.config_file or "config.yaml"
+    settings = config.load(file)
+    Web(flags.web_config_file)
+    sys.stdout.write(
+        f"{file} is valid: {len(settings.targets)} targets, {len(settings.registries)} registries\n"
+    )
+    return 0
 
 
 def _demo(flags: argparse.Namespace, requests: SimpleQueue[str], instruments: Instruments) -> int:
@@ -252,12 +265,6 @@ def _run(
 ) -> int:
     settings = loader.load()
     web = Web(flags.web_config_file)
-    if flags.config_check:
-        sys.stdout.write(
-            f"{flags.config_file or 'config.yaml'} is valid:"
-            f" {len(settings.targets)} targets, {len(settings.registries)} registries\n"
-        )
-        return 0
     exporter = Exporter(settings=settings, loader=loader, aws=aws, instruments=instruments, quit_=requests)
     desk = Desk(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
     limits = Limits(requests=flags.max_requests)
@@ -279,8 +286,15 @@ def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> in
 
     loop = threading.Thread(target=poll, name="poller", daemon=True)
     loop.start()
-    while (request := requests.get()) == "reload":
-        exporter.reload()
+    request = requests.get()
+    while request == "reload":
+        # Whoever asks again while a reload runs gets another one after it, and whoever asks to stop
+        # need not wait for any.
+        while not requests.empty() and request == "reload":
+            request = requests.get()
+        if request == "reload":
+            threading.Thread(target=exporter.reload, name="reload", daemon=True).start()
+            request = requests.get()
     _log.info("stopping")
     exporter.poller.stop()
     server.stop(GRACE)

@@ -44,6 +44,8 @@ class Crew(Protocol):
 
     def submit(self, call: Callable[[], None]) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Workers:
     """At most `limit` daemon threads, made when there is work and none is idle.
@@ -54,7 +56,7 @@ class Workers:
     def __init__(self, name: str, limit: int = MAX_IN_FLIGHT) -> None:
         self._name = name
         self._limit = limit
-        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
 
@@ -66,9 +68,14 @@ class Workers:
             threading.Thread(target=self._work, name=name, daemon=True).start()
         self._calls.put(call)
 
+    def close(self) -> None:
+        """Let the threads end, each after the call that it is making."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
     def _work(self) -> None:
-        while True:
-            self._calls.get()()
+        while call := self._calls.get():
+            call()
             self._idle.release()
 
 
@@ -125,16 +132,18 @@ class Poller:
         """End `run` at once; calls under way are abandoned."""
         self._inbox.put(self._stop)
 
-    def reload(self, settings: Settings, *, timeout: float = 30.0) -> bool:
+    def reload(self, settings: Settings, *, timeout: float = 10.0) -> bool:
         """Take a new configuration; False if the loop did not get round to it in `timeout` seconds."""
-        done = threading.Event()
+        done, begin = threading.Event(), threading.Lock()
 
         def apply() -> None:
-            self._configure(settings)
-            done.set()
+            if begin.acquire(blocking=False):
+                self._configure(settings)
+                done.set()
 
         self._inbox.put(apply)
-        return done.wait(timeout)
+        # Whoever takes the lock first decides: given up here is not done later there.
+        return done.wait(timeout) or not begin.acquire(blocking=False)
 
     def overdue(self) -> float:
         """How many seconds the latest due call is late for want of budget."""
@@ -198,7 +207,10 @@ class Poller:
         if watched not in self._watched:
             return
         before = watched.watch.facts.source
-        watched.watch.answered(job, answer)
+        try:
+            watched.watch.answered(job, answer)
+        except Exception as error:  # noqa: BLE001 - nor may what it answers
+            watched.watch.failed(job, _unusable(error))
         if watched.watch.facts.source != before:
             self._identified[watched.entry] = watched.watch.facts.source
             if any(
@@ -217,7 +229,7 @@ class Poller:
     def _configure(self, settings: Settings) -> None:
         """Watch what the settings say; a registry that stays keeps all that is known of it."""
         self._settings = settings
-        self._newest.limit = settings.max_images
+        self._newest.resize(settings.max_images)
         with self._ledger.lock:
             self._ledger.stale_after = settings.stale_after
         kept = []
@@ -228,6 +240,7 @@ class Poller:
         for watched in self._watched:
             if watched not in kept:
                 watched.watch.retire()
+                watched.crew.close()
         self._watched = kept
         with self._ledger.lock:
             self._ledger.registries = [watched.watch.facts for watched in kept]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from exporter.agenda import Agenda, Job, Kind
+from exporter.agenda import OUTAGE_AFTER, Agenda, Job, Kind
 from exporter.ecr import ECRError, Gate
 from exporter.model import Destination, Image, Name, Reason, Replication, Scope, Source, Status
 from exporter.state import (
@@ -36,6 +36,9 @@ from exporter.targets import (
     cheapest,
     too_long,
 )
+
+#: So many unheard-of statuses are warned of in a registry; the metrics tell of all.
+MOST_UNHEARD_OF = 20
 
 
 class RepositoryWatch:
@@ -67,12 +70,17 @@ class RepositoryWatch:
         #: Statuses that were warned of; shared by the registry's repositories.
         self._unheard_of = unheard_of
         self._listing_job = Job(Kind.IMAGES, name)
+        self._group = (id(registry), name)
         self._listing: Listing[Image] | Lookup | None = None
         #: What the last passes taught: how long a listing is, and which names did not exist.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
         #: Digests whose first answer is awaited before the targets can be judged; None before the listing.
         self._unasked: set[str] | None = None
+        #: Digests that were pushed anew while their status was being asked.
+        self._outdated: set[str] = set()
+        #: Digests whose status call got no answer since one did.
+        self._unanswered: set[str] = set()
         agenda.book(self._listing_job)
 
     # -- what the registry calls -------------------------------------------------------------
@@ -131,6 +139,8 @@ class RepositoryWatch:
         with self._ledger.lock:
             self.facts.labels = targets.labels
             self.facts.targets = None
+            self.facts.asked = False
+        self._unasked = None
         known = [
             Image(f.digest, tuple(n.tag for n in f.names if n.tag), f.pushed_at, f.replicated_from)
             for f in self.facts.images.values()
@@ -166,7 +176,7 @@ class RepositoryWatch:
         self._agenda.schedule.cancel(self._listing_job)
         for digest in self.facts.images:
             self._agenda.schedule.cancel(self._job(digest))
-        self._newest.put(self, None)
+        self._newest.put(self._group, None)
         with self._ledger.lock:
             self._ledger.skipped = self._newest.skipped
 
@@ -193,7 +203,7 @@ class RepositoryWatch:
 
     def _listed(self, images: Sequence[Image]) -> None:
         selection = self._targets.select(images, now=self._clock.time())
-        self._newest.put(self, selection)
+        self._newest.put(self._group, selection)
         with self._ledger.lock:
             self.facts.targets = tuple(
                 TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
@@ -201,7 +211,7 @@ class RepositoryWatch:
             self.facts.listed_at = self._clock.monotonic()
             self.facts.listed_time = self._clock.time()
             self._ledger.skipped = self._newest.skipped
-        self._show(self._newest.admitted(self))
+        self._show(self._newest.admitted(self._group))
         if self._unasked is None:
             self._unasked = set(self.facts.images)
         self._asked()
@@ -214,6 +224,8 @@ class RepositoryWatch:
             self._agenda.works(Scope("status", self.name, digest))
             self._agenda.schedule.cancel(self._job(digest))
             self._asked(digest)
+        if not selected:
+            self._agenda.works(Scope("status", self.name))
         with self._ledger.lock:
             for digest in gone:
                 del images[digest]
@@ -222,6 +234,8 @@ class RepositoryWatch:
                 names = tuple(sorted(watched.names))
                 if facts is None or facts.replicated_from != watched.image.replicated_from:
                     image = watched.image
+                    if self._agenda.under_way(self._job(digest)):
+                        self._outdated.add(digest)
                     images[digest] = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
                     self._ask(images[digest])
                 elif facts.names != names:
@@ -242,6 +256,11 @@ class RepositoryWatch:
         before = self.facts.images.get(job.digest)
         if before is None:
             return  # deleted, or no longer selected, while the call was under way
+        if job.digest in self._outdated:
+            self._outdated.discard(job.digest)
+            self._ask(before)  # that was the status of an earlier push of the same image
+            return
+        self._unanswered.clear()
         now = self._clock.monotonic()
         rules = self._registry.believed_rules(now, self._agenda.stale_after)
         replications = judge_replications(reported, rules.destinations(self.name) if rules else ())
@@ -266,18 +285,26 @@ class RepositoryWatch:
         facts = self.facts.images.get(job.digest)
         if facts is None:
             return
-        self._asked(job.digest)
+        if error.reason is Reason.UNAVAILABLE:
+            self._unanswered.add(job.digest)
+        image = Scope("status", self.name, job.digest)
         if error.reason in (Reason.IMAGE_NOT_FOUND, Reason.REPOSITORY_NOT_FOUND):
             # The listing is what tells whether it is gone: have it made now.
+            self._agenda.fail(image, error, self.facts.failures, told_from=2)
             self._ask(facts, due=self._agenda.later(self._agenda.intervals.failed))
             self._agenda.book(self._listing_job)
         elif error.reason is Reason.INVALID:
-            self._agenda.fail(Scope("status", self.name, job.digest), error, self.facts.failures)
+            self._agenda.fail(image, error, self.facts.failures)
             self._ask(facts, due=self._agenda.later(self._agenda.intervals.failed))
+        elif error.reason is Reason.UNAVAILABLE and len(self._unanswered) < OUTAGE_AFTER:
+            delay = self._agenda.fail(image, error, self.facts.failures)
+            self._ask(facts, due=self._agenda.later(delay))
         else:
-            scope = Scope("status", self.name)
-            self._agenda.hold(scope, seconds=self._agenda.fail(scope, error, self.facts.failures))
+            image = Scope("status", self.name)
+            self._agenda.hold(image, seconds=self._agenda.fail(image, error, self.facts.failures))
             self._ask(facts)
+        if self._agenda.told(image):
+            self._asked(job.digest)
 
     def _recent(self, facts: ImageFacts) -> bool:
         began = facts.replicated_from
@@ -290,6 +317,8 @@ class RepositoryWatch:
             for destination in completed(before, after):
                 self._on_complete(self._registry.source, destination, seconds)
         for status in {r.status for r in after} - set(Status) - self._unheard_of:
+            if len(self._unheard_of) == MOST_UNHEARD_OF:
+                return
             self._unheard_of.add(status)
             self._agenda.warned(
                 "unheard_of_status", status=status, repository=self.name, digest=before.digest

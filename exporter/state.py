@@ -85,6 +85,9 @@ class RegistryFacts:
     #: None while the replication rules are not known.
     rules: Registry | None = None
     rules_at: float = 0.0  # monotonic
+    #: Monotonic time since which it is watched, and whether AWS refuses calls for being too many.
+    since: float = float("inf")
+    throttled: bool = False
     #: Whether the repositories that targets spell out are watched, so that targets can be judged.
     begun: bool = False
     #: Whether the repositories were ever listed, or need not be.
@@ -165,13 +168,19 @@ class Ledger:
             repositories.append((name, tuple(visible)))
         rules = facts.believed_rules(now, self.stale_after)
         return RegistrySnapshot(
-            facts.source, rules, _complete_time(facts), tuple(repositories), self._targets(facts, late)
+            facts.source,
+            rules,
+            _complete_time(facts),
+            tuple(repositories),
+            self._targets(facts, late, overdue=now > facts.since + self.stale_after),
         )
 
     def _fresh(self, repository: RepositoryFacts, now: float) -> bool:
         return repository.listed_at is not None and now <= repository.listed_at + self.stale_after
 
-    def _targets(self, facts: RegistryFacts, late: set[str]) -> tuple[TargetFacts, ...]:
+    def _targets(self, facts: RegistryFacts, late: set[str], *, overdue: bool) -> tuple[TargetFacts, ...]:
+        """How the targets fare, some repositories being late; `overdue`: a first round should be over."""
+        lateness = _lateness(facts)
         verdicts = {label: _Verdict() for label in facts.labels}
         for scope, reason in facts.failures.items():
             for label in facts.globs if scope.kind == "repositories" else facts.labels:
@@ -181,7 +190,11 @@ class Ledger:
             verdicts[label].images = None
             verdicts[label].asked = False
         for name, repository in facts.repositories.items():
-            _judge(verdicts, repository, late=name in late)
+            _judge(verdicts, repository, globs=facts.globs, late=name in late, lateness=lateness)
+        if overdue:
+            for label, verdict in verdicts.items():
+                if label not in facts.judged and not verdict.asked:
+                    verdict.reasons |= lateness
         return tuple(self._target(facts, label, verdict) for label, verdict in verdicts.items())
 
     @staticmethod
@@ -201,6 +214,13 @@ def _complete_time(facts: RegistryFacts) -> float | None:
     return min(known) if known and len(known) == len(times) else None
 
 
+def _lateness(facts: RegistryFacts) -> set[Reason]:
+    """Why something could not be confirmed in time, if nothing failed: no call came round to it."""
+    if facts.failures:
+        return set()
+    return {Reason.THROTTLED if facts.throttled else Reason.UNAVAILABLE}
+
+
 @dataclass(slots=True)
 class _Verdict:
     reasons: set[Reason] = field(default_factory=set)
@@ -208,17 +228,24 @@ class _Verdict:
     asked: bool = True
 
 
-def _judge(verdicts: Mapping[str, _Verdict], repository: RepositoryFacts, *, late: bool) -> None:
+def _judge(
+    verdicts: Mapping[str, _Verdict],
+    repository: RepositoryFacts,
+    *,
+    globs: frozenset[str],
+    late: bool,
+    lateness: set[Reason],
+) -> None:
     """Add what one repository means for the targets that apply to it."""
     reasons = set(repository.failures.values())
     if late and not reasons:
-        # Nobody refused anything for good: the budget, AWS's or ours, is too small to come round.
-        reasons = {Reason.THROTTLED}
+        reasons = lateness
     counts = {target.label: target for target in repository.targets or ()}
     for label in repository.labels:
         # Between the halves of a reload a repository may still name a target that is gone.
         verdict = verdicts.get(label, _Verdict())
-        verdict.reasons |= reasons
+        # A glob does not miss a repository that another target spells out.
+        verdict.reasons |= reasons - {Reason.REPOSITORY_NOT_FOUND} if label in globs else reasons
         verdict.asked = verdict.asked and repository.asked
         count = counts.get(label)
         if count is None or late:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import cached_property
 from heapq import nlargest
@@ -179,6 +179,7 @@ class RepositoryTargets:
         return frozenset(name for target in self.targets for name in target.named)
 
     def select(self, images: Sequence[Image], *, now: float) -> Selection:
+        images = _without_twins(images)
         merged: dict[str, Watched] = {}
         counts: list[Selected] = []
         existing = {Name(tag, "") for image in images for tag in image.tags}
@@ -191,6 +192,24 @@ class RepositoryTargets:
                 names = known.names | watched.names if known else watched.names
                 merged[digest] = Watched(watched.image, names)
         return Selection(merged, tuple(counts))
+
+
+def _without_twins(images: Sequence[Image]) -> list[Image]:
+    """Each digest once and each tag once: a tag that moves between two pages is on both its images.
+
+    The newest push has it, as it had the last word.
+    """
+    single = {image.digest: image for image in images}
+    tags = [tag for image in single.values() for tag in image.tags]
+    if len(tags) == len(set(tags)):
+        return list(single.values())
+    owners: dict[str, str] = {}
+    for image in sorted(single.values(), key=lambda image: (image.pushed_at or 0.0, image.digest)):
+        owners.update(dict.fromkeys(image.tags, image.digest))
+    return [
+        replace(image, tags=tuple(tag for tag in image.tags if owners[tag] == image.digest))
+        for image in single.values()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,39 +313,51 @@ def too_long(listing: Listing[Image], targets: RepositoryTargets, *, suspects: f
 class Newest:
     """Which images fit under `max_images`: the newest of all groups together.
 
-    Order is by push time, then by name, so that it is total and repeatable.
+    Order is by push time, then by group and digest, so that it is total and repeatable. A group is a
+    repository of a registry; its name orders it.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._groups: dict[Hashable, Selection] = {}
-        self._floor: tuple[float, str] | None = None
+        self._groups: dict[Hashable, dict[str, Watched]] = {}
+        self._total = 0
+        self._floor: tuple[float, str, str] | None = None
+
+    def resize(self, limit: int) -> None:
+        """Another limit."""
+        self.limit = limit
+        self._find_floor()
 
     @property
     def skipped(self) -> int:
         """How many images do not fit."""
-        return max(0, self._total() - self.limit)
+        return max(0, self._total - self.limit)
 
     def put(self, group: Hashable, selection: Selection | None) -> None:
-        """Say what a group (a repository of a registry) selects now; None if it is gone."""
-        if selection is None:
-            self._groups.pop(group, None)
-        else:
-            self._groups[group] = selection
-        self._floor = None
-        if self._total() > self.limit:
-            everything = (_age(w) for s in self._groups.values() for w in s.images.values())
-            self._floor = nlargest(self.limit, everything)[-1]
+        """Say what a group selects now; None if it is gone."""
+        before = self._groups.pop(group, {})
+        after = dict(selection.images) if selection else {}
+        if after:
+            self._groups[group] = after
+        self._total += len(after) - len(before)
+        # Over all images only if it may have moved: most listings find nothing new.
+        if before.keys() != after.keys() or (self._floor is None) == (self._total > self.limit):
+            self._find_floor()
 
     def admitted(self, group: Hashable) -> dict[str, Watched]:
         """The images of the group that fit, by digest."""
-        images = self._groups[group].images
-        return {d: w for d, w in images.items() if self._floor is None or _age(w) >= self._floor}
+        images = self._groups.get(group, {})
+        if self._floor is None:
+            return images
+        return {d: w for d, w in images.items() if _age(w, group) >= self._floor}
 
-    def _total(self) -> int:
-        return sum(len(selection.images) for selection in self._groups.values())
+    def _find_floor(self) -> None:
+        self._floor = None
+        if self._total > self.limit:
+            ages = (_age(w, group) for group, images in self._groups.items() for w in images.values())
+            self._floor = nlargest(self.limit, ages)[-1]
 
 
-def _age(watched: Watched) -> tuple[float, str]:
+def _age(watched: Watched, group: Hashable = "") -> tuple[float, str, str]:
     pushed_at = watched.image.pushed_at
-    return (pushed_at if pushed_at is not None else float("-inf"), watched.image.digest)
+    return (pushed_at if pushed_at is not None else float("-inf"), str(group), watched.image.digest)

@@ -43,10 +43,10 @@ class RegistryWatch:
         settings: Settings,
         on_complete: Callable[[Source, Destination, float], None],
     ) -> None:
-        self.facts = RegistryFacts(source)
+        self.facts = RegistryFacts(source, since=clock.monotonic())
         self.agenda = Agenda(
             registry=name,
-            failures=self.facts.failures,
+            facts=self.facts,
             ledger=ledger,
             clock=clock,
             random=random,
@@ -80,6 +80,8 @@ class RegistryWatch:
     def configure(self, settings: Settings, targets: Iterable[TargetSettings]) -> None:
         """Take a configuration, the first or a new one. What is known of what stays is kept."""
         before = self.agenda.intervals if self._begun else None
+        # Targets that had their first round have had it, whatever is asked anew now.
+        self._ledger.snapshot(self.agenda.clock.monotonic())
         self._targets = Targets(targets)
         self.agenda.configure(settings)
         with self._ledger.lock:
@@ -149,6 +151,8 @@ class RegistryWatch:
             return
         if not source.registry_id:
             self._name(registry.registry_id)
+        elif registry.registry_id not in ("", source.registry_id) and not self._foreign:
+            self._start_over(registry.registry_id)
         if self._foreign and registry.registry_id != source.registry_id:
             # These are the rules of our own registry; they say nothing of the one that is read.
             self.agenda.book(_REGISTRY, due=self.agenda.later(self.agenda.intervals.settled))
@@ -157,7 +161,20 @@ class RegistryWatch:
             self.agenda.book(_REGISTRY, due=self.agenda.later(self.agenda.intervals.discovery))
         self._begin_once()
 
+    def _start_over(self, registry_id: str) -> None:
+        """The credentials are another account's now: nothing that is known is known of that one."""
+        for name in list(self._repositories):
+            self._drop(name)
+        self._existing = None
+        self._begun = False
+        with self._ledger.lock:
+            self.facts.rules = None
+            self.facts.begun = False
+            self.facts.judged.clear()
+        self._name(registry_id)
+
     def _identified(self, account: str) -> None:
+        self.agenda.works(Scope("account"))
         if account:
             self._name(account)
             self._begin_once()
@@ -173,7 +190,8 @@ class RegistryWatch:
         if self._foreign and error.reason is Reason.ACCESS_DENIED:
             self.agenda.book(job, due=self.agenda.later(self.agenda.intervals.settled))
         else:
-            delay = self.agenda.fail(Scope("rules"), error, self.facts.failures)
+            scope = Scope("rules" if job.kind is Kind.REGISTRY else "account")
+            delay = self.agenda.fail(scope, error, self.facts.failures)
             self.agenda.book(job, due=self.agenda.later(delay))
         with self._ledger.lock:
             # Rules that are too old to be believed count as changed when they can be read again.
@@ -210,7 +228,8 @@ class RegistryWatch:
             self.agenda.book(_REPOSITORIES)
         else:
             self.agenda.schedule.cancel(_REPOSITORIES)
-            self._existing = None
+            self.agenda.works(Scope("repositories"))
+            self._existing = self._listing = None
         with self._ledger.lock:
             self.facts.repositories_known = not self._targets.need_repositories or self._existing is not None
         self._watch_repositories()
@@ -218,6 +237,8 @@ class RegistryWatch:
             self.facts.begun = True
 
     def _repositories_page(self, page: Page[str]) -> None:
+        if not self._targets.need_repositories:
+            return  # asked for a configuration that is gone
         listing = self._listing = self._listing or Listing()
         if not listing.answered(page):
             self.failed(_REPOSITORIES, circle("ecr:DescribeRepositories"))

@@ -186,6 +186,9 @@ class Inline:
     def submit(self, call: Callable[[], None]) -> None:
         call()
 
+    def close(self) -> None:
+        pass
+
 
 @dataclass
 class FakeJournal:

@@ -8,7 +8,8 @@ from heapq import heappop, heappush
 from random import Random
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.budget import Bucket, Budget, Lane, Rate
 
@@ -110,7 +111,7 @@ LONG = 60.0
 @pytest.mark.parametrize("allowance", [steady, halves, doubles])
 @pytest.mark.parametrize("server", ["tight", "second", "minute", "window"])
 def test_it_uses_what_is_allowed_and_is_seldom_refused(allowance: Allowance, server: str) -> None:
-    servers = {
+    servers: dict[str, TokenBucket | Window] = {
         "tight": TokenBucket(allowance, burst=2),
         "second": TokenBucket(allowance, burst=40),
         "minute": TokenBucket(allowance, burst=200),
@@ -207,3 +208,16 @@ def test_a_new_ceiling_keeps_what_was_learnt() -> None:
     assert client.budget.rate == learnt
     client.budget.configure(20)
     assert client.budget.rate == 20
+
+
+@given(st.floats(0.5, 10_000), st.floats(0, 1e8))
+def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> None:
+    learnt = Rate(rate)
+    learnt._begin = rate
+    bucket = Bucket(learnt, now=start)
+    now = start
+    for _ in range(200):
+        now = bucket.next_at(now)
+        assert bucket.next_at(now) == now, "clocks round, tokens do not vanish"
+        bucket.take(now)
+    assert now - start <= 200 / rate + 1e-5

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any, Protocol
+from urllib.request import urlopen
 
 import boto3
 import pytest
@@ -14,7 +15,8 @@ from fakes import ACCOUNT, HOME, REGION, FakeAWS, FakeECR, digest_of
 from moto.server import ThreadedMotoServer
 
 from exporter.config import RegistrySettings
-from exporter.demo import ACCOUNT as DEMO_ACCOUNT, EmbeddedAWS
+from exporter.demo import ACCOUNT as DEMO_ACCOUNT
+from exporter.demo import EmbeddedAWS
 from exporter.ecr import AWS, ECRError, Gate
 from exporter.model import LOOKUP_SIZE, Destination, Image, Name, Reason, Replication, Rule, Status
 
@@ -138,9 +140,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield Faked()
     elif request.param == "moto":
         endpoint_url = request.getfixturevalue("moto")
-        boto3.client(
-            "sts", REGION, endpoint_url=endpoint_url, aws_access_key_id="x", aws_secret_access_key="x"
-        )
         _reset(endpoint_url)
         yield Moto(endpoint_url)
     else:
@@ -149,9 +148,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def _reset(endpoint_url: str) -> None:
-    import urllib.request
-
-    urllib.request.urlopen(f"{endpoint_url}/moto-api/reset", data=b"").read()
+    urlopen(f"{endpoint_url}/moto-api/reset", data=b"").read()
 
 
 def failing(reason: Reason) -> Any:

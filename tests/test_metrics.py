@@ -15,7 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics import CATALOGUE, PREFIX, Exposition, Instruments, markdown
+from exporter.metrics import CATALOGUE, PREFIX, Exposition, Instruments, Row, markdown
 from exporter.model import (
     Destination,
     ImageState,
@@ -79,7 +79,11 @@ def hand_made() -> Ledger:
     """Every row has a sample, and every state and reason that matters is there."""
     team = repository(
         "team/*",
-        image("v1,latest", Replication(IRELAND, Status.COMPLETE), Replication(OTHER, Status.FAILED, "DENIED")),
+        image(
+            "v1,latest",
+            Replication(IRELAND, Status.COMPLETE),
+            Replication(OTHER, Status.FAILED, "DENIED"),
+        ),
         image(
             "v2",
             Replication(IRELAND, Status.IN_PROGRESS),
@@ -200,12 +204,10 @@ def test_the_catalogue_is_what_is_exported_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("row", CATALOGUE, ids=lambda row: row.name)
-def test_every_row_has_samples_with_its_labels(row: object) -> None:
-    assert row in CATALOGUE
-    name, labels = row.name, set(row.labels)  # type: ignore[attr-defined]
-    samples = parse(page(hand_made(), OPENMETRICS))[name.removesuffix("_total")].samples
+def test_every_row_has_samples_with_its_labels(row: Row) -> None:
+    samples = parse(page(hand_made(), OPENMETRICS))[row.name.removesuffix("_total")].samples
     assert samples
-    assert all(set(sample.labels) - {"le"} == labels for sample in samples)
+    assert all(set(sample.labels) - {"le"} == set(row.labels) for sample in samples)
 
 
 def test_the_documentation_is_the_catalogue() -> None:
@@ -231,10 +233,9 @@ def test_prometheus_finds_nothing_to_say_about_the_page(command: Callable[[str, 
 words = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from('"\\\n\r\t,{}= #')), max_size=12)
 
 
-@given(tag=words, repository_name=words, status=words, code=words, account=words, region=words)
-def test_hostile_labels_survive_both_parsers(
-    tag: str, repository_name: str, status: str, code: str, account: str, region: str
-) -> None:
+@given(st.lists(words, min_size=6, max_size=6))
+def test_hostile_labels_survive_both_parsers(hostile: list[str]) -> None:
+    tag, repository_name, status, code, account, region = hostile
     destination = Destination(region, account)
     states = (Replication(destination, status), Replication(OREGON, Status.FAILED, code))
     facts = ImageFacts("sha256:d", (Name(tag, ""),), PUSHED, PUSHED, states, good_until=9e9)
@@ -256,10 +257,8 @@ def test_hostile_labels_survive_both_parsers(
         there = {"region": region, "registry_id": account}
         assert {**place, **there, "status": status} in ones
         assert len(ones) == 2
-        (failure,) = [
-            s for s in families["ecr_image_replication_failure_info"].samples if s.labels["region"] == OREGON[0]
-        ]
-        assert failure.labels["failure_code"] == code
+        failures = [s.labels for s in families["ecr_image_replication_failure_info"].samples]
+        assert code in [f["failure_code"] for f in failures if f["region"] == OREGON.region]
 
 
 # -- how it is asked for ---------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fakes import (
     ACCOUNT,
@@ -308,8 +310,116 @@ def test_a_refused_call_is_booked_again_and_fails_nothing() -> None:
     rig = world(ecr)
     rig.run(200)
     assert len(rig.states()) == 10
-    assert rig.journal.failing == {}
+    assert [str(scope) for _, scope in rig.journal.failing] == ["budget"]
     assert rig.target("*").success is True
+
+
+def test_throttling_that_is_over_is_said_to_be() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr)
+    rig.run(5)
+    once = iter([refusal(Reason.THROTTLED)])
+    ecr.fault = lambda *_: next(once, None)
+    rig.run(200)
+    assert set(rig.journal.failing.values()) == {Reason.THROTTLED}
+    rig.run(300)
+    assert rig.journal.failing == {}
+
+
+def test_throttled_from_the_start_fails_the_first_round_in_the_end() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    ecr.fault = lambda *_: refusal(Reason.THROTTLED)
+    rig = world(ecr, stale_after=600.0)
+    rig.run(500)
+    assert rig.ledger.awaited(rig.clock.now) == ["*"]
+    assert ecr.calls.total() < 300, "it backs off"
+    rig.run(200)
+    assert rig.target("*").reasons == {Reason.THROTTLED}
+    assert rig.ledger.awaited(rig.clock.now) == []
+
+
+def test_a_tag_that_moves_between_two_pages_is_its_newest_images() -> None:
+    ecr = FakeECR()
+    old, new = pushed(ecr, age=100), digest_of("new")
+    ecr.repositories["team/app"][new] = replace(
+        ecr.repositories["team/app"][old], digest=new, pushed_at=1.8e9 + 995
+    )
+    ecr.report("team/app", new, Replication(IRELAND, Status.FAILED, "X"))
+    ecr.report("team/app", old, complete())
+    rig = world(ecr)
+    rig.run(5)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "FAILED"}}
+    assert rig.target("*").images == 1
+
+
+def test_a_status_that_is_never_found_is_a_failure() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    ecr.fault = lambda op, _: refusal(Reason.IMAGE_NOT_FOUND) if op == STATUS else None
+    rig = world(ecr)
+    rig.run(20)
+    assert rig.target("*").success is None
+    rig.run(400)
+    assert rig.target("*").reasons == {Reason.IMAGE_NOT_FOUND}
+
+
+def test_one_image_that_gets_no_answer_does_not_hold_up_the_others() -> None:
+    ecr = FakeECR()
+    poison = pushed(ecr, tag="poison", age=-1)
+    for number in range(20):
+        ecr.report("team/app", pushed(ecr, tag=f"v{number}"), complete())
+
+    def fault(operation: str, _: str) -> ECRError | None:
+        poisoned = operation == STATUS and ecr.log[-1][2] == poison
+        return refusal(Reason.UNAVAILABLE) if poisoned else None
+
+    ecr.fault = fault
+    rig = world(ecr)
+    rig.run(10)
+    assert sum(bool(states) for states in rig.states().values()) == 20
+    for _ in range(20):
+        rig.run(5)
+        assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+
+
+def test_a_target_that_a_reload_adds_is_not_judged_by_what_was_asked_before() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr, target=TargetSettings("team/app", tag="v1"))
+    rig.run(10)
+    rig.poller._configure(
+        settings(TargetSettings("team/app", tag="v1"), TargetSettings("team/app", tag="v2"))
+    )
+    assert rig.target("team/app:v2").success is None
+    assert rig.target("team/app:v1").success is True
+    rig.run(10)
+    assert rig.target("team/app:v2").reasons == {Reason.IMAGE_NOT_FOUND}
+
+
+def test_credentials_of_another_account_show_another_registry() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr)
+    rig.run(10)
+    ecr.source = Source("999988887777", "us-east-1")
+    ecr.repositories = {}
+    ecr.report("team/api", pushed(ecr, "team/api"), complete())
+    rig.run(70)
+    assert [registry.source for registry in rig.snapshot().registries] == [ecr.source]
+    assert set(rig.states()) == {("team/api", "v1", "")}
+
+
+def test_reloads_give_no_budget_away() -> None:
+    ecr = FakeECR()
+    for number in range(50):
+        pushed(ecr, tag=f"v{number}")
+    rig = world(ecr, requests_per_second=1.0)
+    for _ in range(100):
+        rig.run(0.1)
+        rig.poller._configure(settings(ALL, requests_per_second=1.0))
+    assert ecr.calls.total() <= 12
 
 
 def test_nothing_is_told_of_a_target_before_its_first_round() -> None:

@@ -57,7 +57,11 @@ def at(destination: Destination, status: str, code: str = "") -> Replication:
             [at(IRELAND, "COMPLETE"), at(Destination("eu-west-1", "2"), "MISSING")],
         ),
         # fields that ECR leaves out
-        ([at(Destination("eu-west-1", ""), "COMPLETE")], [IRELAND], [at(Destination("eu-west-1", ""), "COMPLETE")]),
+        (
+            [at(Destination("eu-west-1", ""), "COMPLETE")],
+            [IRELAND],
+            [at(Destination("eu-west-1", ""), "COMPLETE")],
+        ),
         ([at(Destination("", ""), "COMPLETE")], [IRELAND, OREGON], [at(Destination("", ""), "COMPLETE")]),
         (
             [at(Destination("", ACCOUNT), "COMPLETE")],
@@ -108,7 +112,9 @@ def test_what_is_expected_next_of_an_image(
     assert image_state(replications, recent=recent, rules_known=rules_known) is state
 
 
-def image(*replications: Replication, state: ImageState = ImageState.SETTLED, good_until: float = 9e9) -> ImageFacts:
+def image(
+    *replications: Replication, state: ImageState = ImageState.SETTLED, good_until: float = 9e9
+) -> ImageFacts:
     return ImageFacts(
         digest="sha256:a",
         names=(Name("v1", ""),),
@@ -268,7 +274,8 @@ def test_a_name_that_does_not_exist_fails_its_target() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "failing"), [("rules", {"one", "glob"}), ("registry", {"one", "glob"}), ("repositories", {"glob"})]
+    ("kind", "failing"),
+    [("rules", {"one", "glob"}), ("registry", {"one", "glob"}), ("repositories", {"glob"})],
 )
 def test_a_failure_of_the_registry_concerns_those_who_need_what_failed(kind: str, failing: set[str]) -> None:
     facts = registry()
@@ -295,6 +302,16 @@ def test_no_target_is_judged_before_its_repositories_are_watched() -> None:
     assert verdict(facts) == TargetFacts("one", None, frozenset(), None)
 
 
+def test_a_repository_that_does_not_exist_fails_those_who_spell_it_out() -> None:
+    gone = repository()
+    gone.labels = ("one", "glob")
+    gone.failures[Scope("images", "gone")] = Reason.REPOSITORY_NOT_FOUND
+    facts = registry(gone=gone)
+    facts.labels, facts.globs = gone.labels, frozenset({"glob"})
+    assert verdict(facts).reasons == {Reason.REPOSITORY_NOT_FOUND}
+    assert verdict(facts, label="glob").success is True
+
+
 def test_a_glob_waits_until_the_repositories_are_known() -> None:
     facts = registry(app=repository(image()))
     facts.labels, facts.globs, facts.repositories_known = ("one", "glob"), frozenset({"glob"}), False
@@ -307,8 +324,13 @@ def test_a_glob_waits_until_the_repositories_are_known() -> None:
     [repository(image(), listed_at=LISTED - STALE - 1), repository(image(), image(good_until=LISTED - 1))],
     ids=["its listing", "an answer"],
 )
-def test_what_went_stale_without_a_failure_was_throttled(late: RepositoryFacts) -> None:
-    assert verdict(registry(app=late)) == TargetFacts("one", False, frozenset({Reason.THROTTLED}), None)
+def test_what_went_stale_without_a_failure_was_not_reached_or_throttled(late: RepositoryFacts) -> None:
+    facts = registry(app=late)
+    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.UNAVAILABLE}), None)
+    facts.throttled = True
+    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.THROTTLED}), None)
+    facts.failures[Scope("registry")] = Reason.ACCESS_DENIED
+    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.ACCESS_DENIED}), None)
 
 
 def test_what_went_stale_because_of_a_failure_is_not_called_throttled() -> None:

@@ -66,9 +66,7 @@ def shown(selection: Selection) -> set[str]:
         ("te.m/*", "team/app", False),
     ],
 )
-def test_a_target_covers_the_repositories_that_it_names(
-    pattern: str, repository: str, covered: bool
-) -> None:
+def test_a_target_covers_the_repositories_that_it_names(pattern: str, repository: str, covered: bool) -> None:
     assert Target(TargetSettings(pattern)).covers(repository) is covered
 
 
@@ -125,8 +123,13 @@ def test_a_target_selects(settings: TargetSettings, selected: str) -> None:
     assert shown(of(settings).select(IMAGES, now=NOW)) == set(selected.split())
 
 
+def test_tags_are_told_apart_by_case() -> None:
+    images = [Image(A, ("RC1", "rc2"), NOW)]
+    assert shown(of(TargetSettings("*", tags=("RC*",))).select(images, now=NOW)) == {"RC1"}
+
+
 def test_of_images_pushed_at_the_same_moment_the_greater_digest_is_the_later() -> None:
-    twins = [Image(digest, ("v",), NOW) for digest in (A, B, C)]
+    twins = [Image(digest, (f"v{n}",), NOW) for n, digest in enumerate((A, B, C))]
     for order in (twins, twins[::-1]):
         chosen = of(TargetSettings("*", latest=2)).select(order, now=NOW)
         assert set(chosen.images) == set(sorted((A, B, C))[1:])
@@ -188,15 +191,13 @@ def test_a_name_that_is_spelt_out_and_does_not_exist_is_missed(
     ],
     ids=lambda value: value.label if isinstance(value, TargetSettings) else "",
 )
-def test_names_suffice_where_nothing_but_names_is_asked_for(
-    settings: TargetSettings, names: set[Name] | None
-) -> None:
+def test_names_suffice_where_nothing_but_names_is_asked_for(settings: TargetSettings, names: object) -> None:
     assert of(settings).names == names
 
 
 def test_names_suffice_only_if_they_do_for_every_target() -> None:
     one, two, all_ = TargetSettings("a", tag="1"), TargetSettings("a", tag="2"), TargetSettings("*")
-    assert of(one, two, repository="a").names == {Name("1", ""), Name("2", "")}
+    assert of(one, two, repository="a").names == frozenset({Name("1", ""), Name("2", "")})
     assert of(one, two, all_, repository="a").names is None
 
 
@@ -298,7 +299,10 @@ def test_the_pass_that_takes_fewer_calls_is_chosen(
 
 def test_a_repository_without_names_is_listed() -> None:
     """Also where every tag is excluded again: then there is no name to ask for."""
-    for settings in (TargetSettings("team/app"), TargetSettings("team/app", tags=("a",), exclude_tags=("a",))):
+    for settings in (
+        TargetSettings("team/app"),
+        TargetSettings("team/app", tags=("a",), exclude_tags=("a",)),
+    ):
         assert isinstance(cheapest(of(settings), pages=9, suspects=frozenset()), Listing)
 
 

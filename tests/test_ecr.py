@@ -1,0 +1,753 @@
+"""What is the real gate's alone: boto3 against an AWS that misbehaves on the wire."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.session
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter import __version__
+from exporter.config import RegistrySettings, Secret
+from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Refuse
+from exporter.ecr import (
+    AWS,
+    CONNECT_TIMEOUT,
+    MAX_LABEL,
+    MAX_MESSAGE,
+    OPERATIONS,
+    READ_TIMEOUT,
+    RENEW_BEFORE,
+    RENEW_EVERY,
+    ECRError,
+    Gate,
+    RegistryGate,
+)
+from exporter.model import (
+    LOOKUP_SIZE,
+    PAGE_SIZE,
+    Destination,
+    Image,
+    Name,
+    Page,
+    Reason,
+    Registry,
+    Replication,
+    Status,
+)
+
+OTHER = "444455556666"
+ROLE = f"arn:aws:iam::{OTHER}:role/reader"
+DIGEST = "sha256:" + "0" * 64
+JSON = "application/x-amz-json-1.1"
+NOON = 1.8e9
+
+CALLS: dict[str, Callable[[Gate], Any]] = {
+    "GetCallerIdentity": lambda gate: gate.account(),
+    "DescribeRegistry": lambda gate: gate.registry(),
+    "DescribeRepositories": lambda gate: gate.repositories(None),
+    "DescribeImages": lambda gate: gate.images("team/app", None, untagged=False),
+    "DescribeImages (look-up)": lambda gate: gate.find("team/app", [Name("v1", "")]),
+    "DescribeImageReplicationStatus": lambda gate: gate.status("team/app", DIGEST),
+}
+ECR_CALLS = {name: call for name, call in CALLS.items() if name != "GetCallerIdentity"}
+ALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+ALL_OF_ECR = pytest.mark.parametrize("call", ECR_CALLS.values(), ids=ECR_CALLS.keys())
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAWS]:
+    with EmbeddedAWS() as aws:
+        yield aws
+
+
+@pytest.fixture(scope="module")
+def session() -> boto3.Session:
+    """One for most tests: a new one reads megabytes of botocore's data."""
+    return EmbeddedAWS().session()
+
+
+@pytest.fixture
+def gate(aws: EmbeddedAWS, session: boto3.Session) -> Gate:
+    return connect(aws, session)
+
+
+def connect(aws: EmbeddedAWS, session: boto3.Session, **options: Any) -> Gate:
+    client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=0.2)
+    return client.gate(RegistrySettings(**options), connections=1)
+
+
+class Recorder:
+    """Answers every call with one fault, and keeps the calls."""
+
+    def __init__(self, aws: EmbeddedAWS, fault: Fault | None = None, operation: str = "") -> None:
+        self.calls: list[Call] = []
+        self.fault = fault
+        self._operation = operation
+        aws.fault = self
+
+    def __call__(self, call: Call) -> Fault | None:
+        self.calls.append(call)
+        return self.fault if self._operation in ("", call.operation) else None
+
+    @property
+    def operations(self) -> list[str]:
+        return [call.operation for call in self.calls]
+
+
+def said(value: object) -> Garbage:
+    return Garbage(json.dumps(value).encode(), content_type=JSON)
+
+
+def failure(call: Callable[[], object]) -> ECRError:
+    """What the call raises, which can always be shown to an operator."""
+    with pytest.raises(ECRError) as caught:
+        call()
+    text = str(caught.value)
+    assert text.isprintable()
+    assert len(text) <= len(caught.value.action) + MAX_LABEL + MAX_MESSAGE + 4
+    assert "AKIADEMO" not in text
+    return caught.value
+
+
+def named(parameter: object) -> str:
+    if isinstance(parameter, Refuse):
+        return f"{parameter.status} {parameter.code}"
+    return str(parameter)
+
+
+class TestOneCallEach:
+    """What botocore would repeat by itself is the scheduler's to repeat."""
+
+    @ALL
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            (Refuse(400, "ThrottlingException", "Rate exceeded"), Reason.THROTTLED),
+            (Refuse(400, "ThrottleException"), Reason.THROTTLED),
+            (Refuse(429, "ThrottleException"), Reason.THROTTLED),
+            (Refuse(400, "TooManyRequestsException"), Reason.THROTTLED),
+            (Refuse(500, "ServerException"), Reason.UNAVAILABLE),
+            (Refuse(503, "ServiceUnavailable"), Reason.UNAVAILABLE),
+            (DropConnection(), Reason.UNAVAILABLE),
+        ],
+        ids=named,
+    )
+    def test_refused(
+        self, aws: EmbeddedAWS, gate: Gate, call: Callable[[Gate], Any], fault: Fault, reason: Reason
+    ) -> None:
+        seen = Recorder(aws, fault)
+        assert failure(lambda: call(gate)).reason is reason
+        assert len(seen.calls) == 1
+
+    @ALL_OF_ECR
+    @pytest.mark.parametrize(
+        ("garbage", "reason"),
+        [
+            (Garbage(b"slow down", status=429), Reason.THROTTLED),
+            (Garbage(b"<html>Bad Gateway</html>", status=502), Reason.UNAVAILABLE),
+            (Garbage(b"no html", status=503), Reason.UNAVAILABLE),
+            (Garbage(b"[1]", status=500), Reason.UNAVAILABLE),
+            (Garbage(b"<html>Who are you?</html>", status=403), Reason.ACCESS_DENIED),
+            (Garbage(b"<html>Log in to the guest network</html>"), Reason.UNAVAILABLE),
+            (Garbage(b""), Reason.UNAVAILABLE),
+            (Garbage(b'{"imageDetails": [{"imageDi', content_type=JSON), Reason.UNAVAILABLE),
+            (Garbage(b"\xff\xfe", content_type=JSON), Reason.UNAVAILABLE),
+            (said({}), Reason.UNAVAILABLE),
+            (said([]), Reason.UNAVAILABLE),
+            (said(None), Reason.UNAVAILABLE),
+            (said(7), Reason.UNAVAILABLE),
+            (said({"imageDetails": None, "repositories": None}), Reason.UNAVAILABLE),
+        ],
+        ids=named,
+    )
+    def test_not_an_answer(
+        self, aws: EmbeddedAWS, gate: Gate, call: Callable[[Gate], Any], garbage: Garbage, reason: Reason
+    ) -> None:
+        seen = Recorder(aws, garbage)
+        error = failure(lambda: call(gate))
+        assert (error.reason, error.everything) == (reason, False)
+        assert len(seen.calls) == 1
+
+    @pytest.mark.parametrize("body", [b"", b"<html>hello</html>", b"<GetCallerIdentityResponse><Get", b"{}"])
+    def test_not_an_answer_of_sts(self, aws: EmbeddedAWS, gate: Gate, body: bytes) -> None:
+        Recorder(aws, Garbage(body, content_type="text/xml"))
+        assert failure(gate.account).reason is Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (400, "AccessDeniedException", (Reason.ACCESS_DENIED, False)),
+        (403, "SomethingNew", (Reason.ACCESS_DENIED, False)),
+        (400, "ExpiredTokenException", (Reason.ACCESS_DENIED, True)),
+        (400, "UnrecognizedClientException", (Reason.ACCESS_DENIED, True)),
+        (400, "InvalidSignatureException", (Reason.ACCESS_DENIED, True)),
+        (400, "MissingAuthenticationTokenException", (Reason.ACCESS_DENIED, True)),
+        (400, "RepositoryNotFoundException", (Reason.REPOSITORY_NOT_FOUND, False)),
+        (400, "ImageNotFoundException", (Reason.IMAGE_NOT_FOUND, False)),
+        (400, "ServerException", (Reason.UNAVAILABLE, False)),
+        (500, "SomethingNew", (Reason.UNAVAILABLE, False)),
+        (400, "InvalidParameterException", (Reason.INVALID, False)),
+        (400, "ValidationException", (Reason.INVALID, False)),
+        (400, "SomethingNew", (Reason.INVALID, False)),
+    ],
+)
+def test_what_a_refusal_means(
+    aws: EmbeddedAWS, gate: Gate, status: int, code: str, expected: tuple[Reason, bool]
+) -> None:
+    Recorder(aws, Refuse(status, code, "because"))
+    error = failure(lambda: gate.status("team/app", DIGEST))
+    assert (error.reason, error.everything) == expected
+    assert str(error) == f"ecr:DescribeImageReplicationStatus: {code}: because"
+
+
+class TestNoAnswer:
+    def test_a_hang(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        seen = Recorder(aws, Hang())
+        error = failure(gate.registry)
+        assert (error.reason, error.code) == (Reason.UNAVAILABLE, "ReadTimeoutError")
+        assert len(seen.calls) == 1
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://nowhere.invalid:1"])
+    def test_nobody_there(self, session: boto3.Session, url: str) -> None:
+        gate = AWS(session=lambda: session, endpoint_url=url).gate(RegistrySettings(), connections=1)
+        error = failure(gate.registry)
+        assert (error.reason, error.code) == (Reason.UNAVAILABLE, "EndpointConnectionError")
+        assert not error.everything
+
+    def test_it_heals(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        seen = Recorder(aws, DropConnection())
+        failure(gate.registry)
+        seen.fault = None
+        assert gate.registry().registry_id == ACCOUNT
+
+
+class TestWhatMayBeShown:
+    def test_one_bounded_line(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        Recorder(aws, Refuse(400, "A\tB" * 100, "one\x00\x1b[31m " * 100))
+        assert len(str(failure(gate.registry))) <= MAX_LABEL + MAX_MESSAGE + 30
+
+    def test_not_the_canonical_request(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        message = "The signature does not match.\n\nThe Canonical String\nx-amz-security-token:t0ken"
+        Recorder(aws, Refuse(403, "InvalidSignatureException", message))
+        assert str(failure(gate.registry)).endswith(": The signature does not match.")
+
+    def test_not_the_external_id(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
+        gate = connect(aws, session, role_arn=ROLE, external_id=Secret("hush-hush"))
+        Recorder(aws, Refuse(400, "ValidationError", "Value 'hush-hush' at 'externalId' is not good"))
+        assert "Value '<secret>' at" in str(failure(gate.registry))
+
+    def test_not_half_an_answer_with_credentials(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
+        gate = connect(aws, session, role_arn=ROLE)
+        Recorder(aws, Garbage(b"<R><SecretAccessKey>hush</SecretAccessKey>", content_type="text/xml"))
+        error = failure(gate.registry)
+        assert (error.reason, "hush" in str(error)) == (Reason.UNAVAILABLE, False)
+
+
+def anything() -> st.SearchStrategy[Any]:
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    names = st.sampled_from(
+        """replicationStatuses region registryId status failureCode imageDetails imageDigest imageTags
+        imagePushedAt lastActivatedAt nextToken repositories repositoryName replicationConfiguration rules
+        destinations repositoryFilters filter filterType imageId surprise""".split()
+    )
+    words = st.sampled_from(["FAILED", "COMPLETE", "PREFIX_MATCH", DIGEST, "2026-01-01T00:00:00Z"])
+    return st.recursive(
+        scalars | words,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+        max_leaves=15,
+    )
+
+
+def answers() -> st.SearchStrategy[Any]:
+    """Anything at all, and anything under the names where the gate looks first."""
+    tops = {"replicationStatuses", "imageDetails", "repositories", "replicationConfiguration"}
+    rows = {name: anything() | st.lists(anything(), max_size=3) for name in sorted(tops)}
+    return anything() | st.fixed_dictionaries({}, optional={**rows, "nextToken": anything()})
+
+
+def is_image(image: Any) -> bool:
+    texts: tuple[object, ...] = (image.digest, *image.tags)
+    return (
+        isinstance(image, Image)
+        and image.digest != ""
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(at, float | None) for at in (image.pushed_at, image.activated_at))
+    )
+
+
+def is_destination(place: Any) -> bool:
+    return isinstance(place, Destination) and all(isinstance(part, str) for part in place)
+
+
+def is_replication(found: Any) -> bool:
+    return (
+        isinstance(found, Replication)
+        and is_destination(found.destination)
+        and 0 < len(found.status) <= MAX_LABEL
+        and bool(found.failure_code) == (found.status == Status.FAILED)
+    )
+
+
+def is_well_typed(result: object) -> bool:
+    match result:
+        case Registry(registry_id=str(), rules=rules):
+            return all(is_destination(d) for rule in rules for d in rule.destinations) and all(
+                isinstance(text, str) for rule in rules for text in (*rule.filters, *rule.prefixes)
+            )
+        case Page(items=items, token=None | str() as token):
+            return token != "" and all((isinstance(i, str) and i != "") or is_image(i) for i in items)
+        case tuple():
+            return all(is_replication(item) or is_image(item) for item in result)
+    return False
+
+
+@pytest.fixture(scope="module")
+def world(session: boto3.Session) -> Iterator[tuple[EmbeddedAWS, Gate]]:
+    with EmbeddedAWS() as aws:
+        yield aws, connect(aws, session)
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ECRError as error:
+        return error
+
+
+@ALL_OF_ECR
+@settings(max_examples=80, deadline=None)
+@given(answer=answers())
+def test_any_answer_is_understood_or_refused(
+    world: tuple[EmbeddedAWS, Gate], call: Callable[[Gate], Any], answer: object
+) -> None:
+    aws, gate = world
+    aws.fault = lambda _: said(answer)
+    result = outcome(lambda: call(gate))
+    if isinstance(result, ECRError):
+        assert result.reason is Reason.UNAVAILABLE
+        assert str(result).isprintable()
+    else:
+        assert is_well_typed(result)
+
+
+class TestPartialAnswers:
+    def test_statuses(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        rows = [
+            {},
+            None,
+            {"status": "FAILED"},
+            {"region": "eu-west-1", "status": "COMPLETE", "failureCode": "LEFT_OVER"},
+            {"registryId": OTHER, "status": "T" * 1000},
+            {"region": 7, "registryId": ["x"], "status": 3, "surprise": 1},
+        ]
+        Recorder(aws, said({"replicationStatuses": rows}))
+        nowhere = Destination("", "")
+        assert gate.status("team/app", DIGEST) == (
+            Replication(nowhere, Status.UNKNOWN),
+            Replication(nowhere, Status.FAILED, "UNKNOWN"),
+            Replication(Destination("eu-west-1", ""), Status.COMPLETE),
+            Replication(Destination("", OTHER), "T" * MAX_LABEL),
+            Replication(nowhere, Status.UNKNOWN),
+        )
+
+    @pytest.mark.parametrize("answer", [{"replicationStatuses": []}, {"imageId": {"imageDigest": DIGEST}}])
+    def test_nothing_reported(self, aws: EmbeddedAWS, gate: Gate, answer: object) -> None:
+        Recorder(aws, said(answer))
+        assert gate.status("team/app", DIGEST) == ()
+
+    def test_images(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        rows = [{}, None, {"imageDigest": 5}, {"imageDigest": DIGEST, "imageTags": ["v1", None, 2]}]
+        Recorder(aws, said({"imageDetails": rows, "nextToken": ""}))
+        assert gate.images("team/app", None, untagged=False) == Page((Image(DIGEST, ("v1",)),))
+
+    def test_one_garbled_time_spoils_the_page(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imagePushedAt": "yesterday"}]}))
+        assert failure(lambda: gate.find("team/app", [Name("v1", "")])).reason is Reason.UNAVAILABLE
+
+    def test_repositories(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        rows = [{}, None, {"repositoryName": ""}, {"repositoryName": "team/app"}]
+        Recorder(aws, said({"repositories": rows, "nextToken": {"a": 1}}))
+        assert gate.repositories(None) == Page(("team/app",))
+
+
+def covered(aws: EmbeddedAWS, gate: Gate, *filters: object) -> set[str]:
+    """Which of two repositories a rule with these filters covers."""
+    aws.set_rules(
+        ACCOUNT, REGION, [{"destinations": [{"region": "eu-west-1"}], "repositoryFilters": filters}]
+    )
+    registry = gate.registry()
+    return {name for name in ("prod", "test") if registry.destinations(name)}
+
+
+def test_filters(aws: EmbeddedAWS, gate: Gate) -> None:
+    def prefix(text: str | None) -> dict[str, Any]:
+        return {"filter": text, "filterType": "PREFIX_MATCH", "surprise": True}
+
+    assert covered(aws, gate) == {"prod", "test"}
+    assert covered(aws, gate, prefix("pro"), prefix("x")) == {"prod"}
+    assert covered(aws, gate, prefix("pro"), {"filter": "test", "filterType": "REGEX"}) == {"prod"}
+    for unreadable in ({"filter": "prod", "filterType": "REGEX"}, {"filter": "prod"}, {}, None, prefix(None)):
+        assert covered(aws, gate, unreadable) == set()
+
+
+def test_several_rules(aws: EmbeddedAWS, gate: Gate) -> None:
+    rules: list[Any] = [
+        None,
+        {"destinations": None},
+        {"destinations": [{"region": "eu-west-1", "registryId": OTHER}, None]},
+        {"destinations": [{"region": "us-west-2", "registryId": ACCOUNT}], "repositoryFilters": None},
+    ]
+    aws.set_rules(ACCOUNT, REGION, rules)
+    expected = {Destination("eu-west-1", OTHER), Destination("us-west-2", ACCOUNT)}
+    assert gate.registry().destinations("team/app") == expected
+
+
+def test_another_registry_is_named_wherever_it_can_be(aws: EmbeddedAWS, session: boto3.Session) -> None:
+    gate, seen = connect(aws, session, registry_id=OTHER), Recorder(aws, Refuse(400, "AccessDenied"))
+    for call in ECR_CALLS.values():
+        failure(lambda call=call: call(gate))  # type: ignore[misc]
+    named = {call.operation: call.params.get("registryId") for call in seen.calls}
+    assert named == {name: None if name == "DescribeRegistry" else OTHER for name in OPERATIONS}
+
+
+class TestRole:
+    """An assumed role, in time that only moves when told."""
+
+    @pytest.fixture
+    def seen(self, aws: EmbeddedAWS) -> Recorder:
+        return Recorder(aws)
+
+    @pytest.fixture
+    def clock(self) -> list[float]:
+        return [NOON]
+
+    @pytest.fixture
+    def gate(self, aws: EmbeddedAWS, session: boto3.Session, clock: list[float]) -> Gate:
+        client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: clock[0])
+        entry = RegistrySettings(region="eu-west-1", role_arn=ROLE, external_id=Secret("hush"))
+        return client.gate(entry, connections=1)
+
+    def lent(self, until: float) -> Garbage:
+        """AssumeRole's answer, with an end of our choice; the key is one of the other account."""
+        ends = datetime.fromtimestamp(until, UTC).isoformat()
+        body = f"""<AssumeRoleResponse><AssumeRoleResult><Credentials>
+            <AccessKeyId>AKIADEMO{OTHER}</AccessKeyId><SecretAccessKey>x</SecretAccessKey>
+            <SessionToken>x</SessionToken><Expiration>{ends}</Expiration>
+            </Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+        return Garbage(body.encode(), content_type="text/xml")
+
+    def test_once_for_many_calls(self, seen: Recorder, gate: Gate) -> None:
+        assert gate.registry().registry_id == OTHER
+        assert gate.repositories(None) == Page(())
+        assert gate.account() == OTHER
+        assume, *rest = seen.calls
+        assert assume.params.items() >= {"RoleArn": ROLE, "ExternalId": "hush"}.items()
+        assert assume.kind == ("sts", "AssumeRole", ACCOUNT, "eu-west-1")
+        assert {call.kind.account for call in rest} == {OTHER}
+        assert Counter(seen.operations)["AssumeRole"] == 1
+
+    def test_through_the_sts_of_the_region(self, session: boto3.Session) -> None:
+        gate = AWS(session=lambda: session).gate(RegistrySettings(region="eu-west-1"), connections=1)
+        assert isinstance(gate, RegistryGate)
+        sts = gate._client(gate._current(), "sts")
+        assert sts.meta.endpoint_url == "https://sts.eu-west-1.amazonaws.com"
+
+    def test_renewed_before_it_ends(self, aws: EmbeddedAWS, gate: Gate, clock: list[float]) -> None:
+        seen = Recorder(aws, self.lent(NOON + 3600), "AssumeRole")
+        gate.registry()
+        clock[0] += 3600 - RENEW_BEFORE - 1
+        gate.registry()
+        assert seen.operations.count("AssumeRole") == 1
+        clock[0] += 1
+        seen.fault = self.lent(clock[0] + 3600)
+        gate.registry()
+        gate.registry()
+        assert seen.operations.count("AssumeRole") == 2
+
+    @pytest.mark.parametrize("left", [-86400, 0, 5])
+    def test_no_call_costs_two_when_the_end_is_near_or_past(
+        self, aws: EmbeddedAWS, gate: Gate, clock: list[float], left: float
+    ) -> None:
+        seen = Recorder(aws, self.lent(NOON + left), "AssumeRole")
+        for _ in range(3):
+            assert gate.registry().registry_id == OTHER
+        assert seen.operations.count("AssumeRole") == 1
+        clock[0] += RENEW_EVERY
+        gate.registry()
+        assert seen.operations.count("AssumeRole") == 2
+
+    def test_denied_and_allowed_again(self, aws: EmbeddedAWS, gate: Gate) -> None:
+        seen = Recorder(aws, Refuse(403, "AccessDenied", "not you"), "AssumeRole")
+        error = failure(gate.registry)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert str(error) == "sts:AssumeRole: AccessDenied: not you"
+        assert seen.operations == ["AssumeRole"]
+        seen.fault = None
+        assert gate.registry().registry_id == OTHER
+
+    @pytest.mark.parametrize("code", ["ExpiredTokenException", "UnrecognizedClientException"])
+    def test_credentials_that_are_refused_are_replaced(self, aws: EmbeddedAWS, gate: Gate, code: str) -> None:
+        gate.registry()
+        seen = Recorder(aws, Refuse(400, code))
+        assert failure(gate.registry).everything
+        seen.fault = None
+        gate.registry()
+        assert seen.operations == ["DescribeRegistry", "AssumeRole", "DescribeRegistry"]
+
+    @pytest.mark.parametrize("body", [b"", b"<html></html>", b"<AssumeRoleResponse/>", b"{"])
+    def test_garbage_for_credentials(self, aws: EmbeddedAWS, gate: Gate, body: bytes) -> None:
+        seen = Recorder(aws, Garbage(body, content_type="text/xml"), "AssumeRole")
+        error = failure(gate.registry)
+        assert (error.reason, error.action) == (Reason.UNAVAILABLE, "sts:AssumeRole")
+        seen.fault = None
+        assert gate.registry().registry_id == OTHER
+
+
+class TestCredentialsOfTheEnvironment:
+    """The chain as a user has it: files and variables, read by boto3 itself."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {
+            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        return tmp_path / "credentials"
+
+    def write(self, file: Path, account: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id=AKIADEMO{account}\naws_secret_access_key=x\n")
+
+    def gate(self, aws: EmbeddedAWS, **options: Any) -> Gate:
+        return AWS(endpoint_url=aws.endpoint_url).gate(RegistrySettings(**options), connections=1)
+
+    def test_none_until_they_appear(self, aws: EmbeddedAWS, file: Path) -> None:
+        gate = self.gate(aws)
+        error = failure(gate.registry)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert error.code == "NoCredentialsError"
+        self.write(file, ACCOUNT)
+        assert gate.registry().registry_id == ACCOUNT
+
+    @pytest.mark.parametrize("role", [None, ROLE])
+    def test_rotated(self, aws: EmbeddedAWS, file: Path, role: str | None) -> None:
+        self.write(file, ACCOUNT)
+        gate = self.gate(aws, role_arn=role)
+        revoked = Refuse(403, "UnrecognizedClientException" if role is None else "InvalidClientTokenId")
+        aws.fault = lambda call: revoked if call.kind.account == ACCOUNT else None
+        assert failure(gate.registry).everything
+        self.write(file, OTHER)
+        assert gate.registry().registry_id == OTHER
+
+    @pytest.mark.parametrize("rotation", ["half written", "\x00", "[default]\naws_access_key_id=x\n"])
+    def test_a_file_that_is_being_written(self, aws: EmbeddedAWS, file: Path, rotation: str) -> None:
+        self.write(file, ACCOUNT)
+        gate = self.gate(aws)
+        gate.registry()
+        aws.fault = lambda call: Refuse(403, "ExpiredToken") if call.kind.account == ACCOUNT else None
+        failure(gate.registry)
+        file.write_text(rotation)
+        for _ in range(2):
+            assert failure(gate.registry).everything
+        self.write(file, OTHER)
+        assert gate.registry().registry_id == OTHER
+
+    def test_a_profile_that_goes(self, aws: EmbeddedAWS, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file.write_text(f"[mine]\naws_access_key_id=AKIADEMO{ACCOUNT}\naws_secret_access_key=x\n")
+        monkeypatch.setenv("AWS_PROFILE", "mine")
+        gate, seen = self.gate(aws), Recorder(aws, Refuse(403, "ExpiredToken"))
+        file.write_text("")
+        failure(gate.registry)
+        error = failure(gate.registry)
+        assert (error.code, error.reason) == ("ProfileNotFound", Reason.ACCESS_DENIED)
+        file.write_text(f"[mine]\naws_access_key_id=AKIADEMO{OTHER}\naws_secret_access_key=x\n")
+        seen.fault = None
+        assert gate.registry().registry_id == OTHER
+
+    @pytest.mark.usefixtures("file")
+    def test_a_profile_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "none-such")
+        error = failure(AWS)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert "none-such" in str(error)
+
+    @pytest.mark.usefixtures("file")
+    def test_a_web_identity(self, aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
+        gate = self.gate(aws)
+        error = failure(gate.registry)
+        assert (error.code, error.reason) == ("FileNotFoundError", Reason.ACCESS_DENIED)
+        (tmp_path / "token").write_text("token")
+        seen = Recorder(aws, Refuse(403, "AccessDenied", "no"), "AssumeRoleWithWebIdentity")
+        error = failure(gate.registry)
+        assert (error.action, error.everything) == ("sts:AssumeRoleWithWebIdentity", True)
+        seen.fault = None
+        assert gate.registry().registry_id
+
+    @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECR"])
+    def test_the_endpoint(
+        self, aws: EmbeddedAWS, file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        self.write(file, ACCOUNT)
+        monkeypatch.setenv(variable, aws.endpoint_url)
+        gate = AWS().gate(RegistrySettings(), connections=1)
+        assert gate.registry().registry_id == ACCOUNT
+
+
+def test_the_observer_is_told_of_every_call(aws: EmbeddedAWS, session: boto3.Session) -> None:
+    told: list[Any] = []
+    client = AWS(
+        session=lambda: session, endpoint_url=aws.endpoint_url, observe=lambda *call: told.append(call)
+    )
+    gate = client.gate(RegistrySettings(role_arn=ROLE), connections=1)
+    seen = Recorder(aws, Refuse(403, "AccessDenied"))
+    failure(gate.registry)
+    seen.fault = None
+    gate.registry()
+    seen.fault = Refuse(429, "ThrottleException")
+    failure(gate.registry)
+    source = (OTHER, REGION)
+    assert [call[:4] for call in told] == [
+        ("sts", "AssumeRole", source, "access_denied"),
+        ("sts", "AssumeRole", source, "success"),
+        ("ecr", "DescribeRegistry", source, "success"),
+        ("ecr", "DescribeRegistry", source, "throttled"),
+    ]
+    assert all(0 < seconds < 5 for *_, seconds in told)
+
+
+def test_how_a_client_is_set_up(session: boto3.Session) -> None:
+    gate = AWS(session=lambda: session).gate(RegistrySettings(), connections=7)
+    assert isinstance(gate, RegistryGate)
+    config = gate._client(gate._current(), "ecr").meta.config
+    assert (config.connect_timeout, config.read_timeout) == (CONNECT_TIMEOUT, READ_TIMEOUT) == (3, 10)
+    assert config.retries == {"mode": "standard", "total_max_attempts": 1}
+    assert config.max_pool_connections == 7
+    assert config.user_agent.startswith(f"ecr-replication-exporter/{__version__} ")
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    core = botocore.session.get_session()
+    return {service: core.get_service_model(service) for service in ("ecr", "sts")}
+
+
+def member(shape: Any, path: str) -> Any:
+    for name in path.split("."):
+        shape = shape.member if name == "[]" else shape.members[name]
+    return shape
+
+
+class TestServiceModel:
+    """What botocore knows of AWS, offline."""
+
+    @pytest.mark.parametrize(
+        ("service", "operation", "sent"),
+        [
+            ("sts", "GetCallerIdentity", ()),
+            ("sts", "AssumeRole", ("RoleArn", "RoleSessionName", "ExternalId")),
+            ("ecr", "DescribeRegistry", ()),
+            ("ecr", "DescribeRepositories", ("registryId", "maxResults", "nextToken")),
+            (
+                "ecr",
+                "DescribeImages",
+                """registryId maxResults nextToken repositoryName filter.tagStatus imageIds.[].imageTag
+                imageIds.[].imageDigest""".split(),
+            ),
+            (
+                "ecr",
+                "DescribeImageReplicationStatus",
+                ("registryId", "repositoryName", "imageId.imageDigest"),
+            ),
+        ],
+    )
+    def test_what_is_sent(self, models: Any, service: str, operation: str, sent: tuple[str, ...]) -> None:
+        model = models[service].operation_model(operation)
+        for path in sent:
+            member(model.input_shape, path)
+        required = model.input_shape.required_members if model.input_shape else []
+        assert set(required) <= {path.partition(".")[0] for path in sent}
+
+    @pytest.mark.parametrize(
+        ("service", "operation", "path", "kind"),
+        [
+            ("sts", "GetCallerIdentity", "Account", "string"),
+            ("sts", "AssumeRole", "Credentials.AccessKeyId", "string"),
+            ("sts", "AssumeRole", "Credentials.SecretAccessKey", "string"),
+            ("sts", "AssumeRole", "Credentials.SessionToken", "string"),
+            ("sts", "AssumeRole", "Credentials.Expiration", "timestamp"),
+            ("ecr", "DescribeRegistry", "registryId", "string"),
+            ("ecr", "DescribeRegistry", "replicationConfiguration.rules.[].destinations.[].region", "string"),
+            (
+                "ecr",
+                "DescribeRegistry",
+                "replicationConfiguration.rules.[].destinations.[].registryId",
+                "string",
+            ),
+            (
+                "ecr",
+                "DescribeRegistry",
+                "replicationConfiguration.rules.[].repositoryFilters.[].filter",
+                "string",
+            ),
+            ("ecr", "DescribeRepositories", "repositories.[].repositoryName", "string"),
+            ("ecr", "DescribeRepositories", "nextToken", "string"),
+            ("ecr", "DescribeImages", "imageDetails.[].imageDigest", "string"),
+            ("ecr", "DescribeImages", "imageDetails.[].imageTags.[]", "string"),
+            ("ecr", "DescribeImages", "imageDetails.[].imagePushedAt", "timestamp"),
+            ("ecr", "DescribeImages", "imageDetails.[].lastActivatedAt", "timestamp"),
+            ("ecr", "DescribeImages", "nextToken", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].region", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].registryId", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].failureCode", "string"),
+        ],
+    )
+    def test_what_is_read(self, models: Any, service: str, operation: str, path: str, kind: str) -> None:
+        assert member(models[service].operation_model(operation).output_shape, path).type_name == kind
+
+    def test_words(self, models: Any) -> None:
+        def words(operation: str, side: str, path: str) -> set[str]:
+            shape = getattr(models["ecr"].operation_model(operation), side)
+            return set(member(shape, path).enum)
+
+        ours = {Status.MISSING, Status.UNKNOWN}
+        statuses = words("DescribeImageReplicationStatus", "output_shape", "replicationStatuses.[].status")
+        assert statuses == set(Status) - ours
+        rules = "replicationConfiguration.rules.[]"
+        assert words("DescribeRegistry", "output_shape", f"{rules}.repositoryFilters.[].filterType") == {
+            "PREFIX_MATCH"
+        }
+        assert words("DescribeImages", "input_shape", "filter.tagStatus") >= {"TAGGED", "ANY"}
+
+    def test_limits(self, models: Any) -> None:
+        images = models["ecr"].operation_model("DescribeImages").input_shape
+        repositories = models["ecr"].operation_model("DescribeRepositories").input_shape
+        assert images.members["maxResults"].metadata["max"] == PAGE_SIZE
+        assert repositories.members["maxResults"].metadata["max"] == PAGE_SIZE
+        assert images.members["imageIds"].metadata["max"] == LOOKUP_SIZE
+
+    def test_errors(self, models: Any) -> None:
+        model = models["ecr"].operation_model("DescribeImageReplicationStatus")
+        assert {shape.name for shape in model.error_shapes} >= {
+            "RepositoryNotFoundException",
+            "ImageNotFoundException",
+            "ServerException",
+        }
