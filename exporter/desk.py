@@ -15,7 +15,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from exporter import __version__
-from exporter.metrics import Page
+from exporter.exposition import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,10 @@ class Response:
     """What is answered. Length, date and the like are the transport's."""
 
     status: int
-    body: bytes = b""
+    body: bytes | bytearray = b""
     headers: tuple[tuple[str, str], ...] = ()
+    #: Sent after the body: a large one that is kept need not be copied to be sent with something else.
+    rest: bytes = b""
 
 
 class Office(Protocol):
@@ -117,7 +119,7 @@ class Desk:
             accept_encoding=request.headers.get("accept-encoding", ""),
             names=request.query.get("name[]", ()),
         )
-        return Response(200, page.body, page.headers)
+        return Response(200, page.body, page.headers, page.rest)
 
     def _healthy(self, _: Request) -> Response:
         reason = self._office.healthy()

@@ -15,7 +15,7 @@ import gzip
 import platform
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -45,8 +45,8 @@ from exporter.metrics import (
     RegistryRow,
     RepositoryRow,
     Row,
-    Sample,
     S,
+    Sample,
 )
 from exporter.model import Destination, Source
 from exporter.state import ImageFacts, Ledger, RegistrySnapshot, Snapshot
@@ -204,9 +204,10 @@ def _repositories(row: Row, registry: RegistrySnapshot) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a scrape gets: the pieces of the body, to be sent one after the other, and headers."""
+    """What a scrape gets: a body that may be shared with other scrapes, what follows it, and headers."""
 
-    body: tuple[bytes | bytearray, ...]
+    body: bytes | bytearray
+    rest: bytes
     headers: tuple[tuple[str, str], ...]
 
 
@@ -250,11 +251,11 @@ class Exposition:
         small = "".join(_domain(snapshot, _named(_SMALL, names))).encode() + encode(own)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if not gzipped:
-            return Page((large, small), tuple(headers))
+            return Page(large, small, tuple(headers))
         headers.append(("Content-Encoding", "gzip"))
         if names:
             large = gzip.compress(large, _GZIP_LEVEL)
-        return Page((large, gzip.compress(small, _GZIP_LEVEL)), tuple(headers))
+        return Page(large, gzip.compress(small, _GZIP_LEVEL), tuple(headers))
 
     def _some(self, names: Sequence[str]) -> bytes:
         snapshot = self._ledger.snapshot(self._clock.monotonic())
@@ -265,9 +266,10 @@ class Exposition:
             kept = self._current()
             if kept.plain is None:
                 # Piece by piece, so that there is never a second copy of the whole.
-                kept.plain = bytearray()
+                plain = bytearray()
                 for piece in self._render(kept):
-                    kept.plain += piece
+                    plain += piece
+                kept.plain = plain
             return kept.plain
 
     def _gzipped(self) -> bytes:

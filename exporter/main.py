@@ -19,7 +19,7 @@ from exporter import __version__, config, log
 from exporter.config import ConfigError, Problem, Settings
 from exporter.desk import Desk
 from exporter.ecr import AWS, ECRError
-from exporter.metrics import Exposition, Instruments, Page
+from exporter.exposition import Exposition, Instruments, Page
 from exporter.poller import Poller
 from exporter.server import Limits, Server, parse_address
 from exporter.state import Ledger

@@ -6,22 +6,13 @@ A row of the catalogue is all there is to a metric; the exposition and docs/metr
 
 from __future__ import annotations
 
-import gzip
-import platform
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
-import prometheus_client
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.registry import Collector
-
-from exporter import __version__
-from exporter.model import KNOWN_STATUSES, Destination, Name, Source, Status
-from exporter.state import ImageFacts, Ledger, RegistrySnapshot, Snapshot
+from exporter.model import KNOWN_STATUSES, Destination, Name, Replication, Source, Status
+from exporter.state import ImageFacts, RegistrySnapshot
 
 S = ("source_registry_id", "source_region")
 I = ("repository", "tag", "digest", *S)  # noqa: E741 - the letter of the specification
@@ -73,18 +64,6 @@ class RegistryRow(Row):
     """A gauge of source registries, their rules and targets."""
 
     samples: Callable[[RegistrySnapshot], Iterable[Sample]] = lambda *_: ()
-
-
-class Figures(Protocol):
-    """What the poller tells of itself at a scrape."""
-
-    def overdue(self) -> float: ...
-
-    def rates(self) -> Mapping[Source, float]: ...
-
-
-class Clock(Protocol):
-    def monotonic(self) -> float: ...
 
 
 # -- facts to samples ----------------------------------------------------------------------------

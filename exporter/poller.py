@@ -231,6 +231,7 @@ class Poller:
         self._settings = settings
         self._newest.resize(settings.max_images)
         with self._ledger.lock:
+            self._ledger.changed()
             self._ledger.stale_after = settings.stale_after
         kept = []
         for entries in self._groups(settings).values():
@@ -243,6 +244,7 @@ class Poller:
                 watched.crew.close()
         self._watched = kept
         with self._ledger.lock:
+            self._ledger.changed()
             self._ledger.registries = [watched.watch.facts for watched in kept]
             self._ledger.skipped = self._newest.skipped
 

@@ -155,18 +155,20 @@ class RepositoryWatch:
             due = self._agenda.some_time(self._agenda.intervals.discovery)
             self._agenda.book(self._listing_job, due=due)
         with self._ledger.lock:
-            for digest, facts in self.facts.images.items():
+            self._ledger.changed()
+            for facts in list(self.facts.images.values()):
                 if facts.replications is not None:
                     interval = self._agenda.intervals.after(facts.state)
                     good_until = facts.answered_at + interval + self._agenda.stale_after
-                    self.facts.images[digest] = replace(facts, good_until=good_until)
+                    self.facts.put(replace(facts, good_until=good_until))
                     self._ask(facts, due=facts.answered_at + interval)
 
     def rules_changed(self, *, gone: frozenset[Destination]) -> None:
         """Nothing is owed to destinations that are gone; the rest is for ECR to say."""
         with self._ledger.lock:
-            for digest, facts in self.facts.images.items():
-                self.facts.images[digest] = without_destinations(facts, gone)
+            self._ledger.changed()
+            for facts in list(self.facts.images.values()):
+                self.facts.put(without_destinations(facts, gone))
         for facts in self.facts.images.values():
             self._ask(facts)
 
@@ -208,7 +210,10 @@ class RepositoryWatch:
             self.facts.targets = tuple(
                 TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
             )
-            self.facts.listed_at = self._clock.monotonic()
+            now = self._clock.monotonic()
+            if not self.facts.fresh(now, self._ledger.stale_after):
+                self._ledger.changed()
+            self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
             self._ledger.skipped = self._newest.skipped
         self._show(self._newest.admitted(self._group))
@@ -228,7 +233,8 @@ class RepositoryWatch:
             self._agenda.works(Scope("status", self.name))
         with self._ledger.lock:
             for digest in gone:
-                del images[digest]
+                self.facts.remove(digest)
+                self._ledger.changed()
             for digest, watched in selected.items():
                 facts = images.get(digest)
                 names = tuple(sorted(watched.names))
@@ -236,10 +242,12 @@ class RepositoryWatch:
                     image = watched.image
                     if self._agenda.under_way(self._job(digest)):
                         self._outdated.add(digest)
-                    images[digest] = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
+                    self.facts.put(ImageFacts(digest, names, image.pushed_at, image.replicated_from))
+                    self._ledger.changed()
                     self._ask(images[digest])
                 elif facts.names != names:
-                    images[digest] = replace(facts, names=names)
+                    self.facts.put(replace(facts, names=names))
+                    self._ledger.changed()
 
     def _gone(self, error: ECRError) -> None:
         self._listing = None
@@ -275,7 +283,9 @@ class RepositoryWatch:
             good_until=now + interval + self._agenda.stale_after,
         )
         with self._ledger.lock:
-            self.facts.images[job.digest] = facts
+            if facts.replications != before.replications or now > before.good_until:
+                self._ledger.changed()
+            self.facts.put(facts)
         self._agenda.works(Scope("status", self.name))
         self._agenda.works(Scope("status", self.name, job.digest))
         self._ask(facts, due=self._agenda.later(interval))

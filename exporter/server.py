@@ -430,6 +430,7 @@ class _Connection:
         self._socket.sendall(self._head(response))
         if to is None or to.method != "HEAD":
             self._socket.sendall(response.body)
+            self._socket.sendall(response.rest)
         self._sending_since = None
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
@@ -439,7 +440,7 @@ class _Connection:
             "Server": "ecr-replication-exporter",
             "Date": formatdate(usegmt=True),
             **dict(response.headers),
-            "Content-Length": str(len(response.body)),
+            "Content-Length": str(len(response.body) + len(response.rest)),
         }
         if self._last:
             headers["Connection"] = "close"

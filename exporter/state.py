@@ -58,9 +58,18 @@ class TargetImages:
     complete: bool  # whether all that it names exists
 
 
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """What scrapes want to know of a repository's images without looking at each of them."""
+
+    #: The first monotonic time after which some answer is no longer believed.
+    good_until: float
+    states: Mapping[ImageState, int]
+
+
 @dataclass(slots=True)
 class RepositoryFacts:
-    """What is known of a watched repository."""
+    """What is known of a watched repository. Its images change through `put` and `remove` alone."""
 
     labels: tuple[str, ...] = ()
     images: dict[str, ImageFacts] = field(default_factory=dict)
@@ -72,6 +81,44 @@ class RepositoryFacts:
     #: Whether each image of some listing has been asked about, so that targets can be judged.
     asked: bool = False
     failures: dict[Scope, Reason] = field(default_factory=dict)
+    _summary: _Summary | None = None
+
+    def put(self, image: ImageFacts) -> None:
+        """Know this of the image from now on."""
+        self.images[image.digest] = image
+        self._summary = None
+
+    def remove(self, digest: str) -> None:
+        """Know nothing of the image any more."""
+        del self.images[digest]
+        self._summary = None
+
+    def summary(self) -> _Summary:
+        """Made when it is first asked for after a change."""
+        if self._summary is None:
+            answered = (i.good_until for i in self.images.values() if i.replications is not None)
+            states = Counter(image.state for image in self.images.values())
+            self._summary = _Summary(min(answered, default=float("inf")), states)
+        return self._summary
+
+    def fresh(self, now: float, stale_after: float) -> bool:
+        """Whether the listing is believed at the monotonic time `now`."""
+        return self.listed_at is not None and now <= self.listed_at + stale_after
+
+    def late(self, now: float, stale_after: float) -> bool:
+        """Whether something that was known is no longer believed."""
+        return self.summary().good_until < now or (
+            self.listed_at is not None and not self.fresh(now, stale_after)
+        )
+
+    def visible(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
+        """The images of which something may be told."""
+        if not self.fresh(now, stale_after):
+            return ()
+        images = self.images.values()
+        if self.summary().good_until >= now:
+            return tuple(images)
+        return tuple(image for image in images if image.replications is None or now <= image.good_until)
 
 
 @dataclass(slots=True)
@@ -127,8 +174,10 @@ class Snapshot:
     """All that may be told at one moment: known, and not stale."""
 
     registries: tuple[RegistrySnapshot, ...]
-    states: Mapping[ImageState, int]
-    skipped: int
+    #: What is told of images and repositories stays true while the ledger has this version, until this
+    #: monotonic time.
+    version: int = 0
+    good_until: float = float("inf")
 
 
 class Ledger:
@@ -139,44 +188,64 @@ class Ledger:
         self.registries: list[RegistryFacts] = []
         self.stale_after = 0.0
         self.skipped = 0
+        #: Grows whenever what is told of images or repositories changes.
+        self.version = 0
 
-    def snapshot(self, now: float) -> Snapshot:
-        """What may be told at the monotonic time `now`. Called from any thread."""
+    def changed(self) -> None:
+        """What is told of images or repositories is another now. For who holds the lock."""
+        self.version += 1
+
+    def snapshot(self, now: float, *, images: bool = True) -> Snapshot:
+        """What may be told at the monotonic time `now`; of registries and targets alone, if not `images`.
+
+        Called from any thread. The lock is held for what takes microseconds an image at most, and only
+        where something changed since the last time.
+        """
         with self.lock:
-            states: Counter[ImageState] = Counter(dict.fromkeys(ImageState, 0))
-            registries = tuple(self._registry(facts, now, states) for facts in self.registries)
-            return Snapshot(registries, states, self.skipped)
+            registries = tuple(self._registry(facts, now, images=images) for facts in self.registries)
+            good_until = min(map(self._good_until, self.registries), default=float("inf"))
+            return Snapshot(registries, self.version, good_until)
+
+    def states(self, now: float) -> Mapping[ImageState, int]:
+        """How many watched images are in each state at the monotonic time `now`."""
+        states: Counter[ImageState] = Counter(dict.fromkeys(ImageState, 0))
+        with self.lock:
+            for repository in (r for facts in self.registries for r in facts.repositories.values()):
+                if not repository.late(now, self.stale_after):
+                    states.update(repository.summary().states)
+                    continue
+                visible = repository.visible(now, self.stale_after)
+                states.update(image.state for image in visible)
+                states[ImageState.UNKNOWN] += len(repository.images) - len(visible)
+        return states
 
     def awaited(self, now: float) -> list[str]:
         """The targets that had no first round yet, and did not fail it either."""
-        snapshot = self.snapshot(now)
+        snapshot = self.snapshot(now, images=False)
         return [t.label for r in snapshot.registries for t in r.targets if t.success is None]
 
-    def _registry(self, facts: RegistryFacts, now: float, states: Counter[ImageState]) -> RegistrySnapshot:
-        repositories: list[tuple[str, tuple[ImageFacts, ...]]] = []
-        late: set[str] = set()
-        for name, repository in facts.repositories.items():
-            fresh = self._fresh(repository, now)
-            visible: list[ImageFacts] = []
-            for image in repository.images.values():
-                good = fresh and (image.replications is None or now <= image.good_until)
-                states[image.state if good else ImageState.UNKNOWN] += 1
-                if good:
-                    visible.append(image)
-            if len(visible) < len(repository.images) or (repository.listed_at is not None and not fresh):
-                late.add(name)
-            repositories.append((name, tuple(visible)))
-        rules = facts.believed_rules(now, self.stale_after)
+    def _registry(self, facts: RegistryFacts, now: float, *, images: bool) -> RegistrySnapshot:
+        late = {name for name, r in facts.repositories.items() if r.late(now, self.stale_after)}
+        visible = (
+            tuple((name, r.visible(now, self.stale_after)) for name, r in facts.repositories.items())
+            if images
+            else ()
+        )
         return RegistrySnapshot(
             facts.source,
-            rules,
+            facts.believed_rules(now, self.stale_after),
             _complete_time(facts),
-            tuple(repositories),
+            visible,
             self._targets(facts, late, overdue=now > facts.since + self.stale_after),
         )
 
-    def _fresh(self, repository: RepositoryFacts, now: float) -> bool:
-        return repository.listed_at is not None and now <= repository.listed_at + self.stale_after
+    def _good_until(self, facts: RegistryFacts) -> float:
+        ends = (
+            min(r.listed_at + self.stale_after, r.summary().good_until)
+            for r in facts.repositories.values()
+            if r.listed_at is not None
+        )
+        return min(ends, default=float("inf"))
 
     def _targets(self, facts: RegistryFacts, late: set[str], *, overdue: bool) -> tuple[TargetFacts, ...]:
         """How the targets fare, some repositories being late; `overdue`: a first round should be over."""

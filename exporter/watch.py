@@ -183,6 +183,7 @@ class RegistryWatch:
 
     def _name(self, registry_id: str) -> None:
         with self._ledger.lock:
+            self._ledger.changed()
             self.facts.source = Source(registry_id, self.facts.source.region)
         self.agenda.noted("registry_identified", registry_id=registry_id, region=self.facts.source.region)
 
@@ -267,6 +268,7 @@ class RegistryWatch:
             if known is None:
                 self._repositories[name] = known = self._watch_repository(name, targets)
                 with self._ledger.lock:
+                    self._ledger.changed()
                     self.facts.repositories[name] = known.facts
             elif known.facts.labels != targets.labels:
                 known.retarget(targets)
@@ -287,6 +289,7 @@ class RegistryWatch:
     def _drop(self, name: str) -> None:
         self._repositories.pop(name).retire()
         with self._ledger.lock:
+            self._ledger.changed()
             del self.facts.repositories[name]
 
     # -- calls -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ FLOORS = (
     {"repository"},
     {"watch"},
     {"poller", "metrics"},
+    {"exposition"},
     {"desk", "web"},
     {"server"},
     {"main", "demo"},
@@ -29,7 +30,7 @@ OWNERS = {
     "boto3": {"ecr", "demo"},
     "botocore": {"ecr", "demo"},
     "moto": {"demo"},
-    "prometheus_client": {"metrics", "server"},
+    "prometheus_client": {"exposition"},
     "yaml": {"letter"},
 }
 LONGEST = 500  # lines of a file
