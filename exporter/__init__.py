@@ -4,9 +4,11 @@ model       the nouns: sources, destinations, images, what ECR reported; imports
 log         one event a line, and repeated failures folded into few
 letter      YAML as nodes that know their lines; words, what each text may be
 config      the operator's letter -> frozen settings, or every problem with its place
+errors      what AWS raises -> the few kinds that callers branch on
 ecr         the gate: the only room that knows boto3 (demo plays the AWS behind it)
 targets     what to watch: settings + a listing -> images and names (pure)
-schedule    when: due work, budget, back-off (pure, the clock is an argument)
+budget      how fast: a token bucket whose rate learns what AWS allows (pure)
+schedule    when, and what first: due work, intervals, back-off (pure)
 state       the ledger: the last facts per image, repository and registry
 agenda      what is booked, under way and in trouble in one registry
 repository  what each answer means for a repository, and what to ask next

@@ -18,7 +18,7 @@ from fakes import (
 )
 
 from exporter.config import RegistrySettings, Settings, TargetSettings
-from exporter.ecr import ECRError
+from exporter.errors import ECRError
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
 
 STATUS = "DescribeImageReplicationStatus"

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.config import RegistrySettings, Settings, TargetSettings
-from exporter.ecr import ECRError
+from exporter.errors import ECRError
 from exporter.metrics import Exposition, Instruments
 from exporter.model import Image, Name, Page, Reason, Replication, Rule, Status
 from exporter.state import RECENT, ImageFacts
