@@ -4,15 +4,18 @@ model       the nouns: sources, destinations, images, what ECR reported; imports
 log         one event a line, and repeated failures folded into few
 letter      YAML as nodes that know their lines; words, what each text may be
 config      the operator's letter -> frozen settings, or every problem with its place
+errors      what AWS raises -> the few kinds that callers branch on
 ecr         the gate: the only room that knows boto3 (demo plays the AWS behind it)
 targets     what to watch: settings + a listing -> images and names (pure)
-schedule    when: due work, budget, back-off (pure, the clock is an argument)
+budget      how fast: a token bucket whose rate learns what AWS allows (pure)
+schedule    when, and what first: due work, intervals, back-off (pure)
 state       the ledger: the last facts per image, repository and registry
 agenda      what is booked, under way and in trouble in one registry
 repository  what each answer means for a repository, and what to ask next
 watch       the same for a registry: identity, rules, repositories
 poller      threads: one loop that decides, workers that ask
-metrics     the catalogue: every name, type, help, label; ledger -> exposition
+metrics     the catalogue: every name, type, help, label, and how facts become samples
+exposition  the catalogue as text, rendered fast and kept while nothing changes; own counters
 desk        the answer to each request; server carries them, web secures them
 main        builds everything, owns signals and exit codes
 """

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from exporter.budget import Budget, Lane
 from exporter.config import Settings
-from exporter.ecr import ECRError
+from exporter.errors import ECRError
 from exporter.model import Reason, Scope
 from exporter.schedule import Backoff, Intervals, Schedule, spread
 from exporter.state import Ledger, RegistryFacts

@@ -11,11 +11,9 @@ All methods are called from worker threads, and may be called from several at on
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -23,25 +21,11 @@ from typing import Any, Protocol
 import boto3
 from botocore import xform_name
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
-from botocore.exceptions import (
-    ConnectionError as ConnectionFailure,
-)
 from botocore.parsers import ResponseParserError
 
 from exporter import __version__
-from exporter.config import RegistrySettings, Secret
+from exporter.config import RegistrySettings
+from exporter.errors import MAX_LABEL, ECRError, classified
 from exporter.model import (
     PAGE_SIZE,
     Destination,
@@ -63,9 +47,6 @@ OPERATIONS = (
     "DescribeImages",
     "DescribeImageReplicationStatus",
 )
-#: A failure code is free text from outside that becomes a label: bound it.
-MAX_LABEL = 128
-MAX_MESSAGE = 300
 
 CONNECT_TIMEOUT = 3.0  # seconds
 READ_TIMEOUT = 10.0
@@ -75,55 +56,8 @@ RENEW_BEFORE = 300.0
 #: Seconds that they are used at least, whatever their end and our clock say: no call costs two.
 RENEW_EVERY = 60.0
 
-# botocore's list of throttling codes, and the ThrottleException of the ECR documentation that it lacks.
-_THROTTLED = frozenset(
-    """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
-    RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
-    BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
-    ProvisionedThroughputExceededException EC2ThrottledException""".split()
-)
-_DENIED = frozenset(
-    "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
-)
-# Not this action is refused but whoever asks: nothing else will work either until that is mended.
-_BAD_CREDENTIALS = frozenset(
-    """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
-    InvalidClientTokenId InvalidAccessKeyId InvalidSignatureException SignatureDoesNotMatch
-    IncompleteSignature IncompleteSignatureException MissingAuthenticationToken
-    MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
-    IDPCommunicationError IDPRejectedClaim""".split()
-)
-_NO_CREDENTIALS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    SSOError,
-    ProfileNotFound,
-    OSError,  # a token file that cannot be read; botocore wraps what the network raises
-)
-_GONE = {
-    "RepositoryNotFoundException": Reason.REPOSITORY_NOT_FOUND,
-    "ImageNotFoundException": Reason.IMAGE_NOT_FOUND,
-}
-
 #: Told of every call: service, operation, source, outcome ("success" or a Reason) and seconds.
 Observer = Callable[[str, str, Source, str, float], None]
-
-
-class ECRError(Exception):
-    """A call that AWS did not answer, and why, in the few kinds that callers branch on."""
-
-    def __init__(
-        self, reason: Reason, *, action: str, code: str, message: str, everything: bool = False
-    ) -> None:
-        super().__init__(f"{action}: {code}: {message}" if message else f"{action}: {code}")
-        self.reason = reason
-        #: The IAM action, such as ecr:DescribeImages.
-        self.action = action
-        self.code = code
-        #: The cause lies with the credentials or the Region, so that every call would fail.
-        self.everything = everything
 
 
 class Gate(Protocol):
@@ -175,7 +109,7 @@ class AWS:
         self.observe = observe
         self.clock = clock
         self.read_timeout = read_timeout
-        with _classified("credentials"):
+        with classified("credentials"):
             found: str | None = self.session().region_name
         #: The Region that boto3 finds by itself; or AWS_REGION, which all other SDKs know; or None.
         self.region = found or os.environ.get("AWS_REGION")
@@ -304,10 +238,10 @@ class RegistryGate:
 
     def _call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         action = f"{service}:{operation}"
-        with _classified(action):
+        with classified(action):
             access = self._current()
         try:
-            with _classified(action):
+            with classified(action):
                 client = self._client(access, service)
             return self._ask(client, operation, parameters)
         except ECRError as error:
@@ -350,7 +284,7 @@ class RegistryGate:
         parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
         proof = {"ExternalId": secret.reveal()} if secret else {}
         answer = self._ask(self._connect(access.session, "sts"), "AssumeRole", parameters | proof)
-        with _classified("sts:AssumeRole"):
+        with classified("sts:AssumeRole"):
             lent = answer["Credentials"]
             access.role = {
                 "aws_access_key_id": lent["AccessKeyId"],
@@ -367,7 +301,7 @@ class RegistryGate:
         began = time.monotonic()
         outcome = "success"
         try:
-            with _classified(f"{service}:{operation}", secret=self._settings.external_id):
+            with classified(f"{service}:{operation}", secret=self._settings.external_id):
                 return _stated(getattr(client, xform_name(operation))(**parameters))
         except ECRError as error:
             outcome = error.reason
@@ -392,68 +326,6 @@ def _stated(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict) or not answer.keys() - {"ResponseMetadata"}:
         raise ResponseParserError("the answer says nothing that can be understood")
     return answer
-
-
-@contextmanager
-def _classified(action: str, *, secret: Secret | None = None) -> Iterator[None]:
-    """Whatever is raised within becomes an ECRError that does not show the secret."""
-    try:
-        yield
-    except ECRError:
-        raise
-    except Exception as error:  # a half-broken answer can raise anything in botocore's parser
-        raise _classify(error, action, secret) from error
-
-
-def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
-    if isinstance(error, ClientError):
-        return _classify_answer(error, action, secret)
-    code = type(error).__name__
-    reason, everything = Reason.UNAVAILABLE, False
-    if isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
-        pass  # first, because a time-out is an OSError too
-    elif isinstance(error, _NO_CREDENTIALS):
-        reason, everything = Reason.ACCESS_DENIED, True
-    elif isinstance(error, ParamValidationError):
-        reason = Reason.INVALID
-    elif isinstance(error, BotoCoreError):
-        reason, everything = Reason.INVALID, True
-    else:
-        code = f"UnusableAnswer({code})"
-    message = _first_line(str(error), secret)
-    return ECRError(reason, action=action, code=code, message=message, everything=everything)
-
-
-def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
-    details = error.response.get("Error", {})
-    code = _first_line(str(details.get("Code") or "Unknown"))[:MAX_LABEL]
-    http = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if not action.endswith(f":{error.operation_name}"):
-        action = f"sts:{error.operation_name}"  # botocore itself had to borrow credentials for the call
-    everything = code in _BAD_CREDENTIALS or action.startswith("sts:")
-    if code in _THROTTLED or http == 429:
-        reason, everything = Reason.THROTTLED, False
-    elif code in _GONE:
-        reason = _GONE[code]
-    elif code in _DENIED or code in _BAD_CREDENTIALS or http in (401, 403):
-        reason = Reason.ACCESS_DENIED
-    elif http >= 500 or code in ("ServerException", "InternalFailure", "ServiceUnavailable"):
-        reason = Reason.UNAVAILABLE
-    else:
-        reason = Reason.INVALID
-    message = _first_line(str(details.get("Message") or ""), secret)
-    return ECRError(reason, action=action, code=code, message=message, everything=everything)
-
-
-def _first_line(text: str, secret: Secret | None = None) -> str:
-    """What may be shown of a message from outside.
-
-    What AWS and botocore put below the first line quotes the request or the answer: the canonical
-    request of a wrong signature holds the session token. STS quotes an external id that it dislikes.
-    """
-    shown = text.replace(secret.reveal(), str(secret)) if secret else text
-    line = shown.strip().partition("\n")[0]
-    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", line).strip()[:MAX_MESSAGE]
 
 
 def _text(row: dict[str, Any], key: str) -> str:

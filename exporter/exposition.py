@@ -168,7 +168,7 @@ def _template(row: ImageRow, fact: Any) -> tuple[str, ...]:
 
 
 def _image_lines(row: ImageRow, source: Source, repository: str, images: Iterable[ImageFacts]) -> str:
-    before = f"{row.name}{{{_pairs(I[:1], (repository,))},tag=\""
+    before = f'{row.name}{{{_pairs(I[:1], (repository,))},tag="'
     after = f'",{_pairs(S, source)}'
     text = []
     for image in images:
@@ -204,11 +204,15 @@ def _repositories(row: Row, registry: RegistrySnapshot) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a scrape gets: a body that may be shared with other scrapes, what follows it, and headers."""
+    """What a scrape gets: a body that may be shared with other scrapes, headers, and the rest of the body."""
 
     body: bytes | bytearray
-    rest: bytes
     headers: tuple[tuple[str, str], ...]
+    rest: bytes = b""
+
+    def whole(self) -> bytes:
+        """Body and rest in one piece: a copy."""
+        return bytes(self.body) + self.rest
 
 
 @dataclass(slots=True)
@@ -251,11 +255,11 @@ class Exposition:
         small = "".join(_domain(snapshot, _named(_SMALL, names))).encode() + encode(own)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if not gzipped:
-            return Page(large, small, tuple(headers))
+            return Page(large, tuple(headers), small)
         headers.append(("Content-Encoding", "gzip"))
         if names:
             large = gzip.compress(large, _GZIP_LEVEL)
-        return Page(large, gzip.compress(small, _GZIP_LEVEL), tuple(headers))
+        return Page(large, tuple(headers), gzip.compress(small, _GZIP_LEVEL))
 
     def _some(self, names: Sequence[str]) -> bytes:
         snapshot = self._ledger.snapshot(self._clock.monotonic())

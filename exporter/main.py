@@ -18,7 +18,8 @@ from typing import NoReturn
 from exporter import __version__, config, log
 from exporter.config import ConfigError, Problem, Settings
 from exporter.desk import Desk
-from exporter.ecr import AWS, ECRError
+from exporter.ecr import AWS
+from exporter.errors import ECRError
 from exporter.exposition import Exposition, Instruments, Page
 from exporter.poller import Poller
 from exporter.server import Limits, Server, parse_address

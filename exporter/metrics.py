@@ -1,6 +1,6 @@
 """The catalogue: every metric's name, type, help and labels, and how facts become samples.
 
-A row of the catalogue is all there is to a metric; the exposition and docs/metrics.md
+A row of the catalogue is all there is to a metric; the exposition (`exposition`) and docs/metrics.md
 (`python -m exporter.metrics`) are made from the rows. Every name here is API.
 """
 

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from exporter.agenda import Clock, Job, Journal
 from exporter.config import RegistrySettings, Settings, TargetSettings
-from exporter.ecr import ECRError, Gate, static_registry_id
+from exporter.ecr import Gate, static_registry_id
+from exporter.errors import ECRError
 from exporter.model import Destination, Reason, Source
 from exporter.state import Ledger
 from exporter.targets import Newest

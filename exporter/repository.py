@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from exporter.agenda import OUTAGE_AFTER, Agenda, Job, Kind
-from exporter.ecr import ECRError, Gate
+from exporter.ecr import Gate
+from exporter.errors import ECRError
 from exporter.model import Destination, Image, Name, Reason, Replication, Scope, Source, Status
 from exporter.state import (
     RECENT,

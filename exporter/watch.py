@@ -14,7 +14,8 @@ from typing import Any
 
 from exporter.agenda import Agenda, Clock, Job, Journal, Kind
 from exporter.config import Settings, TargetSettings
-from exporter.ecr import ECRError, Gate
+from exporter.ecr import Gate
+from exporter.errors import ECRError
 from exporter.model import Destination, Page, Reason, Registry, Scope, Source
 from exporter.repository import RepositoryWatch, circle
 from exporter.state import Ledger, RegistryFacts

@@ -13,7 +13,8 @@ from random import Random
 from typing import Any
 
 from exporter.config import RegistrySettings, Settings
-from exporter.ecr import ECRError, Gate, static_registry_id
+from exporter.ecr import Gate, static_registry_id
+from exporter.errors import ECRError
 from exporter.model import (
     LOOKUP_SIZE,
     Destination,

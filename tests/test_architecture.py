@@ -13,7 +13,7 @@ FLOORS = (
     {"model", "log", "letter"},
     {"words"},
     {"config"},
-    {"budget"},
+    {"budget", "errors"},
     {"ecr", "targets", "schedule", "state"},
     {"agenda"},
     {"repository"},
@@ -28,7 +28,7 @@ FLOORS = (
 #: Who may know that a package exists.
 OWNERS = {
     "boto3": {"ecr", "demo"},
-    "botocore": {"ecr", "demo"},
+    "botocore": {"ecr", "errors", "demo"},
     "moto": {"demo"},
     "prometheus_client": {"exposition"},
     "yaml": {"letter"},

@@ -17,7 +17,8 @@ from moto.server import ThreadedMotoServer
 from exporter.config import RegistrySettings
 from exporter.demo import ACCOUNT as DEMO_ACCOUNT
 from exporter.demo import EmbeddedAWS
-from exporter.ecr import AWS, ECRError, Gate
+from exporter.ecr import AWS, Gate
+from exporter.errors import ECRError
 from exporter.model import LOOKUP_SIZE, Destination, Image, Name, Reason, Replication, Rule, Status
 
 PUSHED_AT = 1_790_000_000.0

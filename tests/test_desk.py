@@ -10,7 +10,7 @@ import pytest
 
 from exporter import __version__
 from exporter.desk import Desk, Request, Response
-from exporter.metrics import Page
+from exporter.exposition import Page
 
 
 @dataclass

@@ -113,7 +113,7 @@ def test_a_real_prometheus_scrapes_it(demo: Command, tmp_path: Path) -> None:
         url = f"http://{address}/api/v1/query?query={urllib.parse.quote(expression)}"
         try:
             return [row["metric"] for row in json.loads(ask(url).body)["data"]["result"]]
-        except OSError:
+        except (OSError, ValueError):
             return []  # not up yet
 
     try:

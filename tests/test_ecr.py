@@ -21,16 +21,14 @@ from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fa
 from exporter.ecr import (
     AWS,
     CONNECT_TIMEOUT,
-    MAX_LABEL,
-    MAX_MESSAGE,
     OPERATIONS,
     READ_TIMEOUT,
     RENEW_BEFORE,
     RENEW_EVERY,
-    ECRError,
     Gate,
     RegistryGate,
 )
+from exporter.errors import MAX_LABEL, MAX_MESSAGE, ECRError
 from exporter.model import (
     LOOKUP_SIZE,
     PAGE_SIZE,

@@ -15,7 +15,8 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics import CATALOGUE, PREFIX, Exposition, Instruments, Row, markdown
+from exporter.exposition import Exposition, Instruments
+from exporter.metrics import CATALOGUE, PREFIX, Row, markdown
 from exporter.model import (
     Destination,
     ImageState,
@@ -130,7 +131,7 @@ def exposition(ledger: Ledger) -> Exposition:
 
 
 def page(ledger: Ledger, accept: str = "", names: Iterable[str] = ()) -> str:
-    return exposition(ledger).page(accept=accept, accept_encoding="", names=tuple(names)).body.decode()
+    return exposition(ledger).page(accept=accept, accept_encoding="", names=tuple(names)).whole().decode()
 
 
 def parse(text: str) -> dict[str, Metric]:
@@ -283,8 +284,8 @@ def test_it_is_compressed_for_those_who_accept_that() -> None:
     plain = told.page(accept="", accept_encoding="identity", names=())
     packed = told.page(accept="", accept_encoding="deflate, gzip;q=0.8", names=())
     assert dict(packed.headers)["Content-Encoding"] == "gzip"
-    assert len(packed.body) < len(plain.body) / 4
-    assert ours(parse(gzip.decompress(packed.body).decode())) == ours(parse(plain.body.decode()))
+    assert len(packed.whole()) < len(plain.whole()) / 4
+    assert ours(parse(gzip.decompress(packed.whole()).decode())) == ours(parse(plain.whole().decode()))
 
 
 def test_only_the_names_that_were_asked_for_are_told() -> None:

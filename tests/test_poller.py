@@ -18,7 +18,7 @@ from fakes import (
 )
 
 from exporter.config import RegistrySettings, Settings, TargetSettings
-from exporter.ecr import ECRError
+from exporter.errors import ECRError
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
 
 STATUS = "DescribeImageReplicationStatus"
@@ -538,7 +538,7 @@ def test_the_newest_images_win_when_there_are_too_many() -> None:
     rig = world(ecr, max_images=10)
     rig.run(130)
     assert {tag for _, tag, _ in rig.states()} == {f"v{number}" for number in range(10)}
-    assert rig.snapshot().skipped == 30
+    assert rig.ledger.skipped == 30
 
 
 def test_a_reload_keeps_what_stays_and_drops_the_rest_at_once() -> None:
@@ -575,7 +575,7 @@ def test_states_are_counted() -> None:
     pushed(ecr, tag="new")
     rig = world(ecr)
     rig.run(5)
-    states = rig.snapshot().states
+    states = rig.ledger.states(rig.clock.now)
     assert [states[s] for s in ImageState] == [0, 1, 1, 1, 0]
 
 

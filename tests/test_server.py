@@ -16,7 +16,7 @@ import pytest
 
 from exporter import log
 from exporter.desk import Desk, Request, Response
-from exporter.metrics import Page
+from exporter.exposition import Page
 from exporter.server import Limits, Server, parse_address
 from exporter.web import Web
 

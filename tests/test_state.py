@@ -231,7 +231,7 @@ def test_images_are_counted_by_state_and_stale_ones_are_unknown() -> None:
         app=repository(image(), image(state=ImageState.FAILED), NEVER_ASKED, image(good_until=LISTED - 1)),
         old=repository(image(), listed_at=LISTED - STALE - 1),
     )
-    states = ledger(facts).snapshot(LISTED).states
+    states = ledger(facts).states(LISTED)
     assert [states[state] for state in ImageState] == [1, 0, 1, 1, 2]
 
 

@@ -17,8 +17,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.config import RegistrySettings, Settings, TargetSettings
-from exporter.ecr import ECRError
-from exporter.metrics import Exposition, Instruments
+from exporter.errors import ECRError
+from exporter.exposition import Exposition, Instruments
 from exporter.model import Image, Name, Page, Reason, Replication, Rule, Status
 from exporter.state import RECENT, ImageFacts
 
@@ -244,7 +244,7 @@ class World(RuleBasedStateMachine):
 
     def _series(self, accept: str, parse: Callable[[str], Any]) -> dict[str, dict[tuple[str, ...], float]]:
         """Name -> label values in the order of the labels' names -> value."""
-        page = self.exposition.page(accept=accept, accept_encoding="", names=()).body.decode()
+        page = self.exposition.page(accept=accept, accept_encoding="", names=()).whole().decode()
         series: dict[str, dict[tuple[str, ...], float]] = {}
         for sample in (sample for family in parse(page) for sample in family.samples):
             key = tuple(sample.labels[label] for label in sorted(sample.labels))

@@ -1,0 +1,140 @@
+"""What AWS and botocore raise -> the few kinds that callers branch on, with a message fit to be shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+from botocore.exceptions import (
+    ConnectionError as ConnectionFailure,
+)
+from botocore.parsers import ResponseParserError
+
+from exporter.config import Secret
+from exporter.model import Reason
+
+#: Text from outside that becomes the value of a label, or a message, is bounded.
+MAX_LABEL = 128
+MAX_MESSAGE = 300
+
+# botocore's list of throttling codes, and the ThrottleException of the ECR documentation that it lacks.
+_THROTTLED = frozenset(
+    """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
+    RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
+    BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
+    ProvisionedThroughputExceededException EC2ThrottledException""".split()
+)
+_DENIED = frozenset(
+    "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
+)
+# Not this action is refused but whoever asks: nothing else will work either until that is mended.
+_BAD_CREDENTIALS = frozenset(
+    """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
+    InvalidClientTokenId InvalidAccessKeyId InvalidSignatureException SignatureDoesNotMatch
+    IncompleteSignature IncompleteSignatureException MissingAuthenticationToken
+    MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
+    IDPCommunicationError IDPRejectedClaim""".split()
+)
+_NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+    ProfileNotFound,
+    OSError,  # a token file that cannot be read; botocore wraps what the network raises
+)
+_GONE = {
+    "RepositoryNotFoundException": Reason.REPOSITORY_NOT_FOUND,
+    "ImageNotFoundException": Reason.IMAGE_NOT_FOUND,
+}
+
+
+class ECRError(Exception):
+    """A call that AWS did not answer, and why, in the few kinds that callers branch on."""
+
+    def __init__(
+        self, reason: Reason, *, action: str, code: str, message: str, everything: bool = False
+    ) -> None:
+        super().__init__(f"{action}: {code}: {message}" if message else f"{action}: {code}")
+        self.reason = reason
+        #: The IAM action, such as ecr:DescribeImages.
+        self.action = action
+        self.code = code
+        #: The cause lies with the credentials or the Region, so that every call would fail.
+        self.everything = everything
+
+
+@contextmanager
+def classified(action: str, *, secret: Secret | None = None) -> Iterator[None]:
+    """Whatever is raised within becomes an ECRError that does not show the secret."""
+    try:
+        yield
+    except ECRError:
+        raise
+    except Exception as error:  # a half-broken answer can raise anything in botocore's parser
+        raise _classify(error, action, secret) from error
+
+
+def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
+    if isinstance(error, ClientError):
+        return _classify_answer(error, action, secret)
+    code = type(error).__name__
+    reason, everything = Reason.UNAVAILABLE, False
+    if isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
+        pass  # first, because a time-out is an OSError too
+    elif isinstance(error, _NO_CREDENTIALS):
+        reason, everything = Reason.ACCESS_DENIED, True
+    elif isinstance(error, ParamValidationError):
+        reason = Reason.INVALID
+    elif isinstance(error, BotoCoreError):
+        reason, everything = Reason.INVALID, True
+    else:
+        code = f"UnusableAnswer({code})"
+    message = _first_line(str(error), secret)
+    return ECRError(reason, action=action, code=code, message=message, everything=everything)
+
+
+def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
+    details = error.response.get("Error", {})
+    code = _first_line(str(details.get("Code") or "Unknown"))[:MAX_LABEL]
+    http = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if not action.endswith(f":{error.operation_name}"):
+        action = f"sts:{error.operation_name}"  # botocore itself had to borrow credentials for the call
+    everything = code in _BAD_CREDENTIALS or action.startswith("sts:")
+    if code in _THROTTLED or http == 429:
+        reason, everything = Reason.THROTTLED, False
+    elif code in _GONE:
+        reason = _GONE[code]
+    elif code in _DENIED or code in _BAD_CREDENTIALS or http in (401, 403):
+        reason = Reason.ACCESS_DENIED
+    elif http >= 500 or code in ("ServerException", "InternalFailure", "ServiceUnavailable"):
+        reason = Reason.UNAVAILABLE
+    else:
+        reason = Reason.INVALID
+    message = _first_line(str(details.get("Message") or ""), secret)
+    return ECRError(reason, action=action, code=code, message=message, everything=everything)
+
+
+def _first_line(text: str, secret: Secret | None = None) -> str:
+    """What may be shown of a message from outside.
+
+    What AWS and botocore put below the first line quotes the request or the answer: the canonical
+    request of a wrong signature holds the session token. STS quotes an external id that it dislikes.
+    """
+    shown = text.replace(secret.reveal(), str(secret)) if secret else text
+    line = shown.strip().partition("\n")[0]
+    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", line).strip()[:MAX_MESSAGE]
