@@ -43,6 +43,10 @@ fix: $(dev) ## repair what can be repaired by itself
 	@$(bin)/ruff check --fix .
 	@$(bin)/ruff format .
 
+.PHONY: bench
+bench: $(dev) ## measure what a scrape costs
+	@$(bin)/python benchmarks/scrape.py
+
 .PHONY: docs
 docs: $(demo) ## write docs/metrics.md anew from the catalogue
 	@$(bin)/python -m exporter.metrics > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md

@@ -293,6 +293,8 @@ class Exposition:
 
     def _render(self, kept: _Kept) -> Iterator[bytes]:
         snapshot = self._ledger.snapshot(self._clock.monotonic())
+        if snapshot.version != kept.version:
+            kept.plain = kept.gzipped = None  # of an earlier version, between the look and the snapshot
         kept.version, kept.good_until = snapshot.version, snapshot.good_until
         return (piece.encode() for piece in _domain(snapshot, _LARGE))
 
