@@ -175,7 +175,7 @@ class Place:
     def entries(self) -> dict[str, tuple[Scalar, Node]]:
         """Key -> its node and its value's, with `<<` merged in. Reports keys that are there twice."""
         if not isinstance(self.node, Map):
-            raise WrongError(f"{_shown(self.node)} is not a mapping of keys to values")
+            raise WrongError(f"{_kind(self.node)} is not a mapping of keys to values")
         return self._entries(self.node, 0)
 
     def _entries(self, mapping: Map, depth: int) -> dict[str, tuple[Scalar, Node]]:
@@ -455,6 +455,11 @@ def dotted(path: str, key: str) -> str:
     if not re.fullmatch(r"[\w-]{1,64}|<<", key):
         return f"{path}[{quote(key)}]"
     return f"{path}.{key}" if path else key
+
+
+def _kind(node: Node) -> str:
+    """What it is, not what it says: a mistyped mapping may hold a secret."""
+    return "text" if isinstance(node, Scalar) and not (node.plain and node.text in _NOTHING) else _shown(node)
 
 
 def _shown(node: Node) -> str:
