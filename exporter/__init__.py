@@ -10,6 +10,7 @@ targets     what to watch: settings + a listing -> images and names (pure)
 budget      how fast: a token bucket whose rate learns what AWS allows (pure)
 schedule    when, and what first: due work, intervals, back-off (pure)
 state       the ledger: the last facts per image, repository and registry
+statefile   what is settled, on disk, for the next start
 agenda      what is booked, under way and in trouble in one registry
 repository  what each answer means for a repository, and what to ask next
 watch       the same for a registry: identity, rules, repositories
@@ -17,6 +18,7 @@ poller      threads: one loop that decides, workers that ask
 metrics     the catalogue: every name, type, help, label, and how facts become samples
 exposition  the catalogue as text, rendered fast and kept while nothing changes; own counters
 desk        the answer to each request; server carries them, web secures them
+flags       the command line
 main        builds everything, owns signals and exit codes
 """
 

@@ -127,6 +127,8 @@ class Settings:
     stale_after: float = 3600.0
     requests_per_second: float = 10.0
     max_images: int = 100_000
+    #: Where what is settled survives a restart.
+    state_file: str | None = None
 
 
 _DEFAULTS = Settings(targets=())
@@ -189,6 +191,8 @@ def to_yaml(settings: Settings) -> str:
     rate = settings.requests_per_second
     plain["requests_per_second"] = int(rate) if rate.is_integer() else rate
     plain["max_images"] = settings.max_images
+    if settings.state_file:
+        plain["state_file"] = settings.state_file
     return dump(plain)
 
 
@@ -251,6 +255,7 @@ _SETTINGS: dict[str, Reader] = {
     **dict.fromkeys(_INTERVALS, text_of(words.duration(1.0))),
     "requests_per_second": _rate,
     "max_images": whole,
+    "state_file": text_of(words.file),
 }
 
 
@@ -357,7 +362,6 @@ _UNVERIFIED = "cannot be honoured: Python's ssl takes no client certificate with
 _OBSOLETE = "cannot be honoured: it is obsolete, and OpenSSL no longer offers it by default"
 _TLS_VERSIONS = ("TLS12", "TLS13")
 
-_file = words.pattern(r"[^\0]+", "is not the name of a file", longest=4096)
 _tls_version = words.one_of(_TLS_VERSIONS, refused={"TLS10": _OBSOLETE, "TLS11": _OBSOLETE})
 _client_auth = words.one_of(
     tuple(ClientAuth),
@@ -388,9 +392,9 @@ def _users(place: Place) -> dict[str, Secret]:
 
 
 _TLS: dict[str, Reader] = {
-    "cert_file": text_of(_file),
-    "key_file": text_of(_file),
-    "client_ca_file": text_of(_file),
+    "cert_file": text_of(words.file),
+    "key_file": text_of(words.file),
+    "client_ca_file": text_of(words.file),
     "client_auth_type": text_of(_client_auth),
     "min_version": text_of(_tls_version),
     "max_version": text_of(_tls_version),

@@ -39,7 +39,11 @@ from exporter.metrics import (
     RELOAD_SUCCESSFUL,
     RELOAD_TIME,
     REPLICATION_DURATION,
+    SHARD_ORDINAL,
     SKIPPED,
+    STATE_FAILURES,
+    STATE_WRITTEN,
+    TOTAL_SHARDS,
     I,
     ImageRow,
     RegistryRow,
@@ -50,6 +54,7 @@ from exporter.metrics import (
 )
 from exporter.model import Destination, Source
 from exporter.state import ImageFacts, Ledger, RegistrySnapshot, Snapshot
+from exporter.targets import WHOLE, Shard
 
 #: Combinations of states that are kept rendered; a world has a few dozen.
 _TEMPLATES = 4096
@@ -75,7 +80,7 @@ class Clock(Protocol):
 class Instruments:
     """The exporter's own counters and histograms; safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shard: Shard = WHOLE) -> None:
         prometheus_client.disable_created_metrics()
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
@@ -86,6 +91,13 @@ class Instruments:
         self._reload_time = self._make(prometheus_client.Gauge, RELOAD_TIME)
         build = self._make(prometheus_client.Gauge, BUILD_INFO)
         build.labels(__version__, platform.python_version(), version("boto3")).set(1)
+        self._make(prometheus_client.Gauge, SHARD_ORDINAL).set(shard.ordinal)
+        self._make(prometheus_client.Gauge, TOTAL_SHARDS).set(shard.total)
+        #: Made with its first value: before, there is nothing to tell.
+        self._state_written: Any = None
+        self._state_failures = self._make(prometheus_client.Counter, STATE_FAILURES)
+        for operation in ("read", "write"):
+            self._state_failures.labels(operation)
 
     def _make(self, kind: Any, row: Row) -> Any:
         buckets = {"buckets": row.buckets} if row.buckets else {}
@@ -99,6 +111,15 @@ class Instruments:
     def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
         """Count a replication that was seen to end, so many seconds after the push."""
         self._durations.labels(*source, *destination).observe(seconds)
+
+    def state_written(self, *, at: float) -> None:
+        """Tell when the state file was written last, as Unix time."""
+        self._state_written = self._state_written or self._make(prometheus_client.Gauge, STATE_WRITTEN)
+        self._state_written.set(at)
+
+    def state_failed(self, operation: str) -> None:
+        """Count that the state file could not be read or written."""
+        self._state_failures.labels(operation).inc()
 
     def reloaded(self, *, success: bool, at: float) -> None:
         """Tell how the last attempt to load the configuration ended, at this Unix time."""

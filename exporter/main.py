@@ -1,4 +1,4 @@
-"""The front door: flags, building everything, signals, exit codes.
+"""The front door: building everything, signals, exit codes.
 
 Exit codes: 0 stopped as asked, 1 could not start or broke, 2 bad flags or configuration.
 """
@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from queue import SimpleQueue
 from random import Random
-from typing import NoReturn
 
 from exporter import __version__, config, log
 from exporter.config import ConfigError, Problem, Settings
@@ -21,84 +20,22 @@ from exporter.desk import Desk
 from exporter.ecr import AWS
 from exporter.errors import ECRError
 from exporter.exposition import Exposition, Instruments, Page
+from exporter.flags import parse
 from exporter.poller import Poller
-from exporter.server import Limits, Server, parse_address
+from exporter.server import Limits, Server
 from exporter.state import Ledger
+from exporter.statefile import Keeper
+from exporter.targets import Shard
 from exporter.web import Web
 
 #: Seconds that connections get to finish when the process stops.
 GRACE = 2.0
+#: Seconds that all of stopping may take.
+PATIENCE = 4.0
 #: Seconds after which a loop that does not come round counts as dead.
 SILENCE = 60.0
 
 _log = log.get("main")
-
-
-class Command(argparse.ArgumentParser):
-    """A parser whose complaints take one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags. Leaves with 2 if they are bad."""
-    parser = Command(
-        prog="ecr-replication-exporter",
-        description="Prometheus exporter for Amazon ECR image replication.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
-    add("--config.check", dest="config_check", action="store_true", help="check the configuration and exit")
-    add(
-        "--web.listen-address",
-        dest="listen",
-        metavar="ADDRESS",
-        type=_address,
-        action="append",
-        help="where to listen, repeatable; port 0 picks a free one (default: :10042)",
-    )
-    add("--web.telemetry-path", dest="telemetry_path", metavar="PATH", default="/metrics")
-    add("--web.config.file", dest="web_config_file", metavar="FILE", help="TLS and passwords")
-    add(
-        "--web.enable-lifecycle",
-        dest="lifecycle",
-        action="store_true",
-        help="allow POST /-/reload and POST /-/quit",
-    )
-    add(
-        "--web.max-requests",
-        dest="max_requests",
-        metavar="N",
-        type=_count,
-        default=40,
-        help="requests under way at once; one more gets 503 (default: 40)",
-    )
-    add("--log.level", dest="log_level", choices=log.LEVELS, default="info")
-    add("--log.format", dest="log_format", choices=log.FORMATS, default="logfmt")
-    add(
-        "--demo", action="store_true", help="watch a make-believe AWS: no account, no credentials, no network"
-    )
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    flags = parser.parse_args(argv)
-    if not flags.telemetry_path.startswith("/"):
-        parser.error(f"argument --web.telemetry-path: {flags.telemetry_path!r} does not start with /")
-    return flags
-
-
-def _address(text: str) -> str:
-    try:
-        parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 class Loader:
@@ -134,6 +71,7 @@ class Exporter:
         loader: Loader,
         aws: AWS,
         instruments: Instruments,
+        shard: Shard,
         quit_: SimpleQueue[str],
     ) -> None:
         self._settings = settings
@@ -142,6 +80,7 @@ class Exporter:
         self._requests = quit_
         self._reloading = threading.Lock()
         self.ledger = Ledger()
+        self.keeper = Keeper(settings=settings, ledger=self.ledger, clock=time, watcher=instruments)
         self.poller = Poller(
             settings=settings,
             connector=aws,
@@ -150,6 +89,8 @@ class Exporter:
             random=Random(),  # noqa: S311 - jitter, not a secret
             journal=log.Journal(),
             on_complete=instruments.replicated,
+            shard=shard,
+            memory=self.keeper.memory,
         )
         self._exposition = Exposition(
             instruments=instruments, ledger=self.ledger, figures=self.poller, clock=time
@@ -184,6 +125,7 @@ class Exporter:
                 self._instruments.reloaded(success=False, at=time.time())
                 return ["the polling loop did not take the configuration in time"]
             self._settings = settings
+            self.keeper.configure(settings)
             self._instruments.reloaded(success=True, at=time.time())
             _log.info("config_reloaded", targets=len(settings.targets))
             return []
@@ -226,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(flags: argparse.Namespace, requests: SimpleQueue[str]) -> int:
     if flags.config_check:
         return _check(flags)
-    instruments = Instruments()
+    instruments = Instruments(shard=flags.shard)
     if flags.demo:
         return _demo(flags, requests, instruments)
     file = flags.config_file or "config.yaml"
@@ -266,7 +208,14 @@ def _run(
 ) -> int:
     settings = loader.load()
     web = Web(flags.web_config_file)
-    exporter = Exporter(settings=settings, loader=loader, aws=aws, instruments=instruments, quit_=requests)
+    exporter = Exporter(
+        settings=settings,
+        loader=loader,
+        aws=aws,
+        instruments=instruments,
+        shard=flags.shard,
+        quit_=requests,
+    )
     desk = Desk(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
     limits = Limits(requests=flags.max_requests)
     server = Server(flags.listen or [":10042"], desk, web, limits=limits)
@@ -287,6 +236,7 @@ def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> in
 
     loop = threading.Thread(target=poll, name="poller", daemon=True)
     loop.start()
+    exporter.keeper.start()
     request = requests.get()
     while request == "reload":
         # Whoever asks again while a reload runs gets another one after it, and whoever asks to stop
@@ -297,9 +247,12 @@ def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> in
             threading.Thread(target=exporter.reload, name="reload", daemon=True).start()
             request = requests.get()
     _log.info("stopping")
+    end = time.monotonic() + PATIENCE
     exporter.poller.stop()
+    exporter.keeper.stop()
     server.stop(GRACE)
-    loop.join(GRACE)
+    loop.join(max(0.0, end - time.monotonic()))
+    exporter.keeper.join(max(0.0, end - time.monotonic()))
     return 1 if request == "broken" else 0
 
 

@@ -210,6 +210,28 @@ RATE_LIMIT = Row(
     S,
 )
 
+SHARD_ORDINAL = Row(
+    PREFIX + "shard_ordinal",
+    "gauge",
+    "Which of the shards this one is, counted from 0.",
+)
+TOTAL_SHARDS = Row(
+    PREFIX + "total_shards",
+    "gauge",
+    "How many shards the repositories are split between; 1 if they are not.",
+)
+STATE_WRITTEN = Row(
+    PREFIX + "state_file_last_success_timestamp_seconds",
+    "gauge",
+    "Unix time at which the state file was last written. Absent until then, and without state_file.",
+)
+STATE_FAILURES = Row(
+    PREFIX + "state_file_failures_total",
+    "counter",
+    "How often the state file could not be read (read: the start was cold) or written (write).",
+    ("operation",),
+)
+
 DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     ImageRow(
         "ecr_image_replication_status",
@@ -308,6 +330,10 @@ OWN = (
     SKIPPED,
     OVERDUE,
     RATE_LIMIT,
+    SHARD_ORDINAL,
+    TOTAL_SHARDS,
+    STATE_WRITTEN,
+    STATE_FAILURES,
 )
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 

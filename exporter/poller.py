@@ -22,7 +22,8 @@ from exporter.ecr import Gate, static_registry_id
 from exporter.errors import ECRError
 from exporter.model import Destination, Reason, Source
 from exporter.state import Ledger
-from exporter.targets import Newest
+from exporter.statefile import Memory
+from exporter.targets import WHOLE, Newest, Shard
 from exporter.watch import RegistryWatch
 
 #: Calls under way at once in one registry. At 20 ms a call this is where one process is busy anyway.
@@ -103,6 +104,8 @@ class Poller:
         random: Random,
         journal: Journal,
         on_complete: Callable[[Source, Destination, float], None],
+        shard: Shard = WHOLE,
+        memory: Memory | None = None,
         crew: Callable[[str], Crew] = Workers,
     ) -> None:
         self._connector = connector
@@ -111,6 +114,8 @@ class Poller:
         self._random = random
         self._journal = journal
         self._on_complete = on_complete
+        self._shard = shard
+        self._memory = memory or Memory()
         self._crew = crew
         self._newest = Newest(settings.max_images)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -120,7 +125,7 @@ class Poller:
         self._identified: dict[RegistrySettings, Source] = {}
         self._oldest_due: float | None = None
         self._heartbeat = clock.monotonic()
-        self._configure(settings)
+        self._configure(self._share(settings))
 
     # -- any thread --------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class Poller:
 
         def apply() -> None:
             if begin.acquire(blocking=False):
-                self._configure(settings)
+                self._configure(self._share(settings))
                 done.set()
 
         self._inbox.put(apply)
@@ -227,6 +232,10 @@ class Poller:
 
     # -- configuration -----------------------------------------------------------------------
 
+    def _share(self, settings: Settings) -> Settings:
+        """What a registry may be asked is for all shards together: this one takes its part."""
+        return replace(settings, requests_per_second=settings.requests_per_second / self._shard.total)
+
     def _configure(self, settings: Settings) -> None:
         """Watch what the settings say; a registry that stays keeps all that is known of it."""
         self._settings = settings
@@ -277,8 +286,10 @@ class Poller:
             gate=self._connector.gate(entry, connections=MAX_IN_FLIGHT),
             source=source,
             foreign=bool(entry.registry_id),
+            shard=self._shard,
             ledger=self._ledger,
             newest=self._newest,
+            memory=self._memory,
             clock=self._clock,
             random=self._random,
             journal=self._journal,

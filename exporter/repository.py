@@ -27,6 +27,7 @@ from exporter.state import (
     judge_replications,
     without_destinations,
 )
+from exporter.statefile import Memory, Settled
 from exporter.targets import (
     ByName,
     Listing,
@@ -55,6 +56,7 @@ class RepositoryWatch:
         agenda: Agenda,
         ledger: Ledger,
         newest: Newest,
+        memory: Memory,
         on_complete: Callable[[Source, Destination, float], None],
         unheard_of: set[str],
     ) -> None:
@@ -67,6 +69,7 @@ class RepositoryWatch:
         self._clock = agenda.clock
         self._ledger = ledger
         self._newest = newest
+        self._memory = memory
         self._on_complete = on_complete
         #: Statuses that were warned of; shared by the registry's repositories.
         self._unheard_of = unheard_of
@@ -217,12 +220,16 @@ class RepositoryWatch:
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
             self._ledger.skipped = self._newest.skipped
-        self._show(self._newest.admitted(self._group))
+        owed = self._registry.owed(self.name)
+        remembered = self._memory.take(self._registry.source, self.name, owed=owed)
+        self._show(self._newest.admitted(self._group), remembered=remembered)
         if self._unasked is None:
-            self._unasked = set(self.facts.images)
+            self._unasked = {d for d, image in self.facts.images.items() if image.replications is None}
         self._asked()
 
-    def _show(self, selected: Mapping[str, Watched]) -> None:
+    def _show(
+        self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Settled] | None = None
+    ) -> None:
         """Make the facts those of the selected images, and book what is new among them."""
         images = self.facts.images
         gone = images.keys() - selected.keys()
@@ -243,12 +250,22 @@ class RepositoryWatch:
                     image = watched.image
                     if self._agenda.under_way(self._job(digest)):
                         self._outdated.add(digest)
-                    self.facts.put(ImageFacts(digest, names, image.pushed_at, image.replicated_from))
+                    facts = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
+                    self._begin(facts, (remembered or {}).get(digest))
                     self._ledger.changed()
-                    self._ask(images[digest])
                 elif facts.names != names:
                     self.facts.put(replace(facts, names=names))
                     self._ledger.changed()
+
+    def _begin(self, facts: ImageFacts, settled: Settled | None) -> None:
+        """Watch an image from now on: ask about it, unless it is remembered what ECR said."""
+        interval = self._agenda.intervals.settled
+        if settled:
+            facts = settled.recall(
+                facts, clock=self._clock, settled_interval=interval, stale_after=self._agenda.stale_after
+            )
+        self.facts.put(facts)
+        self._ask(facts, due=facts.answered_at + interval if facts.replications is not None else None)
 
     def _gone(self, error: ECRError) -> None:
         self._listing = None

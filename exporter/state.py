@@ -149,6 +149,10 @@ class RegistryFacts:
         """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
         return self.rules if now <= self.rules_at + stale_after else None
 
+    def owed(self, repository: str) -> frozenset[Destination] | None:
+        """Where the rules send what is pushed to the repository; None while they are not known."""
+        return self.rules.destinations(repository) if self.rules else None
+
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
@@ -205,6 +209,30 @@ class Ledger:
             registries = tuple(self._registry(facts, now, images=images) for facts in self.registries)
             good_until = min(map(self._good_until, self.registries), default=float("inf"))
             return Snapshot(registries, self.version, good_until)
+
+    def settled(
+        self,
+    ) -> list[tuple[Source, str, frozenset[Destination] | None, tuple[ImageFacts, ...]]]:
+        """The settled images of each repository, and where the rules send what is pushed to it.
+
+        A repository that was not listed yet is left out: nothing is known of it. From any thread.
+        """
+        with self.lock:
+            listed = [
+                (facts, name, tuple(repository.images.values()))
+                for facts in self.registries
+                for name, repository in facts.repositories.items()
+                if repository.listed_at is not None
+            ]
+        return [
+            (
+                facts.source,
+                name,
+                facts.owed(name),
+                tuple(image for image in images if image.state is ImageState.SETTLED),
+            )
+            for facts, name, images in listed
+        ]
 
     def states(self, now: float) -> Mapping[ImageState, int]:
         """How many watched images are in each state at the monotonic time `now`."""

@@ -9,20 +9,42 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import cached_property
+from hashlib import blake2b
 from heapq import nlargest
 from math import ceil
 from typing import Generic, TypeVar
 
 from exporter.config import TargetSettings
-from exporter.model import LOOKUP_SIZE, Image, Name, Page
+from exporter.model import LOOKUP_SIZE, Image, Name, Page, Source
 
 T = TypeVar("T")
 
 _GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several exporters that share the repositories between them; ordinals count from 0."""
+
+    ordinal: int = 0
+    total: int = 1
+
+    def owns(self, source: Source, repository: str) -> bool:
+        """Whether the repository is this one's to watch: of all shards exactly one says so.
+
+        By a hash that depends on neither the process nor the release, so that a shard that starts
+        anew finds its own state file of use.
+        """
+        key = f"{source.registry_id}/{source.region}/{repository}".encode()
+        return int.from_bytes(blake2b(key, digest_size=8).digest()) % self.total == self.ordinal
+
+
+#: All of it.
+WHOLE = Shard()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +149,15 @@ class _Patterns:
 
 
 class Targets:
-    """All targets of one registry."""
+    """All targets of one registry, in the repositories that are ours to watch."""
 
-    def __init__(self, settings: Iterable[TargetSettings]) -> None:
+    def __init__(
+        self, settings: Iterable[TargetSettings], *, ours: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self._ours = ours
+        wanted = (s for s in settings if s.is_glob or ours(s.repository))
         # Identical entries have one label and select the same: one of them will do.
-        self.all = tuple({s.label: Target(s) for s in settings}.values())
+        self.all = tuple({s.label: Target(s) for s in wanted}.values())
         self._globs = [target for target in self.all if target.settings.is_glob]
         self._exact: dict[str, list[Target]] = {}
         for target in self.all:
@@ -150,7 +176,8 @@ class Targets:
 
     def matching(self, existing: Iterable[str]) -> frozenset[str]:
         """The repositories to watch, of those that exist: every one that is spelt out or matched."""
-        return self.repositories | {name for name in existing if any(t.covers(name) for t in self._globs)}
+        matched = (name for name in existing if any(t.covers(name) for t in self._globs))
+        return self.repositories | {name for name in matched if self._ours(name)}
 
     def of(self, repository: str) -> RepositoryTargets:
         exact = self._exact.get(repository, [])

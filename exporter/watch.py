@@ -19,7 +19,8 @@ from exporter.errors import ECRError
 from exporter.model import Destination, Page, Reason, Registry, Scope, Source
 from exporter.repository import RepositoryWatch, circle
 from exporter.state import Ledger, RegistryFacts
-from exporter.targets import Listing, Newest, Targets
+from exporter.statefile import Memory
+from exporter.targets import Listing, Newest, Shard, Targets
 
 _REGISTRY = Job(Kind.REGISTRY)
 _ACCOUNT = Job(Kind.ACCOUNT)
@@ -36,8 +37,10 @@ class RegistryWatch:
         gate: Gate,
         source: Source,
         foreign: bool,
+        shard: Shard,
         ledger: Ledger,
         newest: Newest,
+        memory: Memory,
         clock: Clock,
         random: Random,
         journal: Journal,
@@ -57,6 +60,7 @@ class RegistryWatch:
         self._gate = gate
         #: Whether somebody else's registry is read, whose rules these credentials may not see.
         self._foreign = foreign
+        self._shard = shard
         self._ledger = ledger
         self._repositories: dict[str, RepositoryWatch] = {}
         self._watch_repository = partial(
@@ -66,6 +70,7 @@ class RegistryWatch:
             agenda=self.agenda,
             ledger=ledger,
             newest=newest,
+            memory=memory,
             on_complete=on_complete,
             unheard_of=set(),
         )
@@ -83,14 +88,9 @@ class RegistryWatch:
         before = self.agenda.intervals if self._begun else None
         # Targets that had their first round have had it, whatever is asked anew now.
         self._ledger.snapshot(self.agenda.clock.monotonic())
-        self._targets = Targets(targets)
+        self._wanted = tuple(targets)
+        self._aim()
         self.agenda.configure(settings)
-        with self._ledger.lock:
-            self.facts.labels = tuple(target.label for target in self._targets.all)
-            self.facts.globs = frozenset(
-                target.label for target in self._targets.all if target.settings.is_glob
-            )
-            self.facts.judged &= set(self.facts.labels)
         if before is None:
             self.agenda.book(_REGISTRY)
             return
@@ -186,6 +186,7 @@ class RegistryWatch:
         with self._ledger.lock:
             self._ledger.changed()
             self.facts.source = Source(registry_id, self.facts.source.region)
+        self._aim()
         self.agenda.noted("registry_identified", registry_id=registry_id, region=self.facts.source.region)
 
     def _registry_failed(self, job: Job, error: ECRError) -> None:
@@ -217,6 +218,19 @@ class RegistryWatch:
             new = registry.destinations(name)
             if old != new:
                 repository.rules_changed(gone=old - new)
+
+    def _aim(self) -> None:
+        """Take the targets that are this shard's; all of them while nobody knows whose registry it is."""
+        source = self.facts.source
+        self._targets = Targets(
+            self._wanted, ours=lambda name: not source.registry_id or self._shard.owns(source, name)
+        )
+        with self._ledger.lock:
+            self.facts.labels = tuple(target.label for target in self._targets.all)
+            self.facts.globs = frozenset(
+                target.label for target in self._targets.all if target.settings.is_glob
+            )
+            self.facts.judged &= set(self.facts.labels)
 
     # -- repositories ------------------------------------------------------------------------
 

@@ -141,6 +141,8 @@ def one_of(words: Sequence[str], *, refused: Mapping[str, str] | None = None) ->
     return check
 
 
+file = pattern(r"[^\0]+", "is not the name of a file", longest=4096)
+
 #: ECR's RepositoryName (botocore service model).
 _REPOSITORY_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 repository = pattern(

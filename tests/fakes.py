@@ -30,6 +30,8 @@ from exporter.model import (
 )
 from exporter.poller import Poller
 from exporter.state import Ledger, Snapshot
+from exporter.statefile import Memory
+from exporter.targets import WHOLE, Shard
 
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
@@ -219,8 +221,17 @@ class FakeJournal:
 class Rig:
     """A poller on a fake AWS in virtual time."""
 
-    def __init__(self, settings: Settings, *ecrs: FakeECR, seed: int = 0) -> None:
-        self.clock = FakeClock()
+    def __init__(
+        self,
+        settings: Settings,
+        *ecrs: FakeECR,
+        seed: int = 0,
+        memory: Memory | None = None,
+        shard: Shard = WHOLE,
+        clock: FakeClock | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.memory = memory or Memory()
         self.ecr = ecrs[0] if ecrs else FakeECR()
         self.ledger = Ledger()
         self.journal = FakeJournal()
@@ -234,6 +245,8 @@ class Rig:
             journal=self.journal,
             on_complete=lambda *seen: self.completions.append(seen),
             crew=Inline,
+            memory=self.memory,
+            shard=shard,
         )
 
     def run(self, seconds: float) -> None:

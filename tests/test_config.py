@@ -91,7 +91,7 @@ def test_anchors_and_merges() -> None:
 def test_the_example_is_valid_and_shows_the_defaults() -> None:
     found = load(str(ROOT / "config.example.yaml"))
     defaults = Settings(targets=())
-    tunables = set(config._SETTINGS) - {"registries", "targets"}
+    tunables = set(config._SETTINGS) - {"registries", "targets", "state_file"}
     assert {key: getattr(found, key) for key in tunables} == {key: getattr(defaults, key) for key in tunables}
 
 
@@ -253,6 +253,7 @@ configurations = st.builds(
     stale_after=st.just(2e8 + 0.001),
     requests_per_second=st.floats(0.001, 10_000),
     max_images=st.integers(1, 10**15 - 1),
+    state_file=st.none() | st.sampled_from(["/var/lib/exporter/state", "a b/c: #d", "~"]),
 )
 
 
@@ -270,6 +271,7 @@ def test_what_is_shown_is_complete_and_masked() -> None:
     assert shown.endswith(
         "discovery_interval: 1m\npending_interval: 15s\nfailed_interval: 5m\nsettled_interval: 6h\n"
         "stale_after: 1h\nrequests_per_second: 10\nmax_images: 100000\n"
+        "state_file: /var/lib/ecr-replication-exporter/state\n"
     )
 
 

@@ -234,6 +234,9 @@ def test_a_good_configuration_is_told_so_in_one_line(tmp_path: Path) -> None:
         (["--web.telemetry-path=metrics"], 2, "does not start with /"),
         (["--config.file=/nowhere/config.yaml"], 2, "/nowhere/config.yaml"),
         (["--demo", "--web.listen-address=nonsense"], 2, "nonsense"),
+        (["--demo", "--shard=3", "--total-shards=3"], 2, "--total-shards 3"),
+        (["--demo", "--shard=exporter-abcde"], 2, "'exporter-abcde' is neither a number nor the name of"),
+        (["--demo", "--total-shards=0"], 2, "--total-shards"),
         (["--demo", "--web.config.file=/nowhere/web.yaml"], 2, "/nowhere/web.yaml"),
         (["--demo", "--web.listen-address=192.0.2.1:10042"], 1, "192.0.2.1:10042"),
     ],
@@ -407,3 +410,57 @@ targets: [{{repository: team/*}}]
         assert aws.count("AssumeRole") == 1
         for text in (command.log(), command.page(), ask(f"{command.url}/config").body):
             assert "planted-secret" not in text
+
+
+# -- restarts and shards ---------------------------------------------------------------------------
+
+
+def test_what_is_settled_survives_a_stop_and_a_kill(
+    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+) -> None:
+    state = tmp_path / "state"
+    config = configured(tmp_path, f"targets: [{{repository: team/*}}]\nstate_file: {state}\n{FAST}")
+
+    def calls() -> int:
+        return aws.count("DescribeImageReplicationStatus")
+
+    def told(command: Command) -> bool:
+        return len(command.series("ecr_image_replication_status", status="COMPLETE")) == 2
+
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
+        assert command.stop()[0] == 0
+    asked = calls()
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
+        eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
+        assert calls() == asked
+        command.process.kill()
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
+        assert calls() == asked
+        command.process.kill()
+    state.write_bytes(state.read_bytes()[:-9])
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
+        assert calls() == asked + 2
+        assert command.log().count("state_file_unusable") == 1
+        (found,) = command.series("ecr_replication_exporter_state_file_failures_total", operation="read")
+        assert found[1] == 1
+
+
+def test_shards_take_their_ordinal_from_the_pod_and_share_the_images(
+    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+) -> None:
+    config = configured(tmp_path, f"targets: [{{repository: team/*}}]\n{FAST}")
+    aws.create_repository(ACCOUNT, REGION, "team/lib")
+    aws.push(ACCOUNT, REGION, "team/lib", "v1")
+    found: list[str] = []
+    for ordinal in range(2):
+        flags = ("--shard=auto", "--total-shards=2")
+        with running(tmp_path, config, *flags, POD_NAME=f"exporter-{ordinal}", **credentials) as command:
+            eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
+            assert command.series("ecr_replication_exporter_shard_ordinal") == [({}, ordinal)]
+            assert command.series("ecr_replication_exporter_total_shards") == [({}, 2)]
+            found += [labels["repository"] for labels, _ in command.series("ecr_image_info")]
+    assert sorted(found) == ["team/api", "team/app", "team/lib"]

@@ -20,6 +20,7 @@ from fakes import (
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.errors import ECRError
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
+from exporter.targets import Shard
 
 STATUS = "DescribeImageReplicationStatus"
 
@@ -601,3 +602,51 @@ def test_a_listing_that_leads_in_a_circle_is_a_failure_and_ends(operation: str) 
     circling = False
     rig.run(130)
     assert rig.target("*").success is True
+
+
+# -- shards ----------------------------------------------------------------------------------------
+
+
+def sharded(total: int, *targets: TargetSettings) -> list[Rig]:
+    """All shards, after their first rounds on registries that are alike."""
+    rigs = []
+    for ordinal in range(total):
+        ecr = FakeECR()
+        for number in range(10):
+            digest = pushed(ecr, f"team/app-{number}", age=9999)
+            ecr.report(f"team/app-{number}", digest, complete())
+        rigs.append(Rig(settings(*targets, requests_per_second=20.0), ecr, shard=Shard(ordinal, total)))
+        rigs[-1].run(30)
+    return rigs
+
+
+def test_shards_are_disjoint_and_complete() -> None:
+    (whole,) = sharded(1, ALL)
+    shards = sharded(3, ALL)
+    told = [set(rig.states()) for rig in shards]
+    assert set.union(*told) == set(whole.states())
+    assert sum(map(len, told)) == len(whole.states())
+    assert sum(rig.ecr.calls[STATUS] for rig in shards) == 10
+    assert sum(rig.target("*").images for rig in shards) == 10
+
+
+def test_shards_divide_the_budget() -> None:
+    rates = [rig.poller.rates()[HOME] for rig in sharded(4, ALL)]
+    assert rates == [5.0] * 4
+
+
+def test_a_target_that_names_a_repository_is_its_shards_alone() -> None:
+    rigs = sharded(3, TargetSettings("team/app-0", tag="v1"), TargetSettings("team/gone", tag="v1"))
+    told = [t.label for rig in rigs for r in rig.snapshot().registries for t in r.targets]
+    assert sorted(told) == ["team/app-0:v1", "team/gone:v1"]
+    assert all(rig.ledger.awaited(rig.clock.now) == [] for rig in rigs)
+
+
+def test_a_shard_keeps_its_part_after_a_reload() -> None:
+    (rig, _, _) = sharded(3, ALL)
+    before = set(rig.states())
+    calls = rig.ecr.calls[STATUS]
+    rig.poller._configure(settings(ALL, TargetSettings("team/app-0", tag="v1")))
+    rig.run(100)
+    assert set(rig.states()) == before
+    assert rig.ecr.calls[STATUS] == calls

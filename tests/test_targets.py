@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config import TargetSettings
-from exporter.model import LOOKUP_SIZE, Image, Name, Page
+from exporter.model import LOOKUP_SIZE, Image, Name, Page, Source
 from exporter.targets import (
     ByName,
     ByPage,
@@ -20,6 +20,7 @@ from exporter.targets import (
     RepositoryTargets,
     Selected,
     Selection,
+    Shard,
     Target,
     Targets,
     Watched,
@@ -356,3 +357,38 @@ def test_as_many_fit_as_there_is_room_for(groups: list[list[int]], limit: int) -
     fit = sum(len(newest.admitted(name)) for name in range(len(groups)))
     assert newest.skipped == max(0, total - limit)
     assert fit >= total - newest.skipped
+
+
+# -- shards ----------------------------------------------------------------------------------------
+
+SOURCES = st.builds(Source, st.from_regex(r"[0-9]{12}", fullmatch=True), st.sampled_from(["a", "b"]))
+
+
+@given(st.integers(1, 50), SOURCES, st.text(max_size=20))
+def test_every_repository_is_of_exactly_one_shard(total: int, source: Source, repository: str) -> None:
+    assert sum(Shard(ordinal, total).owns(source, repository) for ordinal in range(total)) == 1
+
+
+def test_whose_a_repository_is_never_changes() -> None:
+    """A release that splits otherwise would have every shard start cold and see its series move."""
+    source = Source("111122223333", "us-east-1")
+    owners = [
+        next(n for n in range(3) if Shard(n, 3).owns(source, f"team/app-{number}")) for number in range(12)
+    ]
+    assert owners == [0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 2, 2]
+
+
+def test_shards_are_of_like_size() -> None:
+    source = Source("111122223333", "us-east-1")
+    for ordinal in range(4):
+        owned = sum(Shard(ordinal, 4).owns(source, f"team/app-{number}") for number in range(2000))
+        assert 400 <= owned <= 600
+
+
+def test_a_shard_has_the_targets_of_its_own_repositories_and_all_globs() -> None:
+    targets = Targets(
+        [TargetSettings("team/a"), TargetSettings("team/b"), TargetSettings("team/*")],
+        ours=lambda name: name != "team/b",
+    )
+    assert [target.label for target in targets.all] == ["team/a", "team/*"]
+    assert targets.matching(["team/b", "team/c", "other"]) == {"team/a", "team/c"}
