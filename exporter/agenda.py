@@ -172,8 +172,9 @@ class Agenda:
     def refused(self, job: Job, error: ECRError) -> bool:
         """A call came back with an error; True if that is dealt with, and the call is to be booked again.
 
-        A throttled call failed nobody. Three calls in a row about different things that got no answer
-        at all, or one whose credentials are of no use, speak for the whole registry.
+        A throttled call failed nobody. Three calls in a row about different things, not all of one
+        repository, that got no answer at all speak for the whole registry, and so does one whose
+        credentials are of no use.
         """
         self._returned(job, throttled=error.reason is Reason.THROTTLED)
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
@@ -183,7 +184,7 @@ class Agenda:
                 return True
             return False
         self._unanswered.add(job)
-        if not error.everything and len(self._unanswered) < OUTAGE_AFTER:
+        if not (error.everything or self._out_of_reach()):
             return False
         delay = self.fail(_EVERYTHING, error, self._facts.failures, cap=OUTAGE_CAP, told_from=1)
         self.schedule.pause(until=self.clock.monotonic() + delay)
@@ -255,6 +256,10 @@ class Agenda:
         if sent is not None:
             now = self.clock.monotonic()
             self.budget.answered(_lane(job), refused=throttled, sent=sent, now=now)
+
+    def _out_of_reach(self) -> bool:
+        repositories = {job.repository for job in self._unanswered}
+        return len(self._unanswered) >= OUTAGE_AFTER and (len(repositories) > 1 or repositories == {""})
 
     def _reached(self) -> None:
         """AWS answered, whatever it said: the registry is within reach."""

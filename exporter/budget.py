@@ -67,7 +67,7 @@ class Rate:
         turn = min(_RETURN_LATEST, max(_RETURN_SECONDS, _RETURN_CALLS / self._refused_at))
         way = self._busy / turn - 1.0
         curve = 1.0 + (1.0 - _KEPT) * way * way * way
-        return max(_LEAST_RATE, min(self.ceiling, self._refused_at * curve))
+        return min(self.ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
     def taken(self, now: float) -> None:
         """A call is made."""

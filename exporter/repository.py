@@ -221,8 +221,9 @@ class RepositoryWatch:
             self.facts.listed_time = self._clock.time()
             self._ledger.skipped = self._newest.skipped
         owed = self._registry.owed(self.name)
-        remembered = self._memory.take(self._registry.source, self.name, owed=owed)
+        remembered = self._memory.recall(self._registry.source, self.name, owed=owed)
         self._show(self._newest.admitted(self._group), remembered=remembered)
+        self._memory.forget(self._registry.source, self.name)
         if self._unasked is None:
             self._unasked = {d for d, image in self.facts.images.items() if image.replications is None}
         self._asked()

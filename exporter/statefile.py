@@ -12,6 +12,8 @@ import gzip
 import json
 import math
 import os
+import socket
+import stat
 import threading
 import zlib
 from collections import defaultdict
@@ -29,6 +31,7 @@ FORMAT = "ecr-replication-exporter state"
 VERSION = 1
 #: Seconds between two writings. What is settled meanwhile is asked for again after a kill.
 WRITE_EVERY = 600.0
+FIRST_WRITE_AFTER = 30.0
 #: Images in a line, and the longest line in bytes: so much is in memory twice, and no more.
 _LINE_IMAGES = 1000
 _LINE_BYTES = 4 * 1024 * 1024
@@ -88,18 +91,31 @@ class Memory:
     def __len__(self) -> int:
         return sum(len(remembered.images) for remembered in self.rest().values())
 
-    def take(
+    def recall(
         self, source: Source, repository: str, *, owed: frozenset[Destination] | None
     ) -> Mapping[str, Settled]:
-        """What is remembered of the repository, by digest, and no longer here.
+        """What is remembered of the repository, by digest.
 
-        Nothing, if its images are owed to other destinations now than they were then.
+        Only what is COMPLETE wherever the rules send it now; and nothing if they sent it elsewhere then.
         """
-        remembered = self._repositories.pop((source, repository), None)
-        return remembered.images if remembered and remembered.owed == owed else {}
+        remembered = self._repositories.get((source, repository))
+        if remembered is None or remembered.owed != owed:
+            return {}
+        wanted = owed or frozenset()
+        return {d: settled for d, settled in remembered.images.items() if wanted <= set(settled.destinations)}
+
+    def forget(self, source: Source, repository: str) -> None:
+        """The repository was listed: the ledger knows better from now on."""
+        self._repositories.pop((source, repository), None)
+
+    def forget_before(self, answered_time: float) -> None:
+        """Drop what is too old to be of use to anybody."""
+        for key, (_, images) in self.rest().items():
+            if all(settled.answered_time < answered_time for settled in images.values()):
+                self._repositories.pop(key, None)
 
     def rest(self) -> dict[tuple[Source, str], Remembered]:
-        """What nobody took so far. From any thread."""
+        """What is not forgotten yet. From any thread."""
         return dict(self._repositories)
 
 
@@ -112,6 +128,7 @@ class UnusableError(Exception):
 
 def read(path: str) -> Memory:
     """What the file holds; nothing if there is none. Raises OSError and UnusableError."""
+    _refuse_special(path)
     try:
         with gzip.open(path) as file:
             head = json.loads(file.readline(_LINE_BYTES))
@@ -127,8 +144,15 @@ def read(path: str) -> Memory:
         return Memory()
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise UnusableError(f"it is damaged, or not a state file: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise UnusableError(f"it does not hold what a state file holds: {error!r}") from error
+
+
+def _refuse_special(path: str) -> None:
+    """A pipe would be waited for, a device or a directory replaced."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path as the operator wrote it
+            raise OSError(f"{path} is not a regular file")
 
 
 def _take_line(repositories: dict[tuple[Source, str], Remembered], line: dict[str, Any]) -> None:
@@ -159,15 +183,23 @@ def _time(value: object) -> float:
 
 def write(path: str, repositories: Mapping[tuple[Source, str], Remembered]) -> None:
     """Replace the file in one step. Raises OSError, and leaves the last file in its place then."""
-    draft = f"{path}.new"
-    with open(draft, "wb") as raw:  # noqa: PTH123 - a path as the operator wrote it
-        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL) as file:
-            for line in _lines(repositories):
-                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(draft, path)  # noqa: PTH105
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)  # noqa: PTH120
+    _refuse_special(path)
+    path = os.path.realpath(path)  # the file is replaced, not a link to it
+    # Not the same for two exporters that overlap, and the same again after a kill.
+    draft = f"{path}.{socket.gethostname()}-{os.getpid()}.new"
+    try:
+        with open(draft, "wb") as raw:  # noqa: PTH123
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL) as file:
+                for line in _lines(repositories):
+                    file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(draft, path)  # noqa: PTH105
+    except BaseException:
+        with suppress(OSError):
+            os.remove(draft)  # noqa: PTH107
+        raise
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)  # noqa: PTH120
     try:
         os.fsync(directory)  # or the move may be lost with the power
     finally:
@@ -218,7 +250,11 @@ class Watcher(Protocol):
 
 
 class Keeper:
-    """Reads the state file once, and writes it now and then in a thread of its own, and in the end."""
+    """Reads the state file once, and writes it now and then in a thread of its own, and in the end.
+
+    A file is written over only if it is known to be a state file; another one may be somebody's who
+    mistyped a path, and is moved aside.
+    """
 
     def __init__(self, *, settings: Settings, ledger: Ledger, clock: Clock, watcher: Watcher) -> None:
         self.memory = Memory()
@@ -229,8 +265,8 @@ class Keeper:
         self._folds = log.Folds(_log, clock=clock.monotonic)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="statefile", daemon=True)
-        #: A file that is not ours to overwrite.
-        self._foreign: str | None = None
+        #: The file that is ours to write over.
+        self._ours: str | None = None
         if settings.state_file:
             self._read(settings.state_file)
 
@@ -239,7 +275,7 @@ class Keeper:
         self._thread.start()
 
     def configure(self, settings: Settings) -> None:
-        """Another file from now on, or none."""
+        """Another file from now on, or none. What it holds is older than what is known."""
         self._settings = settings
 
     def stop(self) -> None:
@@ -250,45 +286,46 @@ class Keeper:
         """Wait for so many seconds until that is done; the last file stays if it is not."""
         self._thread.join(timeout)
 
-    def _read(self, path: str) -> None:
-        try:
-            self.memory = read(path)
-            _log.info("state_file_read", file=path, images=len(self.memory))
-        except (OSError, UnusableError) as error:
-            self._foreign = path
-            self._watcher.state_failed("read")
-            _log.warning("state_file_unusable", file=path, error=str(error), remedy="starting cold")
-
-    def _keep(self) -> None:
-        while not self._stopping.wait(WRITE_EVERY):
-            self.write()
-        self.write()
-
     def write(self) -> None:
         """Write what is settled now, and what is remembered of repositories that were not listed yet."""
         path = self._settings.state_file
         if not path:
             return
+        settings, now = self._settings, self._clock.time()
+        self.memory.forget_before(now - settings.settled_interval - settings.stale_after)
         try:
-            if path == self._foreign:
-                # It may be somebody's who mistyped a path: it is moved, not lost.
-                with suppress(FileNotFoundError):
-                    os.replace(path, f"{path}.unusable")  # noqa: PTH105
-                self._foreign = None
-            write(path, self._rest() | settled(self._ledger, self._clock))
-        except OSError as error:
+            if path != self._ours:
+                _make_room(path, now)
+                self._ours = path
+            write(path, settled(self._ledger, self._clock) | self.memory.rest())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it shows, and the exporter goes on
             self._watcher.state_failed("write")
             self._folds.failed(path, path, "state_file_not_written", error=str(error))
         else:
             self._watcher.state_written(at=self._clock.time())
             self._folds.recovered(path, path)
 
-    def _rest(self) -> dict[tuple[Source, str], Remembered]:
-        """What may still be of use to a repository that is not listed yet."""
-        useful_since = self._clock.time() - self._settings.settled_interval - self._settings.stale_after
-        rest = {}
-        for key, (owed, images) in self.memory.rest().items():
-            useful = {digest: s for digest, s in images.items() if s.answered_time >= useful_since}
-            if useful:
-                rest[key] = Remembered(owed, useful)
-        return rest
+    def _read(self, path: str) -> None:
+        try:
+            self.memory = read(path)
+            self._ours = path
+            _log.info("state_file_read", file=path, images=len(self.memory))
+        except (OSError, UnusableError) as error:
+            self._watcher.state_failed("read")
+            _log.warning("state_file_unusable", file=path, error=str(error), consequence="a cold start")
+
+    def _keep(self) -> None:
+        # Soon for the first time, so that a place that cannot be written is known soon.
+        wait = FIRST_WRITE_AFTER
+        while not self._stopping.wait(wait):
+            self.write()
+            wait = WRITE_EVERY
+        self.write()
+
+
+def _make_room(path: str, now: float) -> None:
+    """Move a file that is no state file aside. Raises OSError, also if nobody can tell what it is."""
+    try:
+        read(path)
+    except UnusableError:
+        os.replace(path, f"{path}.unusable-{now:.0f}")  # noqa: PTH105

@@ -179,6 +179,11 @@ class Targets:
         matched = (name for name in existing if any(t.covers(name) for t in self._globs))
         return self.repositories | {name for name in matched if self._ours(name)}
 
+    def matching_nothing(self, existing: Iterable[str]) -> frozenset[str]:
+        """The labels of the globs that match no repository, whosever it is."""
+        existing = list(existing)
+        return frozenset(t.label for t in self._globs if not any(map(t.covers, existing)))
+
     def of(self, repository: str) -> RepositoryTargets:
         exact = self._exact.get(repository, [])
         return RepositoryTargets(tuple(exact + [t for t in self._globs if t.covers(repository)]))

@@ -166,7 +166,7 @@ class RegistryWatch:
         """The credentials are another account's now: nothing that is known is known of that one."""
         for name in list(self._repositories):
             self._drop(name)
-        self._existing = None
+        self._existing = self._listing = None
         self._begun = False
         with self._ledger.lock:
             self.facts.rules = None
@@ -200,6 +200,8 @@ class RegistryWatch:
             # Rules that are too old to be believed count as changed when they can be read again.
             now = self.agenda.clock.monotonic()
             self.facts.rules = self.facts.believed_rules(now, self.agenda.stale_after)
+        if error.reason is Reason.UNAVAILABLE and not self.agenda.told(Scope("rules")):
+            return  # a single time-out: without the rules everything would have to be asked anew
         if self.facts.source.registry_id:
             self._begin_once()
         elif job.kind is Kind.REGISTRY and error.reason is not Reason.UNAVAILABLE:
@@ -255,8 +257,10 @@ class RegistryWatch:
     def _repositories_page(self, page: Page[str]) -> None:
         if not self._targets.need_repositories:
             return  # asked for a configuration that is gone
-        listing = self._listing = self._listing or Listing()
-        if not listing.answered(page):
+        listing = self._listing
+        if listing is None:
+            self.agenda.book(_REPOSITORIES)  # asked of another account, or for other targets
+        elif not listing.answered(page):
             self.failed(_REPOSITORIES, circle("ecr:DescribeRepositories"))
         elif listing.question():
             self.agenda.book(_REPOSITORIES)
@@ -275,10 +279,8 @@ class RegistryWatch:
         wanted = self._targets.matching(self._existing or ())
         for name in self._repositories.keys() - wanted:
             self._drop(name)
-        matched: set[str] = set()
         for name in wanted:
             targets = self._targets.of(name)
-            matched.update(targets.labels)
             known = self._repositories.get(name)
             if known is None:
                 self._repositories[name] = known = self._watch_repository(name, targets)
@@ -288,7 +290,7 @@ class RegistryWatch:
             elif known.facts.labels != targets.labels:
                 known.retarget(targets)
         if self._existing is not None:
-            self._warn_of(self.facts.globs - matched)
+            self._warn_of(self._targets.matching_nothing(self._existing))
 
     def _warn_of(self, empty: frozenset[str]) -> None:
         """A glob that matches nothing may be meant for later, or mistyped: say so, once."""
@@ -315,6 +317,7 @@ class RegistryWatch:
         if job.kind is Kind.ACCOUNT:
             return self._gate.account
         if job.kind is Kind.REPOSITORIES:
-            question = self._listing.question() if self._listing else None
+            self._listing = self._listing or Listing()
+            question = self._listing.question()
             return partial(self._gate.repositories, question.token if question else None)
         return self._repositories[job.repository].call(job)

@@ -221,3 +221,11 @@ def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> 
         assert bucket.next_at(now) == now, "clocks round, tokens do not vanish"
         bucket.take(now)
     assert now - start <= 200 / rate + 1e-5
+
+
+def test_a_small_budget_is_kept_also_after_a_refusal() -> None:
+    rate = Rate(0.05)
+    for now in range(40):
+        rate.taken(now)
+        rate.answered(refused=True, sent=now, now=now + 0.1)
+        assert rate() <= 0.05

@@ -17,6 +17,7 @@ from fakes import (
     refusal,
 )
 
+from exporter.agenda import Job, Kind
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.errors import ECRError
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
@@ -650,3 +651,61 @@ def test_a_shard_keeps_its_part_after_a_reload() -> None:
     rig.run(100)
     assert set(rig.states()) == before
     assert rig.ecr.calls[STATUS] == calls
+
+
+def test_a_glob_whose_repositories_are_all_of_other_shards_is_not_warned_of() -> None:
+    rigs = sharded(3, TargetSettings("team/app-0*"))
+    assert not [event for rig in rigs for event, _ in rig.journal.events if "matches_no" in event]
+
+
+# -- trouble in one place --------------------------------------------------------------------------
+
+
+def test_a_repository_that_never_answers_is_no_outage_of_the_registry() -> None:
+    ecr = FakeECR()
+    for number in range(20):
+        pushed(ecr, "team/hung", tag=f"v{number}")
+        ecr.report("team/app", pushed(ecr, "team/app", tag=f"v{number}"), complete())
+    ecr.fault = lambda operation, repository: (
+        refusal(Reason.UNAVAILABLE) if operation == STATUS and repository == "team/hung" else None
+    )
+    rig = Rig(settings(TargetSettings("team/hung"), TargetSettings("team/app")), ecr)
+    for _ in range(60):
+        rig.run(1)
+        assert rig.target("team/app").success is not False
+    assert rig.target("team/hung").reasons == {Reason.UNAVAILABLE}
+
+
+def test_credentials_that_change_account_while_repositories_are_listed_begin_a_new_list() -> None:
+    ecr = FakeECR(page_size=2)
+    for number in range(6):
+        pushed(ecr, f"team/app-{number}")
+    rig = world(ecr)
+    calls = 0
+
+    def switch(operation: str, _: str) -> ECRError | None:
+        nonlocal calls
+        calls += operation == "DescribeRepositories"
+        if calls == 2 and ecr.source == HOME:
+            ecr.source = Source("444455556666", HOME.region)
+            rig.poller._watched[0].watch.answered(Job(Kind.REGISTRY), ecr.registry())
+        return None
+
+    ecr.fault = switch
+    rig.run(30)
+    assert calls >= 5
+    assert rig.target("*").images == 6
+
+
+def test_a_single_time_out_of_the_rules_does_not_begin_without_them() -> None:
+    """Without them everything that is remembered would have to be asked anew."""
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    failures = [refusal(Reason.UNAVAILABLE)]
+    ecr.fault = lambda operation, _: failures.pop() if operation == "DescribeRegistry" and failures else None
+    role = RegistrySettings("home", region=HOME.region, role_arn=f"arn:aws:iam::{ACCOUNT}:role/reader")
+    rig = Rig(settings(ALL, registries=(role,)), ecr)
+    rig.run(20)
+    assert [operation for operation, _, _ in ecr.log[:3]] == ["DescribeRegistry"] * 2 + [
+        "DescribeRepositories"
+    ]

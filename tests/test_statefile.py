@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -149,6 +151,7 @@ CHANGES: list[dict[str, object]] = [
     {"images": {"sha256:0": ["yesterday", 1.0]}},
     {"complete": [["eu-west-1"]]},
     {"owed": 3},
+    {"images": {"sha256:0": [None, 10**400]}},
 ]
 
 
@@ -185,7 +188,7 @@ def test_what_is_no_state_file_is_said_to_be_none(tmp_path: Path, content: bytes
 def test_a_writer_that_is_killed_leaves_the_last_file(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(str(path), SAMPLE)
-    (tmp_path / "state.new").write_bytes(b"half of")
+    (tmp_path / f"state.{socket.gethostname()}-{os.getpid()}.new").write_bytes(b"half of")
     assert read(str(path)).rest() == SAMPLE
     write(str(path), SAMPLE)
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
@@ -202,8 +205,47 @@ def test_somebody_elses_file_is_moved_not_lost(tmp_path: Path) -> None:
     assert (tally.failed, len(kept.memory)) == (["read"], 0)
     kept.write()
     assert read(str(path)).rest() == {}
-    assert (tmp_path / "notes.unusable").read_text() == "do not lose this"
+    (moved,) = tmp_path.glob("notes.unusable-*")
+    assert moved.read_text() == "do not lose this"
     assert len(tally.written_at) == 1
+
+
+def test_a_reload_to_somebody_elses_file_does_not_lose_it_either(tmp_path: Path) -> None:
+    kept = keeper(tmp_path / "state")
+    (tmp_path / "notes").write_text("do not lose this")
+    kept.configure(settings(tmp_path / "notes"))
+    kept.write()
+    (moved,) = tmp_path.glob("notes.unusable-*")
+    assert moved.read_text() == "do not lose this"
+    assert read(str(tmp_path / "notes")).rest() == {}
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        tally = Tally()
+        keeper(tmp_path / name, tally=tally).write()
+        assert tally == Tally([], ["read", "write"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "volume" / "state")
+    keeper(tmp_path / "link").write()
+    assert (tmp_path / "link").is_symlink()
+    assert read(str(tmp_path / "volume" / "state")).rest() == {}
+
+
+def test_a_writing_that_fails_leaves_the_last_file_and_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write(str(path), SAMPLE)
+    broken = {(HOME, "team/app"): Remembered(None, {"sha256:0": Settled(None, 1.0, object())})}  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        write(str(path), broken)
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    assert read(str(path)).rest() == SAMPLE
 
 
 def test_a_place_that_cannot_be_written_is_told_and_harmless(tmp_path: Path) -> None:
@@ -334,6 +376,20 @@ def test_other_rules_make_all_of_it_worth_asking() -> None:
     rig.run(10)
     assert ecr.calls[STATUS] == 20
     assert {state for states in rig.states().values() for state in states.values()} == {"COMPLETE", "MISSING"}
+
+
+def test_an_image_that_was_not_asked_since_the_rules_changed_is_asked_after_the_restart() -> None:
+    """It still counts as settled when the file is written, under the new rules."""
+    ecr = world()
+    before = started(ecr, requests_per_second=0.5)
+    before.run(200)
+    ecr.rules = (Rule((IRELAND, OREGON)),)
+    before.run(70)
+    assert 20 < ecr.calls[STATUS] < 40
+    rig = restarted(before, ecr, after=60)
+    rig.run(10)
+    assert {s for states in rig.states().values() for s in states.values()} == {"COMPLETE", "MISSING"}
+    assert len([s for s in rig.states().values() if s[OREGON] == "MISSING"]) == 20
 
 
 def test_only_what_is_settled_is_remembered() -> None:
