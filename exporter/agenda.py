@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -35,7 +35,7 @@ class Clock(Protocol):
     def time(self) -> float: ...
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """What a call is about."""
 
     REGISTRY = "registry"  # whose registry is it, and what are its rules
@@ -76,8 +76,17 @@ _EVERYTHING = Scope("registry")
 _THROTTLING = Scope("budget")
 
 
+_LANES = {
+    Kind.REGISTRY: Lane.REGISTRY,
+    Kind.ACCOUNT: Lane.REGISTRY,
+    Kind.REPOSITORIES: Lane.REPOSITORIES,
+    Kind.IMAGES: Lane.IMAGES,
+    Kind.STATUS: Lane.STATUS,
+}
+
+
 def _lane(job: Job) -> Lane:
-    return Lane.STATUS if job.kind is Kind.STATUS else Lane.LISTING
+    return _LANES[job.kind]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 #: What is left of the rate after a refusal.
 _KEPT = 0.8
@@ -32,14 +32,13 @@ _LEAST_RATE = 0.2
 _MEMORY = 60.0
 
 
-class Lane(Enum):
-    """The two kinds of work: finding out what exists, and asking how its replication goes.
+class Lane(StrEnum):
+    """The kinds of work: each is an operation of ECR, and AWS may throttle one and not the others."""
 
-    They are different operations of ECR, and AWS may throttle one and not the other.
-    """
-
-    LISTING = "listing"
-    STATUS = "status"
+    REGISTRY = "registry"  # whose registry it is, and its rules
+    REPOSITORIES = "repositories"
+    IMAGES = "images"
+    STATUS = "status"  # how the replication of one image goes
 
 
 class Rate:
@@ -149,7 +148,7 @@ class _Experience:
 class Budget:
     """What one account and Region may be asked: all of it together, and a lane that AWS throttles alone.
 
-    A refusal lowers the rate of everything, unless the other lane's calls go through so well that the
+    A refusal lowers the rate of everything, unless the other lanes' calls go through so well that the
     refusals must be meant for this one: then it gets a bucket of its own, and the rest goes free.
     """
 
@@ -170,8 +169,9 @@ class Budget:
 
     def next_at(self, lane: Lane, now: float) -> float:
         """When the lane may make a call: `now`, or later."""
+        at = self._all.next_at(now)
         own = self._own.get(lane)
-        return max(self._all.next_at(now), own.next_at(now) if own else now)
+        return max(at, own.next_at(now)) if own else at
 
     def take(self, lane: Lane, now: float) -> None:
         """Make a call, which `next_at` allowed."""
@@ -191,8 +191,8 @@ class Budget:
             self._all = Bucket(Rate(self._all.rate.ceiling), now=now)
 
     def _meant_alone(self, lane: Lane) -> bool:
-        """Whether the other lane would have been refused by now, if refusals were meant for all."""
+        """Whether the other lanes would have been refused by now, if refusals were meant for all."""
         mine = self._experience[lane]
-        other = self._experience[Lane.STATUS if lane is Lane.LISTING else Lane.LISTING]
-        expected = other.calls * mine.refused / mine.calls
-        return expected >= 3.0 and other.refused < expected / 4
+        others = [e for other, e in self._experience.items() if other is not lane and other not in self._own]
+        expected = sum(other.calls for other in others) * mine.refused / mine.calls
+        return expected >= 3.0 and sum(other.refused for other in others) < expected / 4

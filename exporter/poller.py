@@ -239,7 +239,9 @@ class Poller:
     def _configure(self, settings: Settings) -> None:
         """Watch what the settings say; a registry that stays keeps all that is known of it."""
         self._settings = settings
-        self._newest.resize(settings.max_images)
+        if self._newest.resize(settings.max_images):
+            for watched in self._watched:
+                watched.watch.admit()
         with self._ledger.lock:
             self._ledger.changed()
             self._ledger.stale_after = settings.stale_after

@@ -79,6 +79,8 @@ class RepositoryWatch:
         #: What the last passes taught: how long a listing is, and which names did not exist.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
+        #: The last listing, if one that is equal to it would show the same; and the floor it was under.
+        self._shown: tuple[Sequence[Image], object] | None = None
         #: Digests whose first answer is awaited before the targets can be judged; None before the listing.
         self._unasked: set[str] | None = None
         #: Digests that were pushed anew while their status was being asked.
@@ -119,6 +121,8 @@ class RepositoryWatch:
         """Take that a call failed. REPOSITORY_NOT_FOUND here means one that a target spells out."""
         if job.kind is Kind.STATUS:
             self._status_failed(job, error)
+        elif self._listing is None:
+            self._agenda.book(job)  # asked before the targets changed
         elif error.reason is Reason.IMAGE_NOT_FOUND and isinstance(self._listing, Lookup):
             self._listing.not_found()
             self._go_on()
@@ -150,12 +154,13 @@ class RepositoryWatch:
             for f in self.facts.images.values()
         ]
         self._show(targets.select(known, now=self._clock.time()).images)
+        self._shown = None
         self._listing = None
         self._agenda.book(self._listing_job)
 
     def rebook(self, *, listing: bool) -> None:
         """Other intervals apply: they count from the last answers, so nothing is asked needlessly."""
-        if listing:
+        if listing and self.facts.listed_at is not None and self._listing is None:
             due = self._agenda.some_time(self._agenda.intervals.discovery)
             self._agenda.book(self._listing_job, due=due)
         with self._ledger.lock:
@@ -166,6 +171,11 @@ class RepositoryWatch:
                     good_until = facts.answered_at + interval + self._agenda.stale_after
                     self.facts.put(replace(facts, good_until=good_until))
                     self._ask(facts, due=facts.answered_at + interval)
+
+    def admit(self) -> None:
+        """Watch those of the listed images that fit under `max_images` now."""
+        if self.facts.listed_at is not None:
+            self._show(self._newest.admitted(self._group))
 
     def rules_changed(self, *, gone: frozenset[Destination]) -> None:
         """Nothing is owed to destinations that are gone; the rest is for ECR to say."""
@@ -201,32 +211,42 @@ class RepositoryWatch:
             self._suspects = frozenset(listing.missing)
         else:
             self._pages = listing.pages
-            self._suspects = frozenset()
+            self._suspects = self._targets.missing(listing.items)
         self._listing = None
         self._agenda.works(Scope("images", self.name))
         self._listed(listing.items)
         self._agenda.book(self._listing_job, due=self._agenda.later(self._agenda.intervals.discovery))
 
     def _listed(self, images: Sequence[Image]) -> None:
-        selection = self._targets.select(images, now=self._clock.time())
-        self._newest.put(self._group, selection)
+        if self._shown != (images, self._newest.floor):
+            self._select(images)
         with self._ledger.lock:
-            self.facts.targets = tuple(
-                TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
-            )
             now = self._clock.monotonic()
             if not self.facts.fresh(now, self._ledger.stale_after):
                 self._ledger.changed()
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
-            self._ledger.skipped = self._newest.skipped
-        owed = self._registry.owed(self.name)
-        remembered = self._memory.recall(self._registry.source, self.name, owed=owed)
-        self._show(self._newest.admitted(self._group), remembered=remembered)
         self._memory.forget(self._registry.source, self.name)
         if self._unasked is None:
             self._unasked = {d for d, image in self.facts.images.items() if image.replications is None}
         self._asked()
+
+    def _select(self, images: Sequence[Image]) -> None:
+        selection = self._targets.select(images, now=self._clock.time())
+        self._newest.put(self._group, selection)
+        if self._newest.to_be_told():
+            self._agenda.warned("images_skipped", max_images=self._newest.limit)
+        with self._ledger.lock:
+            self.facts.targets = tuple(
+                TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
+            )
+            self._ledger.skipped = self._newest.skipped
+        owed = self._registry.owed(self.name)
+        remembered = self._memory.recall(self._registry.source, self.name, owed=owed)
+        self._show(self._newest.admitted(self._group), remembered=remembered)
+        # Most of what was listed is remembered by its selection; a listing that is mostly not is dropped.
+        worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
+        self._shown = (images, self._newest.floor) if worth else None
 
     def _show(
         self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Settled] | None = None
@@ -240,36 +260,43 @@ class RepositoryWatch:
             self._asked(digest)
         if not selected:
             self._agenda.works(Scope("status", self.name))
+        new, renamed = self._differences(selected, remembered or {})
         with self._ledger.lock:
             for digest in gone:
                 self.facts.remove(digest)
+            for facts in (*new, *renamed):
+                self.facts.put(facts)
+            if gone or new or renamed:
                 self._ledger.changed()
-            for digest, watched in selected.items():
-                facts = images.get(digest)
-                names = tuple(sorted(watched.names))
-                if facts is None or facts.replicated_from != watched.image.replicated_from:
-                    image = watched.image
-                    if self._agenda.under_way(self._job(digest)):
-                        self._outdated.add(digest)
-                    facts = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
-                    self._begin(facts, (remembered or {}).get(digest))
-                    self._ledger.changed()
-                elif facts.names != names:
-                    self.facts.put(replace(facts, names=names))
-                    self._ledger.changed()
+        for facts in new:
+            settled_at = facts.answered_at + self._agenda.intervals.settled
+            self._ask(facts, due=None if facts.replications is None else settled_at)
 
-    def _begin(self, facts: ImageFacts, settled: Settled | None) -> None:
-        """Watch an image from now on: ask about it, unless it is remembered what ECR said."""
-        interval = self._agenda.intervals.settled
-        if settled:
-            facts = settled.recall(
-                facts, clock=self._clock, settled_interval=interval, stale_after=self._agenda.stale_after
-            )
-        self.facts.put(facts)
-        self._ask(facts, due=facts.answered_at + interval if facts.replications is not None else None)
+    def _differences(
+        self, selected: Mapping[str, Watched], remembered: Mapping[str, Settled]
+    ) -> tuple[list[ImageFacts], list[ImageFacts]]:
+        """The images of which nothing is known, but for what is remembered; and those with other names."""
+        new, renamed = [], []
+        for digest, watched in selected.items():
+            image, names = watched.image, tuple(sorted(watched.names))
+            facts = self.facts.images.get(digest)
+            if facts is None or facts.replicated_from != image.replicated_from:
+                if self._agenda.under_way(self._job(digest)):
+                    self._outdated.add(digest)
+                facts = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
+                new.append(self._recalled(facts, remembered.get(digest)))
+            elif facts.names != names:
+                renamed.append(replace(facts, names=names))
+        return new, renamed
+
+    def _recalled(self, facts: ImageFacts, settled: Settled | None) -> ImageFacts:
+        if settled is None:
+            return facts
+        interval, stale_after = self._agenda.intervals.settled, self._agenda.stale_after
+        return settled.recall(facts, clock=self._clock, settled_interval=interval, stale_after=stale_after)
 
     def _gone(self, error: ECRError) -> None:
-        self._listing = None
+        self._listing = self._shown = None
         self._listed([])
         with self._ledger.lock:
             # That its images are missing goes without saying.

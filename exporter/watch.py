@@ -22,6 +22,10 @@ from exporter.state import Ledger, RegistryFacts
 from exporter.statefile import Memory
 from exporter.targets import Listing, Newest, Shard, Targets
 
+#: Seconds after which a call about the whole registry that was refused is made again: there is but one
+#: of its kind, so that nothing else paces it.
+REFUSED_PAUSE = 1.0
+
 _REGISTRY = Job(Kind.REGISTRY)
 _ACCOUNT = Job(Kind.ACCOUNT)
 _REPOSITORIES = Job(Kind.REPOSITORIES)
@@ -85,7 +89,8 @@ class RegistryWatch:
 
     def configure(self, settings: Settings, targets: Iterable[TargetSettings]) -> None:
         """Take a configuration, the first or a new one. What is known of what stays is kept."""
-        before = self.agenda.intervals if self._begun else None
+        agenda = self.agenda
+        before = (agenda.intervals, agenda.stale_after) if self._begun else None
         # Targets that had their first round have had it, whatever is asked anew now.
         self._ledger.snapshot(self.agenda.clock.monotonic())
         self._wanted = tuple(targets)
@@ -94,9 +99,10 @@ class RegistryWatch:
         if before is None:
             self.agenda.book(_REGISTRY)
             return
-        if before != self.agenda.intervals:
+        if before != (agenda.intervals, agenda.stale_after):
+            listing = before[0].discovery != agenda.intervals.discovery
             for repository in self._repositories.values():
-                repository.rebook(listing=before.discovery != self.agenda.intervals.discovery)
+                repository.rebook(listing=listing)
         self._begin()
 
     def next_call(self) -> tuple[Job, Callable[[], Any]] | None:
@@ -123,7 +129,7 @@ class RegistryWatch:
             if repository:
                 repository.book_again(job)
             elif not job.repository:
-                self.agenda.book(job)
+                self.agenda.book(job, due=self.agenda.later(REFUSED_PAUSE))
         elif job.kind is Kind.REGISTRY or job.kind is Kind.ACCOUNT:
             self._registry_failed(job, error)
         elif job.kind is Kind.REPOSITORIES:
@@ -135,6 +141,11 @@ class RegistryWatch:
             self._drop(job.repository)
         elif repository:
             repository.failed(job, error)
+
+    def admit(self) -> None:
+        """Another number of images fits under `max_images`."""
+        for repository in self._repositories.values():
+            repository.admit()
 
     def retire(self) -> None:
         """It is watched no longer: leave nothing behind."""

@@ -145,14 +145,14 @@ def test_a_lane_that_is_throttled_alone_is_slowed_alone() -> None:
     free, tight = TokenBucket(lambda _: 1e9, burst=1e9), TokenBucket(lambda _: 5.0, burst=5)
     client = Client(
         Budget(100, now=0.0),
-        {Lane.LISTING: free, Lane.STATUS: tight},
-        {Lane.LISTING: 1 / 30, Lane.STATUS: 0.0},
+        {Lane.IMAGES: free, Lane.STATUS: tight},
+        {Lane.IMAGES: 1 / 30, Lane.STATUS: 0.0},
     )
     client.run(120, Random(1))
-    listed = [at for at, lane, _ in client.calls if lane is Lane.LISTING and at > 60]
+    listed = [at for at, lane, _ in client.calls if lane is Lane.IMAGES and at > 60]
     assert len(listed) >= 0.9 * 30 * 60
     assert client.refused(60, Lane.STATUS) <= 0.05
-    assert client.refused(60, Lane.LISTING) == 0
+    assert client.refused(60, Lane.IMAGES) == 0
     assert client.budget.rate > 50
 
 
@@ -160,8 +160,8 @@ def test_refusals_that_meet_everybody_slow_everybody() -> None:
     shared = TokenBucket(steady, burst=10)
     client = Client(
         Budget(400, now=0.0),
-        {Lane.LISTING: shared, Lane.STATUS: shared},
-        {Lane.LISTING: 1 / 15, Lane.STATUS: 0.0},
+        {Lane.IMAGES: shared, Lane.STATUS: shared},
+        {Lane.IMAGES: 1 / 15, Lane.STATUS: 0.0},
     )
     client.run(120, Random(1))
     assert client.budget.rate < 60

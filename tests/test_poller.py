@@ -12,6 +12,7 @@ from fakes import (
     IRELAND,
     OREGON,
     FakeECR,
+    Fault,
     Rig,
     digest_of,
     refusal,
@@ -543,6 +544,56 @@ def test_the_newest_images_win_when_there_are_too_many() -> None:
     assert rig.ledger.skipped == 30
 
 
+def test_what_is_left_out_for_want_of_room_is_logged_once_until_it_fits() -> None:
+    ecr = FakeECR()
+    for number in range(6):
+        pushed(ecr, f"team/app-{number % 3}", tag=f"v{number}", age=100 + number)
+    rig = world(ecr, max_images=5)
+    rig.run(200)
+
+    def warnings() -> int:
+        return sum(event == "images_skipped" for event, _ in rig.journal.events)
+
+    assert rig.ledger.skipped == 1
+    assert warnings() == 1
+    del ecr.repositories["team/app-2"]
+    rig.run(70)
+    assert rig.ledger.skipped == 0
+    for number in range(6, 9):
+        pushed(ecr, tag=f"v{number}")
+    rig.run(200)
+    assert rig.ledger.skipped == 2
+    assert warnings() == 2
+
+
+def test_an_unchanged_repository_gives_way_to_newer_images_elsewhere() -> None:
+    ecr = FakeECR()
+    pushed(ecr, "team/old", tag="v1", age=9000)
+    pushed(ecr, "team/new", tag="v1")
+    rig = world(ecr, max_images=2)
+    rig.run(10)
+    assert {repository for repository, _, _ in rig.states()} == {"team/old", "team/new"}
+    pushed(ecr, "team/new", tag="v2")
+    rig.run(130)
+    assert {(repository, tag) for repository, tag, _ in rig.states()} == {
+        ("team/new", "v1"),
+        ("team/new", "v2"),
+    }
+    del ecr.repositories["team/new"]
+    rig.run(130)
+    assert {repository for repository, _, _ in rig.states()} == {"team/old"}
+
+
+def test_an_image_grows_too_old_though_its_listing_stays_the_same() -> None:
+    ecr = FakeECR()
+    pushed(ecr, tag="v1", age=10)
+    rig = world(ecr, target=TargetSettings("*", pushed_within=600.0))
+    rig.run(500)
+    assert rig.states()
+    rig.run(200)
+    assert rig.states() == {}
+
+
 def test_a_reload_keeps_what_stays_and_drops_the_rest_at_once() -> None:
     ecr = FakeECR()
     for tag in ("v1", "v2-dev"):
@@ -709,3 +760,86 @@ def test_a_single_time_out_of_the_rules_does_not_begin_without_them() -> None:
     assert [operation for operation, _, _ in ecr.log[:3]] == ["DescribeRegistry"] * 2 + [
         "DescribeRepositories"
     ]
+
+
+def test_a_name_that_does_not_exist_does_not_cost_more_calls_every_other_time() -> None:
+    ecr = FakeECR(page_size=100)
+    for number in range(49):
+        ecr.report("team/app", pushed(ecr, tag=f"v{number}", age=9999), complete())
+    rig = Rig(settings(*(TargetSettings("team/app", tag=f"v{number}") for number in range(50))), ecr)
+    rig.run(100)
+    for _ in range(4):
+        ecr.calls.clear()
+        rig.run(60)
+        assert ecr.calls["DescribeImages"] <= 2
+
+
+def test_a_longer_interval_does_not_put_off_the_first_listing() -> None:
+    ecr = FakeECR()
+    for number in range(10):
+        pushed(ecr, f"team/app-{number}")
+    rig = world(ecr, requests_per_second=1.0)
+    rig.run(4)
+    rig.poller._configure(settings(ALL, requests_per_second=1.0, discovery_interval=3600.0))
+    rig.run(60)
+    assert len(rig.states()) == 10
+
+
+def test_a_look_up_that_a_reload_overtakes_fails_no_new_target() -> None:
+    ecr = FakeECR()
+    pushed(ecr, tag="v1")
+    rig = Rig(settings(TargetSettings("team/app", tag="gone")), ecr)
+
+    def reload(operation: str, _: str) -> ECRError | None:
+        if operation == "DescribeImages":
+            ecr.fault = lambda *_: None
+            rig.poller._configure(settings(TargetSettings("team/app", tag="v1")))
+        return None
+
+    ecr.fault = reload
+    for _ in range(30):
+        rig.run(1)
+        assert rig.target("team/app:v1").success is not False
+    assert not rig.journal.failing
+
+
+def test_another_stale_after_counts_for_what_is_known() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr, age=9999), complete())
+    rig = world(ecr, stale_after=600.0)
+    rig.run(30)
+    rig.poller._configure(settings(ALL, stale_after=7200.0))
+    (image,) = rig.ledger.registries[0].repositories["team/app"].images.values()
+    assert image.good_until == image.answered_at + 21600.0 + 7200.0
+
+
+def test_a_smaller_max_images_counts_at_once() -> None:
+    ecr = FakeECR(page_size=100)
+    for number in range(20):
+        ecr.report("team/app", pushed(ecr, tag=f"v{number}", age=9999 - number), complete())
+    rig = world(ecr)
+    rig.run(30)
+    rig.poller._configure(settings(ALL, max_images=5))
+    assert {tag for _, tag, _ in rig.states()} == {f"v{number}" for number in range(15, 20)}
+    assert rig.ledger.skipped == 15
+    rig.poller._configure(settings(ALL, max_images=10))
+    assert len(rig.states()) == 10
+
+
+def test_an_operation_that_is_always_refused_holds_up_no_other() -> None:
+    def listings(fault: Fault) -> int:
+        ecr = FakeECR(page_size=100)
+        for number in range(100):
+            ecr.report(f"team/app-{number}", pushed(ecr, f"team/app-{number}", age=9999), complete())
+        rig = world(ecr, requests_per_second=3.0)
+        rig.run(120)
+        ecr.fault = fault
+        ecr.calls.clear()
+        rig.run(900)
+        assert rig.poller.overdue() < 5
+        return ecr.calls["DescribeImages"]
+
+    refused = listings(
+        lambda operation, _: refusal(Reason.THROTTLED) if operation == "DescribeRegistry" else None
+    )
+    assert refused >= 0.95 * listings(lambda *_: None)

@@ -16,7 +16,7 @@ from exporter.budget import Lane
 from exporter.model import ImageState
 from exporter.schedule import PROBE_TIMEOUT, Backoff, Intervals, Schedule, spread
 
-LISTING, STATUS = Lane.LISTING, Lane.STATUS
+LISTING, STATUS = Lane.IMAGES, Lane.STATUS
 
 
 def next_at(schedule: Schedule[Any], now: float) -> float:
