@@ -38,6 +38,8 @@ class Clock(Protocol):
 class Kind(Enum):
     """What a call is about."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own is a slow call in Python
+
     REGISTRY = "registry"  # whose registry is it, and what are its rules
     ACCOUNT = "account"  # whose credentials are these: only if the registry may not be described
     REPOSITORIES = "repositories"

@@ -38,6 +38,8 @@ class Lane(Enum):
     They are different operations of ECR, and AWS may throttle one and not the other.
     """
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own is a slow call in Python
+
     LISTING = "listing"
     STATUS = "status"
 

@@ -35,6 +35,8 @@ PROBE_TIMEOUT = 30.0
 class _Queue(Enum):
     """The orders in which due work stands; a status call stands in two of them."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own is a slow call in Python
+
     LISTING = "listing"  # listings, the longest overdue first
     NEWEST = "newest"  # status calls, the newest push first
     OLDEST = "oldest"  # status calls, the longest overdue first
@@ -87,7 +89,7 @@ class Schedule(Generic[K]):
     def book(self, key: K, *, due: float, lane: Lane, rank: float = 0.0, scope: Hashable = None) -> None:
         """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first."""
         self.cancel(key)
-        self._wait(_Booking(key, due, lane, rank, scope), until=due)
+        self._enter(_Booking(key, due, lane, rank, scope), until=due)
         self._compact()
 
     def cancel(self, key: K) -> None:
@@ -158,7 +160,9 @@ class Schedule(Generic[K]):
     def _wait(self, booking: _Booking[K], *, until: float) -> _Booking[K]:
         """Have the booking wait; a fresh copy, so that whatever queue still holds the old one drops it."""
         booking.alive = False
-        booking = replace(booking, alive=True)
+        return self._enter(replace(booking, alive=True), until=until)
+
+    def _enter(self, booking: _Booking[K], *, until: float) -> _Booking[K]:
         self._bookings[booking.key] = booking
         heappush(self._waiting, (until, next(self._serial), booking))
         return booking
