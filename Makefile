@@ -44,7 +44,7 @@ fix: $(dev) ## repair what can be repaired by itself
 	@$(bin)/ruff format .
 
 .PHONY: bench
-bench: bench-scrape bench-polling ## measure what scrapes and polling cost (some minutes)
+bench: bench-scrape bench-polling ## measure what scrapes and polling cost (some nine minutes)
 
 .PHONY: bench-scrape
 bench-scrape: $(dev)
