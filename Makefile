@@ -21,7 +21,7 @@ install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do \
-	  printf 'make %-12s %s\n' "$$name" "$$what"; done
+	  printf 'make %-14s %s\n' "$$name" "$$what"; done
 
 .PHONY: demo
 demo: $(demo) ## run the exporter on a make-believe AWS: no account, no network (ARGS="..." adds flags)
@@ -44,12 +44,19 @@ fix: $(dev) ## repair what can be repaired by itself
 	@$(bin)/ruff format .
 
 .PHONY: bench
-bench: $(dev) ## measure what a scrape costs
+bench: bench-scrape bench-polling ## measure what scrapes and polling cost (some nine minutes)
+
+.PHONY: bench-scrape
+bench-scrape: $(dev)
 	@$(bin)/python benchmarks/scrape.py
 
 .PHONY: simulate
 simulate: $(dev) ## play a week of 100,000 images in virtual time (ARGS="--days 1 --seed 2" varies it)
 	@PYTHONPATH=tests $(bin)/python benchmarks/simulate.py $(ARGS)
+
+.PHONY: bench-polling
+bench-polling: $(dev) ## polling alone (ARGS="first-pass rest memory budget" picks some)
+	@$(bin)/python benchmarks/polling.py $(ARGS)
 
 .PHONY: docs
 docs: $(demo) ## write docs/metrics.md anew from the catalogue

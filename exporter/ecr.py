@@ -15,13 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 import boto3
+import botocore.session
 from botocore import xform_name
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
+from botocore.utils import parse_timestamp
 
 from exporter import __version__
 from exporter.config import RegistrySettings
@@ -55,6 +58,9 @@ READ_TIMEOUT = 10.0
 RENEW_BEFORE = 300.0
 #: Seconds that they are used at least, whatever their end and our clock say: no call costs two.
 RENEW_EVERY = 60.0
+
+#: So many states of images at destinations are kept to be shared; a few destinations have a few each.
+_SHARED = 1024
 
 #: Told of every call: service, operation, source, outcome ("success" or a Reason) and seconds.
 Observer = Callable[[str, str, Source, str, float], None]
@@ -96,13 +102,13 @@ class AWS:
     def __init__(
         self,
         *,
-        session: Callable[[], boto3.Session] = boto3.Session,
+        session: Callable[[], boto3.Session] | None = None,
         endpoint_url: str | None = None,
         observe: Observer = lambda *_: None,
         clock: Callable[[], float] = time.time,
         read_timeout: float = READ_TIMEOUT,
     ) -> None:
-        self._make_session = session
+        self._make_session = session or _session
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self.endpoint_url = endpoint_url
@@ -310,6 +316,20 @@ class RegistryGate:
             self._aws.observe(service, operation, self.source, outcome, time.monotonic() - began)
 
 
+def _session() -> boto3.Session:
+    """boto3's own session, but for the time zone of the times in answers."""
+    core = botocore.session.Session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.Session(botocore_session=core)
+
+
+def _moment(value: Any) -> datetime:
+    """In UTC. The local times that botocore makes cost more than a third of a page of images."""
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    return parse_timestamp(value)
+
+
 def static_registry_id(settings: RegistrySettings) -> str:
     """The account whose registry this is, as far as the configuration alone tells; "" if it does not."""
     if settings.registry_id:
@@ -340,7 +360,7 @@ def _label(row: dict[str, Any], key: str) -> str:
 
 def _encodable(text: str) -> str:
     """JSON can spell lone surrogates, which no exposition can."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _dicts(rows: Any) -> Iterable[dict[str, Any]]:
@@ -384,4 +404,10 @@ def _replication(row: dict[str, Any]) -> Replication:
     status = _label(row, "status") or Status.UNKNOWN
     failed = status == Status.FAILED
     code = _label(row, "failureCode") or "UNKNOWN"
-    return Replication(_destination(row), status, code if failed else "")
+    return _shared(_label(row, "region"), _label(row, "registryId"), status, code if failed else "")
+
+
+@lru_cache(maxsize=_SHARED)
+def _shared(region: str, registry_id: str, status: str, failure_code: str) -> Replication:
+    """One object for all images that are in this state there: there are few of them, and many images."""
+    return Replication(Destination(region, registry_id), status, failure_code)

@@ -28,6 +28,9 @@ from exporter.watch import RegistryWatch
 
 #: Calls under way at once in one registry. At 20 ms a call this is where one process is busy anyway.
 MAX_IN_FLIGHT = 16
+#: Calls that wait for a worker when all are busy, so that one that is done need not wait for the loop.
+#: Few, because whatever becomes more urgent meanwhile goes behind them.
+MAX_HANDED_OUT = MAX_IN_FLIGHT + 4
 #: Longest sleep of the loop in seconds, so that its heartbeat tells whether it lives.
 HEARTBEAT = 10.0
 
@@ -82,13 +85,13 @@ class Workers:
 
 
 class _Watched:
-    """A registry, its workers, and how many calls are under way."""
+    """A registry, its workers, and how many calls were handed to them."""
 
     def __init__(self, watch: RegistryWatch, crew: Crew, entry: RegistrySettings) -> None:
         self.watch = watch
         self.crew = crew
         self.entry = entry
-        self.in_flight = 0
+        self.handed_out = 0
 
 
 class Poller:
@@ -177,7 +180,7 @@ class Poller:
         self._oldest_due = min(dues, default=None)
         if not self._inbox.empty():
             return 0.0
-        free = [w.watch.agenda.next_at() for w in self._watched if w.in_flight < MAX_IN_FLIGHT]
+        free = [w.watch.agenda.next_at() for w in self._watched if w.handed_out < MAX_HANDED_OUT]
         return max(0.0, min([now + HEARTBEAT, *free]) - self._clock.monotonic())
 
     def _stop(self) -> None:
@@ -192,9 +195,9 @@ class Poller:
             self._inbox.get()()
 
     def _start_calls(self, watched: _Watched) -> None:
-        while watched.in_flight < MAX_IN_FLIGHT and (found := watched.watch.next_call()):
+        while watched.handed_out < MAX_HANDED_OUT and (found := watched.watch.next_call()):
             job, call = found
-            watched.in_flight += 1
+            watched.handed_out += 1
             watched.crew.submit(partial(self._make, watched, job, call))
 
     def _make(self, watched: _Watched, job: Job, call: Callable[[], Any]) -> None:
@@ -209,7 +212,7 @@ class Poller:
             self._inbox.put(partial(self._answered, watched, job, answer))
 
     def _answered(self, watched: _Watched, job: Job, answer: Any) -> None:
-        watched.in_flight -= 1
+        watched.handed_out -= 1
         if watched not in self._watched:
             return
         before = watched.watch.facts.source
@@ -226,7 +229,7 @@ class Poller:
                 self._configure(self._settings)
 
     def _failed(self, watched: _Watched, job: Job, error: ECRError) -> None:
-        watched.in_flight -= 1
+        watched.handed_out -= 1
         if watched in self._watched:
             watched.watch.failed(job, error)
 

@@ -41,6 +41,8 @@ from exporter.targets import (
 
 #: So many unheard-of statuses are warned of in a registry; the metrics tell of all.
 MOST_UNHEARD_OF = 20
+_HEARD_OF = frozenset(Status)
+_NOWHERE: frozenset[Destination] = frozenset()
 
 
 class RepositoryWatch:
@@ -317,7 +319,7 @@ class RepositoryWatch:
         self._unanswered.clear()
         now = self._clock.monotonic()
         rules = self._registry.believed_rules(now, self._agenda.stale_after)
-        replications = judge_replications(reported, rules.destinations(self.name) if rules else ())
+        replications = judge_replications(reported, rules.destinations(self.name) if rules else _NOWHERE)
         self._observe(before, replications)
         state = image_state(replications, recent=self._recent(before), rules_known=rules is not None)
         interval = self._agenda.intervals.after(state)
@@ -372,7 +374,7 @@ class RepositoryWatch:
             seconds = max(0.0, self._clock.time() - before.replicated_from)
             for destination in completed(before, after):
                 self._on_complete(self._registry.source, destination, seconds)
-        for status in {r.status for r in after} - set(Status) - self._unheard_of:
+        for status in {r.status for r in after} - _HEARD_OF - self._unheard_of:
             if len(self._unheard_of) == MOST_UNHEARD_OF:
                 return
             self._unheard_of.add(status)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from exporter.model import (
     Destination,
@@ -353,8 +354,9 @@ def _judge(
             verdict.reasons.add(Reason.IMAGE_NOT_FOUND)
 
 
+@lru_cache(maxsize=1024)  # nearly all images are alike in this, and may as well share the answer
 def judge_replications(
-    reported: Iterable[Replication], expected: Iterable[Destination]
+    reported: tuple[Replication, ...], expected: frozenset[Destination]
 ) -> tuple[Replication, ...]:
     """One state for each destination: what ECR reports, and MISSING where it owes a report.
 

@@ -543,6 +543,20 @@ class TestCredentialsOfTheEnvironment:
         self.write(file, ACCOUNT)
         assert gate.registry().registry_id == ACCOUNT
 
+    @pytest.mark.parametrize(
+        "pushed_at", [NOON, NOON + 0.123, 1.5, datetime.fromtimestamp(NOON, UTC).isoformat()]
+    )
+    def test_times_are_what_boto3_would_make_of_them(
+        self, aws: EmbeddedAWS, file: Path, pushed_at: float | str
+    ) -> None:
+        self.write(file, ACCOUNT)
+        image = {"imageDigest": DIGEST, "imagePushedAt": pushed_at}
+        page = json.dumps({"imageDetails": [image]}).encode()
+        aws.fault = lambda _: Garbage(page, content_type=JSON)
+        (found,) = self.gate(aws).images("team/app", None, untagged=False).items
+        (told,) = aws.client("ecr").describe_images(repositoryName="team/app")["imageDetails"]
+        assert found.pushed_at == told["imagePushedAt"].timestamp()
+
     @pytest.mark.parametrize("role", [None, ROLE])
     def test_rotated(self, aws: EmbeddedAWS, file: Path, role: str | None) -> None:
         self.write(file, ACCOUNT)

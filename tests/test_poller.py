@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakes import (
@@ -13,6 +15,7 @@ from fakes import (
     OREGON,
     FakeECR,
     Fault,
+    Inline,
     Rig,
     digest_of,
     refusal,
@@ -22,6 +25,7 @@ from exporter.agenda import Job, Kind
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.errors import ECRError
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
+from exporter.poller import MAX_HANDED_OUT
 from exporter.targets import Shard
 
 STATUS = "DescribeImageReplicationStatus"
@@ -843,3 +847,30 @@ def test_an_operation_that_is_always_refused_holds_up_no_other() -> None:
         lambda operation, _: refusal(Reason.THROTTLED) if operation == "DescribeRegistry" else None
     )
     assert refused >= 0.95 * listings(lambda *_: None)
+
+
+class Busy(Inline):
+    """Workers that never come to an end with a status call."""
+
+    def __init__(self) -> None:
+        self.handed_out = 0
+
+    def submit(self, call: Callable[[], None]) -> None:
+        job: Any = call.args[1]  # type: ignore[attr-defined]
+        if job.kind is Kind.STATUS:
+            self.handed_out += 1
+        else:
+            call()
+
+
+def test_few_calls_wait_for_a_worker_so_that_a_new_push_need_not() -> None:
+    ecr = FakeECR()
+    ecr.create("team/app")
+    rig = world(ecr)
+    rig.run(30)
+    for number in range(2 * MAX_HANDED_OUT):
+        pushed(ecr, tag=f"v{number}")
+    busy = Busy()
+    rig.poller._watched[0].crew = busy
+    rig.run(90)
+    assert busy.handed_out == MAX_HANDED_OUT

@@ -79,7 +79,7 @@ def at(destination: Destination, status: str, code: str = "") -> Replication:
 def test_there_is_one_state_for_each_destination(
     reported: list[Replication], expected: list[Destination], judged: list[Replication]
 ) -> None:
-    assert judge_replications(reported, expected) == tuple(judged)
+    assert judge_replications(tuple(reported), frozenset(expected)) == tuple(judged)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""What boto3 alone makes of this machine: as many threads as the exporter has workers, and nothing but calls.
+
+The client has the options of the exporter's gate; with botocore's own it would be slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from fast_ecr import REGION, digest, repository_name
+
+from exporter.poller import MAX_IN_FLIGHT
+
+
+def work(client: Any, wanted: SimpleQueue[tuple[str, str]]) -> None:
+    while True:
+        try:
+            repository, name = wanted.get_nowait()
+        except Empty:
+            return
+        client.describe_image_replication_status(repositoryName=repository, imageId={"imageDigest": name})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, required=True)
+    parser.add_argument("--repositories", type=int, required=True)
+    flags = parser.parse_args()
+    client: Any = boto3.client(
+        "ecr",
+        region_name=REGION,
+        config=Config(
+            max_pool_connections=MAX_IN_FLIGHT, retries={"total_max_attempts": 1}, user_agent="bare-loop"
+        ),
+    )
+    wanted: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    for number in range(flags.repositories):
+        for build in range(flags.images // flags.repositories):
+            wanted.put((repository_name(number), digest(number, build)))
+    threads = [threading.Thread(target=work, args=(client, wanted)) for _ in range(MAX_IN_FLIGHT)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

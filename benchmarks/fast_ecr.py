@@ -1,0 +1,213 @@
+"""A make-believe ECR that costs next to nothing, in a process of its own: what is measured is the asker.
+
+Bytes in, bytes out: answers are encoded once and no signature is looked at. The registry is a formula,
+every image of it is COMPLETE at three destinations, and the only thing that ever changes is a push.
+exporter/demo has the ECR that behaves like the real one; this one is for `make bench`.
+
+A GET is for who runs the benchmark: /pushed?repository=R adds an image, /allow?rate=40 has everything
+beyond 40 calls a second refused, /calls tells when calls came, /status-calls how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import time
+from array import array
+from urllib.parse import parse_qsl, urlsplit
+
+ACCOUNT, REGION = "111122223333", "us-east-1"
+DESTINATIONS = (("eu-west-1", ACCOUNT), ("us-west-2", ACCOUNT), ("eu-west-1", "444455556666"))
+#: Seconds for which an allowance that was not used is kept.
+BURST = 1.0
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_OPERATION = re.compile(rb"\r\nx-amz-target: *[^.\r]*\.(\w+)", re.IGNORECASE)
+_THROTTLED = b'{"__type":"ThrottlingException","message":"Rate exceeded"}'
+
+
+def digest(repository: int, build: int) -> str:
+    return f"sha256:{repository:032x}{build:032x}"
+
+
+def repository_name(number: int) -> str:
+    return f"team/app-{number}"
+
+
+def encoded(answer: object) -> bytes:
+    return json.dumps(answer, separators=(",", ":")).encode()
+
+
+class Registry:
+    """What is asked for, as JSON."""
+
+    def __init__(self, *, images: int, repositories: int) -> None:
+        self._builds = {repository_name(n): images // repositories for n in range(repositories)}
+        self._numbers = {name: number for number, name in enumerate(self._builds)}
+        self._pages: dict[tuple[str, int, int], bytes] = {}
+        self._began = time.time() - 30 * 86400
+        #: When images were pushed that were not there at the start.
+        self._pushed: dict[str, float] = {}
+        statuses = [{"region": r, "registryId": a, "status": "COMPLETE"} for r, a in DESTINATIONS]
+        self._statuses = b"," + encoded({"replicationStatuses": statuses})[1:]
+
+    def push(self, repository: str) -> str:
+        """The digest of a new image."""
+        build = self._builds[repository]
+        self._builds[repository] += 1
+        new = digest(self._numbers[repository], build)
+        self._pushed[new] = time.time()
+        self._pages = {key: page for key, page in self._pages.items() if key[0] != repository}
+        return new
+
+    def answer(self, operation: str, body: bytes) -> bytes:
+        if operation == "DescribeImageReplicationStatus":
+            return body.rstrip()[:-1] + self._statuses  # it begins with what was asked for
+        asked = json.loads(body)
+        if operation == "DescribeImages":
+            return self._page(asked["repositoryName"], int(asked.get("nextToken", 0)), asked["maxResults"])
+        if operation == "DescribeRepositories":
+            rows = [{"registryId": ACCOUNT, "repositoryName": name} for name in self._builds]
+            return encoded({"repositories": rows})
+        rule = {"destinations": [{"region": r, "registryId": a} for r, a in DESTINATIONS]}
+        return encoded({"registryId": ACCOUNT, "replicationConfiguration": {"rules": [rule]}})
+
+    def _page(self, repository: str, first: int, size: int) -> bytes:
+        key = repository, first, size
+        if key not in self._pages:
+            end = min(first + size, self._builds[repository])
+            rows = [self._image(repository, build) for build in range(first, end)]
+            more = {"nextToken": str(end)} if end < self._builds[repository] else {}
+            self._pages[key] = encoded({"imageDetails": rows} | more)
+        return self._pages[key]
+
+    def _image(self, repository: str, build: int) -> dict[str, object]:
+        name = digest(self._numbers[repository], build)
+        media = "application/vnd.oci.image.manifest.v1+json"
+        return {
+            "registryId": ACCOUNT,
+            "repositoryName": repository,
+            "imageDigest": name,
+            "imageTags": [f"build-{build}"],
+            "imageSizeInBytes": 123456789,
+            "imagePushedAt": self._pushed.get(name, self._began + build),
+            "imageManifestMediaType": media,
+            "artifactMediaType": "application/vnd.oci.image.config.v1+json",
+            "imageStatus": "ACTIVE",
+        }
+
+
+class FastECR:
+    """The registry, what it allows, and when calls came: monotonic, which is one clock for all processes."""
+
+    def __init__(self, registry: Registry, *, latency: float) -> None:
+        self.latency = latency
+        self._registry = registry
+        self._rate = float("inf")
+        self._tokens = 0.0
+        self._filled = time.monotonic()
+        self._status = array("d")
+        self._served = array("d")
+        self._refused = array("d")
+
+    def call(self, operation: str, body: bytes) -> tuple[int, bytes]:
+        now = time.monotonic()
+        if not self._allowed(now):
+            self._refused.append(now)
+            return 400, _THROTTLED
+        self._served.append(now)
+        if operation == "DescribeImageReplicationStatus":
+            self._status.append(now)
+        return 200, self._registry.answer(operation, body)
+
+    def control(self, target: str) -> bytes:
+        parts = urlsplit(target)
+        asked = dict(parse_qsl(parts.query))
+        if parts.path == "/pushed":
+            return encoded(self._registry.push(asked["repository"]))
+        if parts.path == "/allow":
+            self._rate, self._tokens, self._filled = float(asked["rate"]), 0.0, time.monotonic()
+            return encoded(self._filled)
+        if parts.path == "/status-calls":
+            return encoded(len(self._status))
+        return encoded(
+            {
+                "status": self._status.tolist(),
+                "served": self._served.tolist(),
+                "refused": self._refused.tolist(),
+            }
+        )
+
+    def _allowed(self, now: float) -> bool:
+        if self._rate == float("inf"):
+            return True
+        self._tokens = min(self._rate * BURST, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1 as botocore speaks it: one request at a time, its length in the head."""
+
+    def __init__(self, ecr: FastECR) -> None:
+        self._ecr = ecr
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._received[:end]
+        found = _LENGTH.search(head)
+        whole = end + 4 + (int(found[1]) if found else 0)
+        if len(self._received) < whole:
+            return
+        body, self._received = self._received[end + 4 : whole], self._received[whole:]
+        operation = _OPERATION.search(head)
+        if operation is None:
+            self._answer(200, self._ecr.control(head.split(b" ", 2)[1].decode()))
+            return
+        status, answer = self._ecr.call(operation[1].decode(), body)
+        if self._ecr.latency:
+            asyncio.get_running_loop().call_later(self._ecr.latency, self._answer, status, answer)
+        else:
+            self._answer(status, answer)
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self._transport.write(
+            b"HTTP/1.1 %d OK\r\nContent-Type: application/x-amz-json-1.1\r\n"
+            b"x-amzn-RequestId: 12345678-1234-1234-1234-123456789012\r\nContent-Length: %d\r\n\r\n%b"
+            % (status, len(body), body)
+        )
+
+
+async def serve(ecr: FastECR) -> None:
+    """Answer for ever on a free port of 127.0.0.1, which goes to standard output."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(ecr), "127.0.0.1", 0, backlog=128)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--repositories", type=int, default=20)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds until each answer")
+    flags = parser.parse_args()
+    registry = Registry(images=flags.images, repositories=flags.repositories)
+    asyncio.run(serve(FastECR(registry, latency=flags.latency)))
+
+
+if __name__ == "__main__":
+    main()

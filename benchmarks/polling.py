@@ -1,0 +1,352 @@
+"""What polling costs and how fast it is: the real command against a fast make-believe ECR.
+
+Run it with `make bench`, or a part of it with `make bench-polling ARGS="first-pass budget"`. Needs Linux
+(/proc tells what a process uses). Medians of one run on one machine: compare the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from fast_ecr import REGION, repository_name
+
+from exporter.poller import MAX_IN_FLIGHT
+
+T = TypeVar("T")
+
+HERE = Path(__file__).parent
+REPOSITORIES = 20
+#: Seconds that anything but a first pass may take.
+PATIENCE = 60.0
+#: Status calls after which the rate of a first pass has long been as high as the processor allows.
+RAMP = 2_000
+WATCH_ALL = "targets: [{repository: 'team/*'}]\n"
+UNBOUNDED = WATCH_ALL + "requests_per_second: 10000\n"
+
+
+def get(url: str, *, compressed: bool = False) -> bytes:
+    headers = {"Accept-Encoding": "gzip"} if compressed else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as response:
+        return bytes(response.read())
+
+
+def eventually(found: Callable[[], T], *, within: float = PATIENCE, every: float = 0.1) -> T:
+    """What `found` gives once it gives something true."""
+    end, pause = time.monotonic() + within, threading.Event()
+    while not (value := found()):
+        if time.monotonic() > end:
+            sys.exit(f"gave up after {within:.0f} s")
+        pause.wait(every)
+    return value
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return kept | {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "AKIABENCHMARK",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+class Server:
+    """The make-believe ECR."""
+
+    def __init__(self, port: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def control(self, target: str) -> Any:
+        return json.loads(get(self.url + target))
+
+
+@contextmanager
+def ecr(*, images: int) -> Iterator[Server]:
+    flags = [f"--images={images}", f"--repositories={REPOSITORIES}"]
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "fast_ecr.py"), *flags], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        yield Server(process.stdout.readline().strip())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Exporter:
+    """The real command."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, config: Path, log: Path) -> None:
+        self.process = process
+        self._config = config
+        found = eventually(lambda: re.search(r"addresses=(\S+)", log.read_text()), every=0.02)
+        self.url = f"http://{found[1]}"
+
+    def reload(self, config: str) -> None:
+        before = self.value("config_last_reload_success_timestamp_seconds")
+        self._config.write_text(config)
+        self.process.send_signal(signal.SIGHUP)
+        eventually(lambda: self.value("config_last_reload_success_timestamp_seconds") > before)
+
+    def value(self, name: str, labels: str = "") -> float:
+        """A sample of the exporter's own health."""
+        name = f"ecr_replication_exporter_{name}"
+        page = get(f"{self.url}/metrics?name[]={name}").decode()
+        found = re.search(rf"^{name}{re.escape(labels)} (\S+)$", page, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def settled(self) -> float:
+        return self.value("images", '{state="settled"}')
+
+    def pause_until_settled(self, server: Server, images: int) -> None:
+        """Asks the server, so as not to disturb; then the exporter, which has the last word."""
+        eventually(
+            lambda: server.control("/status-calls") >= images, within=images / 50 + PATIENCE, every=0.5
+        )
+        eventually(lambda: self.settled() >= images)
+
+    def resident(self) -> int:
+        """Bytes of memory."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def exporter(server: Server, config: str) -> Iterator[Exporter]:
+    with tempfile.TemporaryDirectory() as directory:
+        file, log = Path(directory, "config.yaml"), Path(directory, "log")
+        file.write_text(config)
+        command = [sys.executable, "-m", "exporter", "--web.listen-address=127.0.0.1:0"]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*command, f"--config.file={file}"],
+                stderr=stderr,
+                env=environment(server.url),
+                cwd=HERE.parent,
+            )
+        try:
+            yield Exporter(process, config=file, log=log)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def table(title: str, rows: Mapping[str, str]) -> None:
+    print(f"\n{title}")
+    for what, figure in rows.items():
+        print(f"  {what:<58}{figure:>14}", flush=True)
+
+
+# -- first pass --------------------------------------------------------------------------------
+
+
+class Pass(NamedTuple):
+    """How the status calls of a first pass went: per second with and without the first ones, and
+    milliseconds of processor time for each without them."""
+
+    whole: float
+    steady: float
+    processor: float
+
+
+def watch_pass(server: Server, pid: int, images: int) -> Pass:
+    used: list[tuple[int, float]] = []
+    for until in (RAMP, images - RAMP // 10):  # the last ones may find workers idle
+
+        def reached(until: int = until) -> bool:
+            return int(server.control("/status-calls")) >= until
+
+        eventually(reached, within=images / 50 + PATIENCE)
+        used.append((server.control("/status-calls"), processor(pid)))
+    (first, before), (last, after) = used
+    eventually(lambda: server.control("/status-calls") >= images)
+    moments = server.control("/calls")["status"]
+    return Pass(per_second(moments), per_second(moments[RAMP:]), 1000 * (after - before) / (last - first))
+
+
+def per_second(moments: Sequence[float]) -> float:
+    return (len(moments) - 1) / (moments[-1] - moments[0])
+
+
+def exporter_pass(images: int) -> Pass:
+    with ecr(images=images) as server, exporter(server, UNBOUNDED) as running:
+        return watch_pass(server, running.process.pid, images)
+
+
+def bare_pass(images: int) -> Pass:
+    with ecr(images=images) as server:
+        flags = [f"--images={images}", f"--repositories={REPOSITORIES}"]
+        command = [sys.executable, str(HERE / "bare_loop.py"), *flags]
+        with subprocess.Popen(command, env=environment(server.url)) as process:
+            return watch_pass(server, process.pid, images)
+
+
+def first_pass(*, images: int = 6_000, pairs: int = 3) -> None:
+    both = [(exporter_pass(images), bare_pass(images)) for _ in range(pairs)]
+    speed = statistics.median(ours.steady / bare.steady for ours, bare in both)
+    cost = statistics.median(ours.processor / bare.processor for ours, bare in both)
+    ours, bare = (Pass(*map(statistics.median, zip(*runs, strict=True))) for runs in zip(*both, strict=True))
+    table(
+        f"First pass: {images} images, {REPOSITORIES} repositories; status calls, medians of {pairs} pairs",
+        {
+            f"bare boto3 loop, {MAX_IN_FLIGHT} threads, calls/s": f"{bare.steady:.0f}",
+            f"exporter after its first {RAMP}, calls/s": f"{ours.steady:.0f}",
+            "  ratio": f"{speed:.2f}",
+            "exporter, all of it, with the slow start, calls/s": f"{ours.whole:.0f}",
+            "bare boto3 loop, ms of processor time a call": f"{bare.processor:.2f}",
+            "exporter, ms of processor time a call": f"{ours.processor:.2f}",
+            "  ratio of these": f"{cost:.2f}",
+        },
+    )
+
+
+# -- at rest -----------------------------------------------------------------------------------
+
+
+def rest(*, images: int = 10_000, seconds: float = 60.0) -> None:
+    with ecr(images=images) as server, exporter(server, UNBOUNDED) as running:
+        running.pause_until_settled(server, images)
+        running.reload(WATCH_ALL)
+        threading.Event().wait(5)
+        calls = len(server.control("/calls")["served"])
+        before, began = processor(running.process.pid), time.monotonic()
+        threading.Event().wait(seconds)
+        busy = (processor(running.process.pid) - before) / (time.monotonic() - began)
+        calls = len(server.control("/calls")["served"]) - calls
+        table(
+            f"At rest: {images} images, {REPOSITORIES} repositories, default intervals, for {seconds:.0f} s",
+            {"processor, percent of one core": f"{100 * busy:.2f} %", "calls": str(calls)},
+        )
+        detection(server, running)
+
+
+def detection(server: Server, running: Exporter, *, pushes: int = 12, interval: int = 5) -> None:
+    running.reload(f"{WATCH_ALL}discovery_interval: {interval}s\n")
+    threading.Event().wait(2 * interval)
+    chance = random.Random(3)
+    delays = []
+    for _ in range(pushes):
+        threading.Event().wait(interval * chance.random())
+        complete = running.settled()
+        began = time.monotonic()
+        server.control(f"/pushed?repository={repository_name(chance.randrange(REPOSITORIES))}")
+        eventually(lambda complete=complete: running.settled() > complete, every=0.02)  # type: ignore[misc]
+        delays.append(time.monotonic() - began)
+    table(
+        f"Detection: from a push to its status on /metrics, discovery_interval {interval}s, {pushes} pushes",
+        {"median, seconds": f"{statistics.median(delays):.2f}", "longest, seconds": f"{max(delays):.2f}"},
+    )
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def memory(*, sizes: Sequence[int] = (10_000, 100_000)) -> None:
+    rows = {}
+    with ecr(images=0) as server, exporter(server, UNBOUNDED) as running:
+        threading.Event().wait(3)
+        empty = running.resident()
+    rows["no images, MiB"] = f"{empty / 2**20:.0f}"
+    for images in sizes:
+        with ecr(images=images) as server, exporter(server, UNBOUNDED) as running:
+            running.pause_until_settled(server, images)
+            rows[f"{images} images, MiB"] = f"{running.resident() / 2**20:.0f}"
+            rows[f"{images} images, KiB an image"] = f"{(running.resident() - empty) / images / 1024:.2f}"
+            get(f"{running.url}/metrics", compressed=True)
+            scraped = f"{(running.resident() - empty) / images / 1024:.2f}"
+            rows[f"{images} images, KiB an image after a compressed scrape"] = scraped
+    table("Resident memory, 3 destinations", rows)
+
+
+# -- budget ------------------------------------------------------------------------------------
+
+
+def budget(*, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle: float = 5.0) -> None:
+    """An allowance that halves and doubles under way, each judged after its first seconds."""
+    with ecr(images=10_000) as server:
+        began = [float(server.control(f"/allow?rate={rates[0]}"))]
+        with exporter(server, f"{WATCH_ALL}requests_per_second: 400\n"):
+            first = eventually(lambda: server.control("/calls")["served"])[0]
+            for rate in rates[1:]:
+                threading.Event().wait(seconds)
+                began.append(float(server.control(f"/allow?rate={rate}")))
+            threading.Event().wait(seconds)
+            calls = server.control("/calls")
+    # From the first call, not from when the server was told: the command takes a moment to start.
+    ends = [*began[1:], began[-1] + seconds]
+    phases = list(zip([first, *began[1:]], ends, rates, strict=True))
+    rows = {}
+    for number, (start, end, rate) in enumerate(phases, 1):
+        rows |= fared(f"{number}. {rate}/s, after {settle:.0f} s", calls, [(start + settle, end, rate)])
+    rows |= fared(
+        f"all of it, after the first {settle:.0f} s",
+        calls,
+        [(first + settle, ends[0], rates[0]), *phases[1:]],
+    )
+    allowed = ", ".join(f"{rate}/s" for rate in rates)
+    table(f"Adaptive budget: 400/s configured; allowed {allowed}, for {seconds:.0f} s each", rows)
+
+
+def fared(
+    when: str, calls: Mapping[str, list[float]], phases: Sequence[tuple[float, float, int]]
+) -> dict[str, str]:
+    served = sum(between(calls["served"], start, end) for start, end, _ in phases)
+    refused = sum(between(calls["refused"], start, end) for start, end, _ in phases)
+    allowed = sum((end - start) * rate for start, end, rate in phases)
+    return {
+        f"{when}: of the allowance used": f"{100 * served / allowed:.1f} %",
+        f"{when}: of the calls refused": f"{100 * refused / (served + refused):.1f} %",
+    }
+
+
+def between(moments: list[float], start: float, end: float) -> int:
+    return bisect_left(moments, end) - bisect_left(moments, start)
+
+
+PARTS: Mapping[str, Callable[[], None]] = {
+    "first-pass": first_pass,
+    "rest": rest,
+    "memory": memory,
+    "budget": budget,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    wanted = parser.parse_args().parts or list(PARTS)
+    for unknown in set(wanted) - PARTS.keys():
+        parser.error(f"there is no {unknown}; there are {', '.join(PARTS)}")
+    for part in wanted:
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

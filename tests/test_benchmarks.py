@@ -1,0 +1,79 @@
+"""The ECR of the benchmarks answers as the real one does, as far as the gate can tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.config import RegistrySettings
+from exporter.demo import EmbeddedAWS
+from exporter.ecr import AWS, Gate
+from exporter.errors import ECRError
+from exporter.model import Destination, Reason
+
+SERVER = Path(__file__).parent.parent / "benchmarks" / "fast_ecr.py"
+ACCOUNT = "111122223333"
+DESTINATIONS = {
+    Destination("eu-west-1", ACCOUNT),
+    Destination("us-west-2", ACCOUNT),
+    Destination("eu-west-1", "444455556666"),
+}
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    command = [sys.executable, str(SERVER), "--images=2500", "--repositories=2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def gate(url: str) -> Gate:
+    session = EmbeddedAWS().session()
+    return AWS(session=lambda: session, endpoint_url=url).gate(RegistrySettings(), connections=1)
+
+
+def control(url: str, target: str) -> Any:
+    with urllib.request.urlopen(url + target, timeout=10) as response:
+        return json.loads(response.read())
+
+
+def test_it_lists_and_answers(gate: Gate) -> None:
+    assert gate.registry().registry_id == ACCOUNT
+    assert gate.registry().destinations("team/app-0") == DESTINATIONS
+    assert gate.repositories(None).items == ("team/app-0", "team/app-1")
+    first = gate.images("team/app-1", None, untagged=False)
+    second = gate.images("team/app-1", first.token, untagged=False)
+    assert (len(first.items), len(second.items), second.token) == (1000, 250, None)
+    assert len({image.digest for image in first.items + second.items}) == 1250
+    reported = gate.status("team/app-1", first.items[0].digest)
+    assert {(r.destination, r.status) for r in reported} == {(d, "COMPLETE") for d in DESTINATIONS}
+
+
+def test_a_push_is_listed_with_its_time(gate: Gate, url: str) -> None:
+    pushed = control(url, "/pushed?repository=team/app-0")
+    token = gate.images("team/app-0", None, untagged=False).token
+    newest = gate.images("team/app-0", token, untagged=False).items[-1]
+    assert newest.digest == pushed
+    assert newest.pushed_at is not None
+
+
+def test_what_is_beyond_the_allowance_is_refused_and_counted(gate: Gate, url: str) -> None:
+    gate.repositories(None)
+    control(url, "/allow?rate=0.001")
+    with pytest.raises(ECRError) as refused:
+        gate.status("team/app-0", "sha256:" + "0" * 64)
+    assert refused.value.reason is Reason.THROTTLED
+    calls = control(url, "/calls")
+    assert (len(calls["served"]), len(calls["refused"]), len(calls["status"])) == (1, 1, 0)
