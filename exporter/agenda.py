@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -35,7 +35,7 @@ class Clock(Protocol):
     def time(self) -> float: ...
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """What a call is about."""
 
     REGISTRY = "registry"  # whose registry is it, and what are its rules

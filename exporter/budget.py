@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 #: What is left of the rate after a refusal.
 _KEPT = 0.8
@@ -32,7 +32,7 @@ _LEAST_RATE = 0.2
 _MEMORY = 60.0
 
 
-class Lane(Enum):
+class Lane(StrEnum):
     """The two kinds of work: finding out what exists, and asking how its replication goes.
 
     They are different operations of ECR, and AWS may throttle one and not the other.
@@ -170,8 +170,9 @@ class Budget:
 
     def next_at(self, lane: Lane, now: float) -> float:
         """When the lane may make a call: `now`, or later."""
+        at = self._all.next_at(now)
         own = self._own.get(lane)
-        return max(self._all.next_at(now), own.next_at(now) if own else now)
+        return max(at, own.next_at(now)) if own else at
 
     def take(self, lane: Lane, now: float) -> None:
         """Make a call, which `next_at` allowed."""

@@ -79,6 +79,8 @@ class RepositoryWatch:
         #: What the last passes taught: how long a listing is, and which names did not exist.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
+        #: The last listing, if one that is equal to it would show the same; and the floor it was under.
+        self._shown: tuple[Sequence[Image], object] | None = None
         #: Digests whose first answer is awaited before the targets can be judged; None before the listing.
         self._unasked: set[str] | None = None
         #: Digests that were pushed anew while their status was being asked.
@@ -150,6 +152,7 @@ class RepositoryWatch:
             for f in self.facts.images.values()
         ]
         self._show(targets.select(known, now=self._clock.time()).images)
+        self._shown = None
         self._listing = None
         self._agenda.book(self._listing_job)
 
@@ -208,25 +211,35 @@ class RepositoryWatch:
         self._agenda.book(self._listing_job, due=self._agenda.later(self._agenda.intervals.discovery))
 
     def _listed(self, images: Sequence[Image]) -> None:
-        selection = self._targets.select(images, now=self._clock.time())
-        self._newest.put(self._group, selection)
+        if self._shown != (images, self._newest.floor):
+            self._select(images)
         with self._ledger.lock:
-            self.facts.targets = tuple(
-                TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
-            )
             now = self._clock.monotonic()
             if not self.facts.fresh(now, self._ledger.stale_after):
                 self._ledger.changed()
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
+        if self._unasked is None:
+            self._unasked = {d for d, image in self.facts.images.items() if image.replications is None}
+        self._asked()
+
+    def _select(self, images: Sequence[Image]) -> None:
+        selection = self._targets.select(images, now=self._clock.time())
+        self._newest.put(self._group, selection)
+        if self._newest.to_be_told():
+            self._agenda.warned("images_skipped", max_images=self._newest.limit)
+        with self._ledger.lock:
+            self.facts.targets = tuple(
+                TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
+            )
             self._ledger.skipped = self._newest.skipped
         owed = self._registry.owed(self.name)
         remembered = self._memory.recall(self._registry.source, self.name, owed=owed)
         self._show(self._newest.admitted(self._group), remembered=remembered)
         self._memory.forget(self._registry.source, self.name)
-        if self._unasked is None:
-            self._unasked = {d for d, image in self.facts.images.items() if image.replications is None}
-        self._asked()
+        # Most of what was listed is remembered by its selection; a listing that is mostly not is dropped.
+        worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
+        self._shown = (images, self._newest.floor) if worth else None
 
     def _show(
         self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Settled] | None = None
@@ -269,7 +282,7 @@ class RepositoryWatch:
         self._ask(facts, due=facts.answered_at + interval if facts.replications is not None else None)
 
     def _gone(self, error: ECRError) -> None:
-        self._listing = None
+        self._listing = self._shown = None
         self._listed([])
         with self._ledger.lock:
             # That its images are missing goes without saying.

@@ -16,8 +16,8 @@ The policy in five sentences:
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, field
+from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from itertools import count
 from random import Random
@@ -32,7 +32,7 @@ K = TypeVar("K", bound=Hashable)
 PROBE_TIMEOUT = 30.0
 
 
-class _Queue(Enum):
+class _Queue(StrEnum):
     """The orders in which due work stands; a status call stands in two of them."""
 
     LISTING = "listing"  # listings, the longest overdue first
@@ -42,6 +42,8 @@ class _Queue(Enum):
 
 #: Which queues a lane's work stands in.
 _QUEUES = {Lane.LISTING: (_Queue.LISTING,), Lane.STATUS: (_Queue.NEWEST, _Queue.OLDEST)}
+#: Which of them tells what waits the longest.
+_OLDEST = {lane: queues[-1] for lane, queues in _QUEUES.items()}
 #: Who may go next, over and over; a turn without due work passes to the next one at once.
 _TURNS = (_Queue.LISTING, _Queue.NEWEST, _Queue.LISTING, _Queue.OLDEST)
 _ALL = frozenset(Lane)
@@ -55,6 +57,11 @@ class _Booking(Generic[K]):
     rank: float
     scope: Hashable
     alive: bool = True
+
+    def renewed(self) -> _Booking[K]:
+        """A copy to go on with; whatever queue still holds this one drops it."""
+        self.alive = False
+        return _Booking(self.key, self.due, self.lane, self.rank, self.scope)
 
 
 @dataclass(slots=True)
@@ -87,7 +94,7 @@ class Schedule(Generic[K]):
     def book(self, key: K, *, due: float, lane: Lane, rank: float = 0.0, scope: Hashable = None) -> None:
         """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first."""
         self.cancel(key)
-        self._wait(_Booking(key, due, lane, rank, scope), until=due)
+        self._add(_Booking(key, due, lane, rank, scope), until=due)
         self._compact()
 
     def cancel(self, key: K) -> None:
@@ -116,23 +123,22 @@ class Schedule(Generic[K]):
         if self._paused_until is not None and now < self._paused_until:
             return []
         self._promote(now)
-        return [lane for lane, queues in _QUEUES.items() if self._top(queues[-1])]
+        return [lane for lane, queue in _OLDEST.items() if self._top(queue)]
 
     def next_at(self, now: float) -> float:
         """When something becomes due that is not yet; infinity if nothing will."""
         if self._paused_until is not None and now < self._paused_until:
             return self._paused_until
         self._promote(now)
-        waiting = self._first(self._waiting)
-        return waiting[0] if waiting else float("inf")
+        return self._waiting[0][0] if self._first(self._waiting) else float("inf")
 
     def oldest_due(self, now: float) -> float | None:
         """Since when the latest call waits for want of budget; what is held back does not count."""
         if self._paused_until is not None:
             return None
         self._promote(now)
-        oldest = (self._top(queues[-1]) for queues in _QUEUES.values())
-        return min((booking.due for booking in oldest if booking), default=None)
+        dues = [booking.due for queue in _OLDEST.values() if (booking := self._top(queue))]
+        return min(dues) if dues else None
 
     def hold(self, scope: Hashable, *, until: float) -> None:
         """Keep back all calls of the scope; after `until` one goes ahead as a probe."""
@@ -156,9 +162,10 @@ class Schedule(Generic[K]):
         self._paused_until = None
 
     def _wait(self, booking: _Booking[K], *, until: float) -> _Booking[K]:
-        """Have the booking wait; a fresh copy, so that whatever queue still holds the old one drops it."""
-        booking.alive = False
-        booking = replace(booking, alive=True)
+        """Have the booking wait again."""
+        return self._add(booking.renewed(), until=until)
+
+    def _add(self, booking: _Booking[K], *, until: float) -> _Booking[K]:
         self._bookings[booking.key] = booking
         heappush(self._waiting, (until, next(self._serial), booking))
         return booking
@@ -172,8 +179,7 @@ class Schedule(Generic[K]):
             self._choose_probe(hold)
 
     def _park(self, booking: _Booking[K], hold: _Hold[K]) -> None:
-        booking.alive = False
-        parked = replace(booking, alive=True)
+        parked = booking.renewed()
         self._bookings[booking.key] = parked
         hold.parked.append(parked)
         if not (hold.probe and hold.probe.alive):
@@ -190,9 +196,9 @@ class Schedule(Generic[K]):
 
     def _promote(self, now: float) -> None:
         """Move what has become due from the waiting list to the queues of those who may take it."""
-        while (first := self._first(self._waiting)) and first[0] <= now:
+        while self._waiting and self._waiting[0][0] <= now:
             _, serial, booking = heappop(self._waiting)
-            for queue in _QUEUES[booking.lane]:
+            for queue in _QUEUES[booking.lane] if booking.alive else ():
                 order = -booking.rank if queue is _Queue.NEWEST else booking.due
                 heappush(self._ready[queue], (order, serial, booking))
 
@@ -208,17 +214,14 @@ class Schedule(Generic[K]):
         return None
 
     def _top(self, queue: _Queue) -> _Booking[K] | None:
-        first = self._first(self._ready[queue])
-        return first[2] if first else None
+        return self._first(self._ready[queue])
 
     @staticmethod
-    def _first(
-        queue: list[tuple[float, int, _Booking[K]]],
-    ) -> tuple[float, int, _Booking[K]] | None:
+    def _first(queue: list[tuple[float, int, _Booking[K]]]) -> _Booking[K] | None:
         """The head of a queue, after dropping what was cancelled or taken by another turn."""
         while queue and not queue[0][2].alive:
             heappop(queue)
-        return queue[0] if queue else None
+        return queue[0][2] if queue else None
 
     def _compact(self) -> None:
         """Cancelled bookings would otherwise stay until they are due."""

@@ -204,6 +204,11 @@ class RepositoryTargets:
         return any(target.untagged for target in self.targets)
 
     @cached_property
+    def age_matters(self) -> bool:
+        """Whether the passing of time alone may change what is selected."""
+        return any(target.settings.pushed_within is not None for target in self.targets)
+
+    @cached_property
     def names(self) -> frozenset[Name] | None:
         """All names to look up, if every target is by name; else None, and only a listing will do."""
         if not all(target.by_name for target in self.targets):
@@ -214,15 +219,16 @@ class RepositoryTargets:
         images = _without_twins(images)
         merged: dict[str, Watched] = {}
         counts: list[Selected] = []
-        existing = {Name(tag, "") for image in images for tag in image.tags}
-        existing |= {Name("", image.digest) for image in images}
+        existing: set[Name] = set()
+        if any(target.named for target in self.targets):
+            existing |= {Name(tag, "") for image in images for tag in image.tags}
+            existing |= {Name("", image.digest) for image in images}
         for target in self.targets:
             chosen = target.select(images, now=now)
             counts.append(Selected(target.label, len(chosen), target.named - existing))
             for digest, watched in chosen.items():
                 known = merged.get(digest)
-                names = known.names | watched.names if known else watched.names
-                merged[digest] = Watched(watched.image, names)
+                merged[digest] = Watched(watched.image, known.names | watched.names) if known else watched
         return Selection(merged, tuple(counts))
 
 
@@ -353,7 +359,9 @@ class Newest:
         self.limit = limit
         self._groups: dict[Hashable, dict[str, Watched]] = {}
         self._total = 0
-        self._floor: tuple[float, str, str] | None = None
+        self._told = False
+        #: The age of the oldest image that fits; None while all do.
+        self.floor: tuple[float, str, str] | None = None
 
     def resize(self, limit: int) -> None:
         """Another limit."""
@@ -365,6 +373,11 @@ class Newest:
         """How many images do not fit."""
         return max(0, self._total - self.limit)
 
+    def to_be_told(self) -> bool:
+        """Whether images do not fit and nobody was told: true once, until all fit again."""
+        before, self._told = self._told, self.skipped > 0
+        return self._told and not before
+
     def put(self, group: Hashable, selection: Selection | None) -> None:
         """Say what a group selects now; None if it is gone."""
         before = self._groups.pop(group, {})
@@ -373,21 +386,21 @@ class Newest:
             self._groups[group] = after
         self._total += len(after) - len(before)
         # Over all images only if it may have moved: most listings find nothing new.
-        if before.keys() != after.keys() or (self._floor is None) == (self._total > self.limit):
+        if before.keys() != after.keys() or (self.floor is None) == (self._total > self.limit):
             self._find_floor()
 
     def admitted(self, group: Hashable) -> dict[str, Watched]:
         """The images of the group that fit, by digest."""
         images = self._groups.get(group, {})
-        if self._floor is None:
+        if self.floor is None:
             return images
-        return {d: w for d, w in images.items() if _age(w, group) >= self._floor}
+        return {d: w for d, w in images.items() if _age(w, group) >= self.floor}
 
     def _find_floor(self) -> None:
-        self._floor = None
+        self.floor = None
         if self._total > self.limit:
             ages = (_age(w, group) for group, images in self._groups.items() for w in images.values())
-            self._floor = nlargest(self.limit, ages)[-1]
+            self.floor = nlargest(self.limit, ages)[-1]
 
 
 def _age(watched: Watched, group: Hashable = "") -> tuple[float, str, str]:

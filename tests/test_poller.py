@@ -543,6 +543,56 @@ def test_the_newest_images_win_when_there_are_too_many() -> None:
     assert rig.ledger.skipped == 30
 
 
+def test_what_is_left_out_for_want_of_room_is_logged_once_until_it_fits() -> None:
+    ecr = FakeECR()
+    for number in range(6):
+        pushed(ecr, f"team/app-{number % 3}", tag=f"v{number}", age=100 + number)
+    rig = world(ecr, max_images=5)
+    rig.run(200)
+
+    def warnings() -> int:
+        return sum(event == "images_skipped" for event, _ in rig.journal.events)
+
+    assert rig.ledger.skipped == 1
+    assert warnings() == 1
+    del ecr.repositories["team/app-2"]
+    rig.run(70)
+    assert rig.ledger.skipped == 0
+    for number in range(6, 9):
+        pushed(ecr, tag=f"v{number}")
+    rig.run(200)
+    assert rig.ledger.skipped == 2
+    assert warnings() == 2
+
+
+def test_an_unchanged_repository_gives_way_to_newer_images_elsewhere() -> None:
+    ecr = FakeECR()
+    pushed(ecr, "team/old", tag="v1", age=9000)
+    pushed(ecr, "team/new", tag="v1")
+    rig = world(ecr, max_images=2)
+    rig.run(10)
+    assert {repository for repository, _, _ in rig.states()} == {"team/old", "team/new"}
+    pushed(ecr, "team/new", tag="v2")
+    rig.run(130)
+    assert {(repository, tag) for repository, tag, _ in rig.states()} == {
+        ("team/new", "v1"),
+        ("team/new", "v2"),
+    }
+    del ecr.repositories["team/new"]
+    rig.run(130)
+    assert {repository for repository, _, _ in rig.states()} == {"team/old"}
+
+
+def test_an_image_grows_too_old_though_its_listing_stays_the_same() -> None:
+    ecr = FakeECR()
+    pushed(ecr, tag="v1", age=10)
+    rig = world(ecr, target=TargetSettings("*", pushed_within=600.0))
+    rig.run(500)
+    assert rig.states()
+    rig.run(200)
+    assert rig.states() == {}
+
+
 def test_a_reload_keeps_what_stays_and_drops_the_rest_at_once() -> None:
     ecr = FakeECR()
     for tag in ("v1", "v2-dev"):
