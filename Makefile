@@ -47,6 +47,10 @@ fix: $(dev) ## repair what can be repaired by itself
 bench: $(dev) ## measure what a scrape costs
 	@$(bin)/python benchmarks/scrape.py
 
+.PHONY: simulate
+simulate: $(dev) ## play a week of 100,000 images in virtual time (ARGS="--days 1 --seed 2" varies it)
+	@PYTHONPATH=tests $(bin)/python benchmarks/simulate.py $(ARGS)
+
 .PHONY: docs
 docs: $(demo) ## write docs/metrics.md anew from the catalogue
 	@$(bin)/python -m exporter.metrics > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md

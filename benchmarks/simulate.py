@@ -1,0 +1,156 @@
+"""A week of one large registry in virtual time: what is asked, what is refused, how late things are.
+
+Run it with `make simulate`. The engine is the real one; ECR is made up (tests/simulation.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from random import Random
+
+from simulation import Registry, Simulation, calls_per_second, outage, percentiles
+
+from exporter.config import RegistrySettings, Settings, TargetSettings
+
+DAY = 86400.0
+HOUR = 3600.0
+REPOSITORIES = 24
+PUSHES_A_DAY, BURSTS_A_DAY = 500, 25
+#: Replication takes 8 s in the middle, and four minutes for one in a hundred.
+MEDIAN_SECONDS, SIGMA = 8.0, 1.5
+MEAN_SECONDS = 24.6
+FAILS = 0.01
+#: When AWS has a bad time, for how many hours, and of what kind: slow and losing answers, allowing less
+#: than is configured, a role that may not be assumed.
+WEATHER: tuple[tuple[float, float, dict[str, object]], ...] = (
+    (33, 4, {"latency": 1.0, "lost_share": 0.02}),
+    (81, 6, {"allowed": 4.0}),
+    (129, 3, {"revoked": True}),
+)
+
+
+def sizes(images: int) -> list[int]:
+    """One repository with two fifths of all images, and the rest evenly."""
+    large = images * 2 // 5
+    small, over = divmod(images - large, REPOSITORIES - 1)
+    return [large, *(small + (n < over) for n in range(REPOSITORIES - 1))]
+
+
+def bursts(simulation: Simulation, registry: Registry, days: float, random: Random) -> None:
+    """Pipelines that push to one repository for five minutes each."""
+
+    def push(name: str) -> None:
+        seconds = MEDIAN_SECONDS * random.lognormvariate(0, SIGMA)
+        registry.push(name, takes=seconds * registry.latency / 0.05, fails=random.random() < FAILS)
+
+    start = simulation.clock.now
+    for _ in range(round(days * BURSTS_A_DAY)):
+        begins = start + random.uniform(0, days) * DAY
+        name = random.choice(registry.names)
+        for _ in range(PUSHES_A_DAY // BURSTS_A_DAY):
+            simulation.at(begins + random.uniform(0, 300), lambda name=name: push(name))
+
+
+def main() -> None:
+    arguments = parsed()
+    days = arguments.days
+    settings = Settings(
+        targets=(TargetSettings("*"),),
+        registries=(RegistrySettings(name="us-east-1", region="us-east-1"),),
+        requests_per_second=arguments.requests_per_second,
+        discovery_interval=arguments.discovery_interval,
+        settled_interval=arguments.settled_interval,
+    )
+    registry = Registry(sizes(arguments.images), seed=arguments.seed)
+    simulation = Simulation(settings, registry, seed=arguments.seed)
+    bursts(simulation, registry, days, Random(arguments.seed))
+    started = simulation.clock.now
+    bad = []
+    hour = HOUR * days / 7  # bad weather shrinks with the time that is played
+    for begins, lasts, state in WEATHER:
+        outage(registry, simulation, begins=begins * hour, lasts=lasts * hour, **state)
+        bad.append((started + begins * hour, started + (begins + lasts) * hour))
+    began = time.perf_counter(), time.process_time()
+    simulation.run(days * DAY)
+    took = time.perf_counter() - began[0], time.process_time() - began[1]
+    report(simulation, registry, arguments, bad, took)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--days", type=float, default=7.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--requests-per-second", type=float, default=10.0)
+    parser.add_argument("--discovery-interval", type=float, default=300.0, help="seconds")
+    parser.add_argument("--settled-interval", type=float, default=2 * DAY, help="seconds")
+    return parser.parse_args()
+
+
+def report(
+    simulation: Simulation,
+    registry: Registry,
+    arguments: argparse.Namespace,
+    bad: list[tuple[float, float]],
+    took: tuple[float, float],
+) -> None:
+    settings, clock = simulation.settings, simulation.clock
+    span = arguments.days * DAY
+    total = registry.calls.total()
+    needed = calls_per_second(
+        settings,
+        pages=registry.pages,
+        settled=arguments.images,
+        pushes=PUSHES_A_DAY / DAY,
+        replication=MEAN_SECONDS,
+    )
+    print(f"{arguments.images} images in {REPOSITORIES} repositories ({sum(registry.pages)} pages), ", end="")
+    print(f"{arguments.days:g} days, {len(registry.pushes)} pushes, ", end="")
+    print(f"{settings.requests_per_second:g} calls/s allowed")
+    print("played in {:.0f} s, of which {:.0f} s on a processor\n".format(*took))
+    row("calls", "number", "per second")
+    for operation, number in registry.calls.most_common():
+        row(operation, f"{number}", f"{number / span:.3f}")
+    row("all", f"{total}", f"{total / span:.3f}")
+    row("the sizing formula", "", f"{needed:.3f}")
+    row("refused", f"{registry.refused}", f"{registry.refused / total:.2%}")
+    row("busiest second", f"{max(registry.per_second.values())}", "")
+    print()
+    row("seconds", "p50", "p99", "max")
+    asked = [push for push in registry.pushes if push.asked is not None and push.listed is not None]
+    seen = [(push.at, push.listed or 0.0, push.asked or 0.0) for push in asked]
+    quantiles("push to listed", [listed - at for at, listed, _ in seen])
+    quantiles("listed to asked", [max(0.0, asked - listed) for _, listed, asked in seen])
+    quantiles("push to asked", [asked - at for at, _, asked in seen])
+    early = settings.discovery_interval  # what a bad time begins with may have been pushed before it
+    fair = [times for times in seen if not any(begin - early < times[0] < end for begin, end in bad)]
+    quantiles("  in fair weather: listed to asked", [asked - listed for _, listed, asked in fair])
+    quantiles("  in fair weather: push to asked", [asked - at for at, _, asked in fair])
+    quantiles("overdue", simulation.overdue)
+    late = [max(0.0, gap - settings.settled_interval) for gap in registry.gaps]
+    quantiles("settled image beyond its interval", late)
+    longest = max((clock.now - at for at in registry.answered.values()), default=0.0)
+    row("longest unasked at the end", "", "", f"{max(0.0, longest - settings.settled_interval):.1f}")
+    print()
+    shares = [
+        registry.asked[name] / total_asked / (size / arguments.images)
+        for name, size in zip(registry.names, sizes(arguments.images), strict=True)
+        if (total_asked := registry.asked.total())
+    ]
+    row("status calls of a repository", "least", "most")
+    row("of its fair share", f"{min(shares):.3f}", f"{max(shares):.3f}")
+    unasked = len(registry.pushes) - len(asked)
+    row("pushes not asked about yet", f"{unasked}", "")
+
+
+def quantiles(label: str, values: object) -> None:
+    row(label, *(f"{value:.1f}" for value in percentiles(values)))  # type: ignore[arg-type]
+
+
+def row(label: str, *cells: str) -> None:
+    print(f"{label:36}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

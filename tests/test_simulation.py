@@ -1,0 +1,195 @@
+"""What the engine promises, held over hours of virtual time on a registry that takes time to answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from simulation import STATUS, Registry, Simulation, calls_per_second, outage
+
+from exporter.config import RegistrySettings, Settings, TargetSettings
+
+ROOT = Path(__file__).parent.parent
+HOUR = 3600.0
+
+
+def settings(*regions: str, **knobs: object) -> Settings:
+    base: dict[str, object] = {
+        "targets": (TargetSettings("*"),),
+        "registries": tuple(RegistrySettings(name=r, region=r) for r in regions or ("us-east-1",)),
+    }
+    return Settings(**{**base, **knobs})  # type: ignore[arg-type]
+
+
+def test_settled_images_cost_a_hundredth_of_asking_each_whenever_listing() -> None:
+    registry = Registry([200] * 20)
+    simulation = Simulation(settings(), registry)
+    simulation.run(1000)
+    assert len(registry.answered) == 4000
+    before = registry.calls.copy()
+    simulation.run(0.85 * 6 * HOUR)
+    assert registry.calls[STATUS] == before[STATUS] == 4000
+    simulation.run(0.15 * 6 * HOUR)
+    assert registry.calls[STATUS] > before[STATUS]
+    assert (registry.calls - before).total() <= 4000 * 6 * HOUR / 60 / 100
+
+
+def test_between_settled_checks_only_pushes_are_asked_about() -> None:
+    registry = Registry([200] * 20)
+    simulation = Simulation(settings(), registry)
+    simulation.run(1000)
+    before = registry.calls[STATUS]
+    for name in registry.names[:5]:
+        registry.push(name)
+    simulation.run(4 * HOUR)
+    assert registry.calls[STATUS] == before + 5
+
+
+def test_few_calls_are_refused_and_much_of_the_allowance_is_used() -> None:
+    registry = Registry([500] * 20)
+    registry.allowed = 40.0
+    simulation = Simulation(settings(requests_per_second=400.0), registry)
+    simulation.run(5)
+    calls, refused = registry.calls.total(), registry.refused
+    simulation.run(120)
+    calls, refused = registry.calls.total() - calls, registry.refused - refused
+    assert refused <= 0.05 * calls
+    assert calls - refused >= 0.85 * 40 * 120
+
+
+def test_a_push_is_asked_about_within_two_seconds_of_being_listed() -> None:
+    """With 50,000 images behind it that are all overdue."""
+    registry = Registry([2500] * 20)
+    simulation = Simulation(settings(), registry)
+    simulation.run(30)
+    for name in registry.names[::5]:
+        registry.push(name)
+        simulation.run(5)
+    simulation.run(100)
+    assert registry.calls[STATUS] < 2000
+    for push in registry.pushes:
+        assert push.listed is not None
+        assert push.asked is not None
+        assert push.asked - push.listed <= 2.0
+
+
+def test_an_old_image_is_asked_about_at_last_however_much_is_pushed() -> None:
+    registry = Registry([100, 1000])
+    old, busy = registry.names
+    simulation = Simulation(settings(requests_per_second=4.0), registry)
+    for number in range(2400):
+        simulation.at(simulation.clock.now + number / 4, lambda: registry.push(busy))
+    simulation.run(600)
+    assert registry.asked[old] >= 100
+
+
+def test_a_registry_that_hangs_takes_nothing_from_another() -> None:
+    hanging, healthy = Registry([1000], region="us-west-2"), Registry([1000])
+    hanging.lost_share = 1.0
+    simulation = Simulation(settings("us-west-2", "us-east-1"), hanging, healthy)
+    simulation.run(110)
+    assert len(healthy.answered) == 1000
+    assert healthy.refused == 0
+
+
+def test_neither_start_nor_reload_bursts() -> None:
+    registry = Registry([100] * 50)
+    simulation = Simulation(settings(requests_per_second=50.0, settled_interval=600.0), registry)
+    simulation.run(60)
+    simulation.poller._configure(settings(requests_per_second=50.0, settled_interval=60.0))
+    simulation.run(120)
+    # The bucket holds a tenth of a second's worth.
+    assert max(registry.per_second.values()) <= 50 + 5 + 1
+
+
+def test_a_role_that_is_revoked_for_hours_heals_by_itself() -> None:
+    registry = Registry([50] * 10)
+    simulation = Simulation(settings(), registry)
+    simulation.run(600)
+    outage(registry, simulation, begins=0, lasts=2 * HOUR, revoked=True)
+    before = registry.calls.total()
+    simulation.run(HOUR)
+    missed = registry.push(registry.names[0])
+    assert simulation.journal.failing
+    simulation.run(HOUR)
+    # Half a minute between probes at the longest, half of that by chance.
+    assert registry.calls.total() - before <= 2 * HOUR / 15 + 20
+    simulation.run(120)
+    assert simulation.journal.failing == {}
+    assert missed.asked is not None
+    assert not simulation.ledger.awaited(simulation.clock.now)
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_is_set_moves_no_interval(hours: float) -> None:
+    def calls(jump: float) -> Counter[str]:
+        registry = Registry([60] * 5)
+        simulation = Simulation(settings(settled_interval=HOUR), registry)
+        simulation.run(HOUR / 2)
+        simulation.clock.wall_ahead += jump
+        simulation.run(2 * HOUR)
+        return registry.calls
+
+    assert calls(hours * HOUR) == calls(0)
+
+
+def test_a_repository_of_a_hundred_pages_does_not_hold_up_the_others() -> None:
+    registry = Registry([*[3] * 10, 100_000])
+    huge = registry.names[-1]
+    simulation = Simulation(settings(requests_per_second=20.0), registry)
+    simulation.run(6)
+    assert registry.calls["DescribeImages"] < 100  # its listing is under way
+    assert all(registry.asked[name] == 3 for name in registry.names[:-1])
+    registry.push(huge)
+    simulation.run(60)
+    assert registry.asked[huge] > 0
+    newest = registry.push(registry.names[0])
+    simulation.run(65)
+    assert newest.asked is not None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "failing", "pushes", "knobs"),
+    [
+        ([100] * 20, 0, 0, {"settled_interval": HOUR}),
+        ([3500, *[20] * 20], 60, 0, {"settled_interval": HOUR}),
+        ([400] * 5, 20, 200, {"settled_interval": HOUR, "discovery_interval": 30.0}),
+    ],
+)
+def test_the_sizing_formula_holds_within_a_fifth(
+    sizes: list[int], failing: int, pushes: int, knobs: dict[str, object]
+) -> None:
+    registry = Registry(sizes)
+    chosen = settings(**knobs)
+    simulation = Simulation(chosen, registry)
+    for _ in range(failing):
+        registry.push(registry.names[0], fails=True)
+    span = 2 * chosen.settled_interval
+    for number in range(pushes):
+        when = simulation.clock.now + chosen.settled_interval + span * number / pushes
+        name = registry.names[number % len(sizes)]
+        simulation.at(when, lambda name=name: registry.push(name, takes=300.0))  # type: ignore[misc]
+    simulation.run(chosen.settled_interval)
+    before = registry.calls.total()
+    simulation.run(span)
+    needed = calls_per_second(
+        chosen,
+        pages=registry.pages,
+        settled=sum(sizes) - failing,
+        failed=failing,
+        pushes=pushes / span,
+        replication=300.0,
+    )
+    assert (registry.calls.total() - before) / span == pytest.approx(needed, rel=0.2)
+
+
+def test_the_report_is_printed() -> None:
+    command = [sys.executable, "benchmarks/simulate.py", "--images", "1000", "--days", "0.1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "push to asked" in done.stdout
+    assert "the sizing formula" in done.stdout
