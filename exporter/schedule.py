@@ -5,8 +5,8 @@ The policy in five sentences:
 1. Everything worth asking is booked under a key for a due time; how long an answer is good for
    follows from the state of the image (`Intervals`).
 2. What is due is taken in turns. While there is a backlog of everything, every second turn is for
-   listings, because only they find new pushes, every fourth for the newest push, and every fourth for
-   the status call that is overdue the longest: a new push overtakes any backlog, and nothing starves.
+   listings, because only they find new pushes. Of the status calls three in four are for the newest
+   push and one for the image that is overdue the longest: pushes overtake any backlog, nothing starves.
 3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
    allows, and one of an operation that AWS throttles alone from a second one as well (`budget`): work
    is spread evenly, in bursts of a tenth of a second at most, whatever becomes due at once.
@@ -54,12 +54,9 @@ _QUEUES = {
 _OLDEST = {lane: queues[-1] for lane, queues in _QUEUES.items()}
 #: Who may go next, over and over; a turn without due work passes to the next one at once.
 _TURNS = (
-    _Queue.REGISTRY,
-    _Queue.REPOSITORIES,
-    _Queue.IMAGES,
-    _Queue.NEWEST,
-    _Queue.IMAGES,
-    _Queue.OLDEST,
+    *(_Queue.REGISTRY, _Queue.REPOSITORIES),
+    *(_Queue.IMAGES, _Queue.NEWEST) * 3,
+    *(_Queue.IMAGES, _Queue.OLDEST),
 )
 _ALL = frozenset(Lane)
 

@@ -53,11 +53,12 @@ class Push:
 class _Shelf:
     """The images of a repository, in pages. ECR promises no order, so neither do they have one."""
 
-    def __init__(self, images: Sequence[Image], random: Random) -> None:
+    def __init__(self, images: Sequence[Image], random: Random, page_size: int) -> None:
+        self._page_size = page_size
         places = list(range(len(images)))
         random.shuffle(places)
         mixed = [image for _, image in sorted(zip(places, images, strict=True), key=lambda pair: pair[0])]
-        chunks = [mixed[i : i + PAGE_SIZE] for i in range(0, len(mixed), PAGE_SIZE)] or [[]]
+        chunks = [mixed[i : i + page_size] for i in range(0, len(mixed), page_size)] or [[]]
         self.pages: list[Page[Image]] = []
         for number, chunk in enumerate(chunks, start=1):
             self.pages.append(Page(tuple(chunk), str(number) if number < len(chunks) else None))
@@ -71,7 +72,7 @@ class _Shelf:
         """Put an image in the place of the oldest, as lifecycle rules would; whose place it was."""
         place = self._places.popleft()
         self._places.append(place)
-        number, slot = divmod(place, PAGE_SIZE)
+        number, slot = divmod(place, self._page_size)
         page = self.pages[number]
         self.pages[number] = Page((*page.items[:slot], image, *page.items[slot + 1 :]), page.token)
         self.unlisted.setdefault(number, []).append(push)
@@ -81,7 +82,9 @@ class _Shelf:
 class Registry:
     """A registry that answers as a gate does, at the time that the clock shows."""
 
-    def __init__(self, sizes: Iterable[int], *, region: str = REGION, seed: int = 0) -> None:
+    def __init__(
+        self, sizes: Iterable[int], *, region: str = REGION, page_size: int = PAGE_SIZE, seed: int = 0
+    ) -> None:
         self.region = region
         self.random = Random(seed)
         self.clock = FakeClock()
@@ -110,7 +113,7 @@ class Registry:
         for number, size in enumerate(sizes):
             ages = sorted((self.random.uniform(0.01, 1) * YEAR for _ in range(size)), reverse=True)
             images = [self._image(self.clock.time() - age) for age in ages]
-            self._shelves[f"team/app-{number:03}"] = _Shelf(images, self.random)
+            self._shelves[f"team/app-{number:03}"] = _Shelf(images, self.random, page_size)
 
     @property
     def names(self) -> list[str]:

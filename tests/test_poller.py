@@ -437,7 +437,7 @@ def test_nothing_is_told_of_a_target_before_its_first_round() -> None:
     rig.run(15)
     assert rig.target("*").success is None
     assert rig.ledger.awaited(rig.clock.now) == ["*"]
-    rig.run(30)
+    rig.run(60)
     assert rig.target("*").success is True
     assert rig.ledger.awaited(rig.clock.now) == []
 

@@ -46,14 +46,16 @@ def booked(*keys: str, scope: str | None = None) -> Schedule[str]:
 
 def test_listings_newest_pushes_and_the_longest_overdue_take_turns() -> None:
     schedule: Schedule[str] = Schedule()
-    for number in range(1, 4):
+    for number in range(1, 5):
         schedule.book(f"listing {number}", due=10 + number, lane=LISTING)
+    for number in range(1, 5):
+        schedule.book(f"push {number}", due=20 - number, lane=STATUS, rank=10 - number)
     schedule.book("oldest", due=0, lane=STATUS, rank=1)
-    schedule.book("newest", due=20, lane=STATUS, rank=9)
-    schedule.book("middle", due=19, lane=STATUS, rank=5)
     schedule.book("not yet", due=31, lane=STATUS, rank=99)
-    order = ["listing 1", "newest", "listing 2", "oldest", "listing 3", "middle"]
-    assert drain(schedule, 30) == order
+    assert drain(schedule, 30) == [
+        *("listing 1", "push 1", "listing 2", "push 2", "listing 3", "push 3"),
+        *("listing 4", "oldest", "push 4"),
+    ]
 
 
 def test_a_turn_without_work_passes_to_the_next() -> None:
@@ -96,7 +98,7 @@ def test_nothing_starves_whatever_else_comes_in(old: list[tuple[Lane, float]]) -
         schedule.book(key, due=due, lane=lane)
     flood = count(1000)
     left = set(range(len(old)))
-    for now in range(101, 101 + 4 * len(old)):
+    for now in range(101, 101 + 10 * len(old)):
         schedule.book(next(flood), due=now, lane=LISTING)
         schedule.book(next(flood), due=now, lane=STATUS, rank=now)
         left.discard(schedule.take(now) or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -138,7 +139,7 @@ def test_a_clock_that_is_set_moves_no_interval(hours: float) -> None:
 
 
 def test_a_repository_of_a_hundred_pages_does_not_hold_up_the_others() -> None:
-    registry = Registry([*[3] * 10, 100_000])
+    registry = Registry([*[3] * 10, 10_000], page_size=100)
     huge = registry.names[-1]
     simulation = Simulation(settings(requests_per_second=20.0), registry)
     simulation.run(6)
@@ -185,6 +186,19 @@ def test_the_sizing_formula_holds_within_a_fifth(
         replication=300.0,
     )
     assert (registry.calls.total() - before) / span == pytest.approx(needed, rel=0.2)
+
+
+def test_the_examples_in_the_document_are_what_the_formula_gives() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+)s \| (\d+)h \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for images, repositories, pages, discovery, hours, rate in rows:
+        chosen = settings(discovery_interval=float(discovery), settled_interval=float(hours) * HOUR)
+        lengths = [1] * (int(repositories) - 1)
+        lengths.append(int(pages) - len(lengths))
+        assert calls_per_second(chosen, pages=lengths, settled=int(images)) == pytest.approx(
+            float(rate), abs=0.006
+        )
 
 
 def test_the_report_is_printed() -> None:
