@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.exposition import Exposition, Instruments
+from exporter.exposition import Exposition
+from exporter.instruments import Instruments
 from exporter.metrics import DOMAIN, ImageRow, RegistryRow
 from exporter.model import Destination, Name, Replication, Source
 from exporter.state import ImageFacts, Ledger, RegistryFacts, RepositoryFacts

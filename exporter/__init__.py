@@ -16,7 +16,8 @@ repository  what each answer means for a repository, and what to ask next
 watch       the same for a registry: identity, rules, repositories
 poller      threads: one loop that decides, workers that ask
 metrics     the catalogue: every name, type, help, label, and how facts become samples
-exposition  the catalogue as text, rendered fast and kept while nothing changes; own counters
+instruments the exporter's own counters, which prometheus_client keeps
+exposition  the catalogue as text, rendered when facts change and kept until they do
 desk        the answer to each request; server carries them, web secures them
 flags       the command line
 main        builds everything, owns signals and exit codes

@@ -33,10 +33,14 @@ class Response:
     """What is answered. Length, date and the like are the transport's."""
 
     status: int
-    body: bytes | bytearray = b""
+    #: The body in pieces: a large one is made of what is kept, and never in one place.
+    pieces: tuple[bytes, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    #: Sent after the body: a large one that is kept need not be copied to be sent with something else.
-    rest: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """All of it: a copy."""
+        return b"".join(self.pieces)
 
 
 class Office(Protocol):
@@ -81,7 +85,8 @@ _TEXT_HEADERS = (
 
 def text(status: int, sentence: str, *headers: tuple[str, str]) -> Response:
     """A plain answer of one or more lines."""
-    return Response(status, f"{sentence}\n".encode(errors="backslashreplace"), (*_TEXT_HEADERS, *headers))
+    said = f"{sentence}\n".encode(errors="backslashreplace")
+    return Response(status, (said,), (*_TEXT_HEADERS, *headers))
 
 
 class Desk:
@@ -119,7 +124,7 @@ class Desk:
             accept_encoding=request.headers.get("accept-encoding", ""),
             names=request.query.get("name[]", ()),
         )
-        return Response(200, page.body, page.headers, page.rest)
+        return Response(200, page.body, page.headers)
 
     def _healthy(self, _: Request) -> Response:
         reason = self._office.healthy()
@@ -130,7 +135,7 @@ class Desk:
         return text(503, f"Not ready: {awaited}.") if awaited else text(200, "Ready.")
 
     def _config(self, _: Request) -> Response:
-        return Response(200, self._office.config().encode(), _TEXT_HEADERS)
+        return Response(200, (self._office.config().encode(),), _TEXT_HEADERS)
 
     def _reload(self) -> Response:
         if problems := self._office.reload():
@@ -153,7 +158,8 @@ class Desk:
                 ("/-/ready", "whether every target had its first round"),
             )
         )
-        return Response(200, _LANDING.format(state=escape(state), links=links).encode(), _PAGE_HEADERS)
+        page = _LANDING.format(state=escape(state), links=links)
+        return Response(200, (page.encode(),), _PAGE_HEADERS)
 
 
 _LANDING = f"""<!DOCTYPE html>

@@ -1,10 +1,11 @@
-"""What a scrape gets: the catalogue's rows as text, rendered fast, kept while nothing changes.
+"""What a scrape gets: the catalogue's rows as text, rendered when facts change and kept until they do.
 
 Ten thousand images with three destinations each are a hundred thousand lines, and prometheus_client
-takes seconds for them. But the lines of an image are alike: its own labels, then one of the few
-continuations that images in the same states share. So a row's continuations are rendered once for
-each combination of states (the template), and an image's lines are its labels joined by them. What
-the catalogue says is all there is to know here; a test holds the text equal to prometheus_client's.
+takes seconds for them. Two things make that cheap. The lines of an image are alike: its own labels,
+then one of the few continuations that images in the same states share, which are rendered once for
+each combination of states. And few facts change between two scrapes: images stand in blocks, whose
+text, plain or compressed, is kept while they are the same. What the catalogue says is all there is to
+know here; a test holds the text equal to prometheus_client's.
 
 Text 0.0.4 and OpenMetrics 1.0 write gauges the same way, so one rendering serves both.
 """
@@ -12,148 +13,27 @@ Text 0.0.4 and OpenMetrics 1.0 write gauges the same way, so one rendering serve
 from __future__ import annotations
 
 import gzip
-import platform
+import re
 import threading
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
 
-import prometheus_client
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.utils import floatToGoString
 
-from exporter import __version__
-from exporter.metrics import (
-    AWS_DURATION,
-    AWS_REQUESTS,
-    BUILD_INFO,
-    DOMAIN,
-    IMAGES,
-    OVERDUE,
-    RATE_LIMIT,
-    RELOAD_SUCCESSFUL,
-    RELOAD_TIME,
-    REPLICATION_DURATION,
-    SHARD_ORDINAL,
-    SKIPPED,
-    STATE_FAILURES,
-    STATE_WRITTEN,
-    TOTAL_SHARDS,
-    I,
-    ImageRow,
-    RegistryRow,
-    RepositoryRow,
-    Row,
-    S,
-    Sample,
-)
-from exporter.model import Destination, Source
+from exporter.instruments import Clock, Figures, Gauges, Instruments
+from exporter.metrics import DOMAIN, I, ImageRow, RegistryRow, RepositoryRow, Row, S, Sample
+from exporter.model import Source
 from exporter.state import ImageFacts, Ledger, RegistrySnapshot, Snapshot
-from exporter.targets import WHOLE, Shard
 
 #: Combinations of states that are kept rendered; a world has a few dozen.
 _TEMPLATES = 4096
+#: Images whose text is kept together: one that changes costs the rendering of so many.
+_BLOCK = 64
 #: Fast, and still a fifteenth of the size: these lines repeat themselves.
 _GZIP_LEVEL = 1
-
-
-class Figures(Protocol):
-    """What the poller tells of itself at a scrape."""
-
-    def overdue(self) -> float: ...
-
-    def rates(self) -> Mapping[Source, float]: ...
-
-
-class Clock(Protocol):
-    def monotonic(self) -> float: ...
-
-
-# -- own counters --------------------------------------------------------------------------------
-
-
-class Instruments:
-    """The exporter's own counters and histograms; safe to use from any thread."""
-
-    def __init__(self, *, shard: Shard = WHOLE) -> None:
-        prometheus_client.disable_created_metrics()
-        self.registry = prometheus_client.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self.registry)
-        self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
-        self._requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
-        self._request_durations = self._make(prometheus_client.Histogram, AWS_DURATION)
-        self._reload_successful = self._make(prometheus_client.Gauge, RELOAD_SUCCESSFUL)
-        self._reload_time = self._make(prometheus_client.Gauge, RELOAD_TIME)
-        build = self._make(prometheus_client.Gauge, BUILD_INFO)
-        build.labels(__version__, platform.python_version(), version("boto3")).set(1)
-        self._make(prometheus_client.Gauge, SHARD_ORDINAL).set(shard.ordinal)
-        self._make(prometheus_client.Gauge, TOTAL_SHARDS).set(shard.total)
-        #: Made with its first value: before, there is nothing to tell.
-        self._state_written: Any = None
-        self._state_failures = self._make(prometheus_client.Counter, STATE_FAILURES)
-        for operation in ("read", "write"):
-            self._state_failures.labels(operation)
-
-    def _make(self, kind: Any, row: Row) -> Any:
-        buckets = {"buckets": row.buckets} if row.buckets else {}
-        return kind(row.name, row.help, row.labels, registry=self.registry, **buckets)
-
-    def aws_request(self, service: str, operation: str, source: Source, outcome: str, seconds: float) -> None:
-        """Count a call to AWS that took so many seconds."""
-        self._requests.labels(service, operation, *source, outcome).inc()
-        self._request_durations.labels(service, operation).observe(seconds)
-
-    def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
-        """Count a replication that was seen to end, so many seconds after the push."""
-        self._durations.labels(*source, *destination).observe(seconds)
-
-    def state_written(self, *, at: float) -> None:
-        """Tell when the state file was written last, as Unix time."""
-        self._state_written = self._state_written or self._make(prometheus_client.Gauge, STATE_WRITTEN)
-        self._state_written.set(at)
-
-    def state_failed(self, operation: str) -> None:
-        """Count that the state file could not be read or written."""
-        self._state_failures.labels(operation).inc()
-
-    def reloaded(self, *, success: bool, at: float) -> None:
-        """Tell how the last attempt to load the configuration ended, at this Unix time."""
-        self._reload_successful.set(success)
-        if success:
-            self._reload_time.set(at)
-
-
-class _Gauges(Collector):
-    """The exporter's gauges of itself, read at each scrape."""
-
-    def __init__(self, ledger: Ledger, figures: Figures, clock: Clock) -> None:
-        self._ledger = ledger
-        self._figures = figures
-        self._clock = clock
-
-    def describe(self) -> Iterator[Metric]:
-        """Without this, whoever asks for some names only would not be given these."""
-        for row in (IMAGES, SKIPPED, OVERDUE, RATE_LIMIT):
-            yield _family(row, ())
-
-    def collect(self) -> Iterator[Metric]:
-        states = self._ledger.states(self._clock.monotonic())
-        yield _family(IMAGES, (((state,), n) for state, n in states.items()))
-        yield _family(SKIPPED, [((), self._ledger.skipped)])
-        yield _family(OVERDUE, [((), self._figures.overdue())])
-        yield _family(RATE_LIMIT, self._figures.rates().items())
-
-
-def _family(row: Row, samples: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
-    for labels, value in samples:
-        family.add_metric(labels, value)
-    return family
 
 
 # -- rows as text --------------------------------------------------------------------------------
@@ -201,23 +81,68 @@ def _image_lines(row: ImageRow, source: Source, repository: str, images: Iterabl
     return "".join(text)
 
 
-def _domain(snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[str]:
-    """The text of the rows, piece by piece."""
-    for row in rows:
-        yield _head(row)
-        for registry in snapshot.registries:
-            if isinstance(row, RegistryRow):
-                yield _lines(row, row.samples(registry))
-            else:
-                yield from _repositories(row, registry)
+# -- text that is kept ---------------------------------------------------------------------------
 
 
-def _repositories(row: Row, registry: RegistrySnapshot) -> Iterator[str]:
-    for repository, images in registry.repositories:
+def _packed(text: str) -> bytes:
+    """A member of a gzip file, which may have any number of them (RFC 1952)."""
+    return gzip.compress(text.encode(), _GZIP_LEVEL, mtime=0) if text else b""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The text of some rows about facts that stay the same, as it was asked for so far."""
+
+    facts: Sequence[ImageFacts]
+    plain: dict[str, bytes] = field(default_factory=dict)
+    packed: dict[str, bytes] = field(default_factory=dict)
+
+    def text(self, row: Row, render: Callable[[], str], *, packed: bool) -> bytes:
+        """What the row says of the facts, rendered if nobody asked before."""
+        kept = self.packed if packed else self.plain
+        if row.name not in kept:
+            text = render()
+            kept[row.name] = _packed(text) if packed else text.encode()
+        return kept[row.name]
+
+
+class _Repository:
+    """All rows about one repository: its own lines, and its images in blocks."""
+
+    def __init__(self, source: Source, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._whole = _Kept(())
+        self._blocks: list[_Kept] = []
+
+    def update(self, images: tuple[ImageFacts, ...]) -> None:
+        """Take the images of now. Blocks in which nothing changed stay as they are.
+
+        Facts are replaced whole, so that this compares references, and looks closer only where one
+        is another.
+        """
+        starts = range(0, len(images), _BLOCK)
+        before = iter(self._blocks)
+        self._blocks = [_same(next(before, None), images[start : start + _BLOCK]) for start in starts]
+        self._whole = _same(self._whole, images)
+
+    def pieces(self, row: Row, *, packed: bool) -> Iterator[bytes]:
+        """The lines of a row, piece by piece."""
         if isinstance(row, ImageRow):
-            yield _image_lines(row, registry.source, repository, images)
+            for block in self._blocks:
+                yield block.text(row, partial(self._image_lines, row, block), packed=packed)
         elif isinstance(row, RepositoryRow):
-            yield _lines(row, row.samples(registry.source, repository, images))
+            yield self._whole.text(row, partial(self._own_lines, row), packed=packed)
+
+    def _image_lines(self, row: ImageRow, block: _Kept) -> str:
+        return _image_lines(row, self._source, self._name, block.facts)
+
+    def _own_lines(self, row: RepositoryRow) -> str:
+        return _lines(row, row.samples(self._source, self._name, self._whole.facts))
+
+
+def _same(kept: _Kept | None, facts: tuple[ImageFacts, ...]) -> _Kept:
+    return kept if kept and kept.facts == facts else _Kept(facts)
 
 
 # -- pages ---------------------------------------------------------------------------------------
@@ -225,100 +150,108 @@ def _repositories(row: Row, registry: RegistrySnapshot) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a scrape gets: a body that may be shared with other scrapes, headers, and the rest of the body."""
+    """What a scrape gets: a body in pieces, which other scrapes may share, and headers."""
 
-    body: bytes | bytearray
+    body: tuple[bytes, ...]
     headers: tuple[tuple[str, str], ...]
-    rest: bytes = b""
 
     def whole(self) -> bytes:
-        """Body and rest in one piece: a copy."""
-        return bytes(self.body) + self.rest
+        """The body in one piece: a copy."""
+        return b"".join(self.body)
 
 
-@dataclass(slots=True)
-class _Kept:
-    """The text of the image and repository rows as of one version of the facts."""
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """The image and repository rows as of one version of the facts."""
 
     version: int
     good_until: float
-    plain: bytearray | None = None
-    gzipped: bytes | None = None
+    pieces: tuple[bytes, ...]
 
 
 _SMALL = tuple(row for row in DOMAIN if isinstance(row, RegistryRow))
 _LARGE = tuple(row for row in DOMAIN if not isinstance(row, RegistryRow))
+_NOTHING = _Large(-1, 0.0, ())
 
 
 class Exposition:
     """Everything that /metrics tells. Called from any thread; never calls AWS.
 
-    The text about images changes seldom, and is kept as it was last asked for, plain or compressed;
-    the rest is small and rendered every time. Compressed, the two are two members of one gzip file.
+    The text about images is large and changes seldom: it is kept. The rest is small and rendered every
+    time. Compressed, the pieces are members of one gzip file.
     """
 
     def __init__(self, *, instruments: Instruments, ledger: Ledger, figures: Figures, clock: Clock) -> None:
         self._own = instruments.registry
-        self._own.register(_Gauges(ledger, figures, clock))
+        self._own.register(Gauges(ledger, figures, clock))
         self._ledger = ledger
         self._clock = clock
         #: One renders, the others wait and find it done.
         self._lock = threading.Lock()
-        self._kept = _Kept(-1, 0.0)
+        self._repositories: dict[tuple[Source, str], _Repository] = {}
+        #: The last page, plain and compressed.
+        self._last = {False: _NOTHING, True: _NOTHING}
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         """The exposition in the best format that is accepted; of `names` only, if there are any."""
         encode, content_type = choose_encoder(accept)
         own: Any = self._own.restricted_registry(names) if names else self._own
-        gzipped = gzip_accepted(accept_encoding)
-        large = self._some(names) if names else self._gzipped() if gzipped else self._plain()
-        snapshot = self._ledger.snapshot(self._clock.monotonic(), images=False)
-        small = "".join(_domain(snapshot, _named(_SMALL, names))).encode() + encode(own)
+        packed = accepts_gzip(accept_encoding)
+        with self._lock:
+            large = self._some(names, packed=packed) if names else self._all(packed=packed)
+        registries = self._ledger.snapshot(self._clock.monotonic(), images=False).registries
+        small = "".join(_registry_lines(registries, names)) + encode(own).decode()
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
-        if not gzipped:
-            return Page(large, tuple(headers), small)
-        headers.append(("Content-Encoding", "gzip"))
-        if names:
-            large = gzip.compress(large, _GZIP_LEVEL)
-        return Page(large, tuple(headers), gzip.compress(small, _GZIP_LEVEL))
+        if packed:
+            headers.append(("Content-Encoding", "gzip"))
+        return Page((*large, _packed(small) if packed else small.encode()), tuple(headers))
 
-    def _some(self, names: Sequence[str]) -> bytes:
+    def _all(self, *, packed: bool) -> tuple[bytes, ...]:
+        last = self._last[packed]
+        if last.version != self._ledger.version or self._clock.monotonic() > last.good_until:
+            snapshot = self._update()
+            pieces = tuple(self._pieces(_LARGE, packed=packed))
+            last = self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
+        return last.pieces
+
+    def _some(self, names: Sequence[str], *, packed: bool) -> tuple[bytes, ...]:
+        self._update()
+        return tuple(self._pieces(_named(_LARGE, names), packed=packed))
+
+    def _update(self) -> Snapshot:
         snapshot = self._ledger.snapshot(self._clock.monotonic())
-        return "".join(_domain(snapshot, _named(_LARGE, names))).encode()
+        before, self._repositories = self._repositories, {}
+        for registry in snapshot.registries:
+            for name, images in registry.repositories:
+                key = (registry.source, name)
+                repository = before.get(key) or _Repository(*key)
+                repository.update(images)
+                self._repositories[key] = repository
+        return snapshot
 
-    def _plain(self) -> bytearray:
-        with self._lock:
-            kept = self._current()
-            if kept.plain is None:
-                # Piece by piece, so that there is never a second copy of the whole.
-                plain = bytearray()
-                for piece in self._render(kept):
-                    plain += piece
-                kept.plain = plain
-            return kept.plain
-
-    def _gzipped(self) -> bytes:
-        with self._lock:
-            kept = self._current()
-            if kept.gzipped is None:
-                packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-                pieces = [packer.compress(piece) for piece in self._render(kept)]
-                kept.gzipped = b"".join([*pieces, packer.flush()])
-            return kept.gzipped
-
-    def _current(self) -> _Kept:
-        """What is kept, if it is still true; else what is to be rendered."""
-        if self._kept.version != self._ledger.version or self._clock.monotonic() > self._kept.good_until:
-            self._kept = _Kept(-1, 0.0)
-        return self._kept
-
-    def _render(self, kept: _Kept) -> Iterator[bytes]:
-        snapshot = self._ledger.snapshot(self._clock.monotonic())
-        if snapshot.version != kept.version:
-            kept.plain = kept.gzipped = None  # of an earlier version, between the look and the snapshot
-        kept.version, kept.good_until = snapshot.version, snapshot.good_until
-        return (piece.encode() for piece in _domain(snapshot, _LARGE))
+    def _pieces(self, rows: Iterable[Row], *, packed: bool) -> Iterator[bytes]:
+        for row in rows:
+            yield _packed(_head(row)) if packed else _head(row).encode()
+            for repository in self._repositories.values():
+                yield from repository.pieces(row, packed=packed)
 
 
-def _named(rows: Iterable[Row], names: Sequence[str]) -> Iterator[Row]:
+def _registry_lines(registries: Iterable[RegistrySnapshot], names: Sequence[str]) -> Iterator[str]:
+    for row in _named(_SMALL, names):
+        yield _head(row)
+        for registry in registries:
+            yield _lines(row, row.samples(registry))
+
+
+def _named(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Any]:
     return (row for row in rows if not names or row.name in names)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a body may be compressed, by RFC 9110: `gzip`, or `*`, unless its weight is 0."""
+    weights = {}
+    for part in accept_encoding.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        weight = re.fullmatch(r"\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*", parameters)
+        weights[coding.strip()] = float(weight[1]) if weight else 1.0
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0.0

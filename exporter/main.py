@@ -19,8 +19,9 @@ from exporter.config import ConfigError, Problem, Settings
 from exporter.desk import Desk
 from exporter.ecr import AWS
 from exporter.errors import ECRError
-from exporter.exposition import Exposition, Instruments, Page
+from exporter.exposition import Exposition, Page
 from exporter.flags import parse
+from exporter.instruments import Instruments
 from exporter.poller import Poller
 from exporter.server import Limits, Server
 from exporter.state import Ledger

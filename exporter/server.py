@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -26,6 +26,8 @@ from exporter.desk import Desk, Request, Response, text
 from exporter.web import Web
 
 _BACKLOG = 128
+#: Bytes that are handed to the system at once.
+_PORTION = 1024 * 1024
 
 _log = log.get("server")
 
@@ -429,8 +431,8 @@ class _Connection:
         self._sending_since = time.monotonic()
         self._socket.sendall(self._head(response))
         if to is None or to.method != "HEAD":
-            self._socket.sendall(response.body)
-            self._socket.sendall(response.rest)
+            for portion in _portions(response.pieces):
+                self._socket.sendall(portion)
         self._sending_since = None
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
@@ -440,7 +442,7 @@ class _Connection:
             "Server": "ecr-replication-exporter",
             "Date": formatdate(usegmt=True),
             **dict(response.headers),
-            "Content-Length": str(len(response.body) + len(response.rest)),
+            "Content-Length": str(sum(map(len, response.pieces))),
         }
         if self._last:
             headers["Connection"] = "close"
@@ -450,6 +452,19 @@ class _Connection:
         lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in replaced]
         lines += [f"{name}: {value}" for name, value in wanted.items()]
         return "\r\n".join((*lines, "", "")).encode("latin-1", "replace")
+
+
+def _portions(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces joined to about a megabyte each: few calls, and never a copy of the whole."""
+    portion: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        portion.append(piece)
+        size += len(piece)
+        if size >= _PORTION:
+            yield b"".join(portion)
+            portion, size = [], 0
+    yield b"".join(portion)
 
 
 def _head_length(received: bytes, looked_at: int) -> int:

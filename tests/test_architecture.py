@@ -19,6 +19,7 @@ FLOORS = (
     {"repository"},
     {"watch"},
     {"poller", "metrics"},
+    {"instruments"},
     {"exposition"},
     {"desk", "web"},
     {"server"},
@@ -31,7 +32,7 @@ OWNERS = {
     "boto3": {"ecr", "demo"},
     "botocore": {"ecr", "errors", "demo"},
     "moto": {"demo"},
-    "prometheus_client": {"exposition"},
+    "prometheus_client": {"instruments", "exposition"},
     "yaml": {"letter"},
 }
 LONGEST = 500  # lines of a file

@@ -23,7 +23,7 @@ class FakeOffice:
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         self.asked.append((accept, accept_encoding, list(names)))
-        return Page(b"a 1\n", (("Content-Type", "text/plain; version=0.0.4"), ("Vary", "Accept")))
+        return Page((b"a 1\n",), (("Content-Type", "text/plain; version=0.0.4"), ("Vary", "Accept")))
 
     def healthy(self) -> str | None:
         return self.unhealthy
@@ -61,7 +61,7 @@ def test_metrics_are_passed_through_both_ways(office: FakeOffice, desk: Desk) ->
     response = desk.answer(Request("GET", "/metrics", {"name[]": ["a", "b"]}, headers))
     assert office.asked == [("text/plain", "gzip", ["a", "b"])]
     assert response == Response(
-        200, b"a 1\n", (("Content-Type", "text/plain; version=0.0.4"), ("Vary", "Accept"))
+        200, (b"a 1\n",), (("Content-Type", "text/plain; version=0.0.4"), ("Vary", "Accept"))
     )
 
 

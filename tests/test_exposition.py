@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import pytest
 from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -17,7 +20,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
-from exporter.exposition import Exposition, Instruments
+from exporter.exposition import Exposition, accepts_gzip
+from exporter.instruments import Instruments
 from exporter.metrics import DOMAIN, ImageRow, RegistryRow, RepositoryRow
 from exporter.model import Destination, Name, Registry, Replication, Rule, Source
 from exporter.state import ImageFacts, Ledger, RegistryFacts, RepositoryFacts
@@ -133,16 +137,98 @@ def test_no_help_text_is_written_differently_in_the_two_formats() -> None:
     assert not [row.name for row in DOMAIN if set(row.help) & set('\\"\n')]
 
 
-def test_a_page_is_kept_while_nothing_changes_and_not_longer() -> None:
+def test_what_did_not_change_is_not_rendered_again() -> None:
+    clock = FakeClock()
+    images: list[Any] = [(f"v{number}", 1.0, ()) for number in range(1000)]
+    ledger = ledger_of(clock, Source("1", "r"), {"app": images, "api": images})
+    fast = exposition(ledger, clock)
+    for encoding in ("", "gzip"):
+
+        def pieces(encoding: str = encoding) -> tuple[bytes, ...]:
+            return fast.page(accept="", accept_encoding=encoding, names=()).body[:-1]
+
+        first = pieces()
+        assert all(map(is_, pieces(), first))
+        repository = ledger.registries[0].repositories["app"]
+        with ledger.lock:
+            ledger.changed()
+            some = next(iter(repository.images.values()))
+            repository.put(replace(some, pushed_at=2.0 if encoding else 3.0))
+        second = pieces()
+        assert 1 <= sum(a is not b for a, b in zip(first, second, strict=True)) <= 10
+
+
+def test_a_page_is_not_kept_for_longer_than_its_facts_are_believed() -> None:
     clock = FakeClock()
     ledger = ledger_of(clock, Source("1", "r"), {"app": [("v1", 1.0, ())]})
     fast = exposition(ledger, clock)
-    for encoding in ("", "gzip"):
-        first = fast.page(accept="", accept_encoding=encoding, names=()).body
-        assert fast.page(accept="", accept_encoding=encoding, names=()).body is first
-        with ledger.lock:
-            ledger.changed()
-        assert fast.page(accept="", accept_encoding=encoding, names=()).body is not first
     assert b"v1" in fast.page(accept="", accept_encoding="", names=()).whole()
     clock.now += 3601
     assert b"v1" not in fast.page(accept="", accept_encoding="", names=()).whole()
+
+
+class Churn(RuleBasedStateMachine):
+    """Whatever changes between two scrapes, the text is what it would be if it were rendered anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.ledger = ledger_of(self.clock, Source("1", "r"), {"app": []})
+        self.fast = exposition(self.ledger, self.clock)
+
+    @rule(repository=st.sampled_from(["app", "api"]), images=IMAGES)
+    def push(self, repository: str, images: list[Any]) -> None:
+        with self.ledger.lock:
+            self.ledger.changed()
+            facts = self.ledger.registries[0].repositories.setdefault(
+                repository, RepositoryFacts(listed_at=self.clock.now)
+            )
+            for tag, pushed_at, replications in images:
+                names = (Name(tag, ""),)
+                facts.put(ImageFacts(f"{tag!r}", names, pushed_at, None, replications, good_until=9e9))
+
+    @rule(which=st.integers(0, 5))
+    def delete(self, which: int) -> None:
+        with self.ledger.lock:
+            self.ledger.changed()
+            for facts in self.ledger.registries[0].repositories.values():
+                for digest in list(facts.images)[which : which + 2]:
+                    facts.remove(digest)
+
+    @rule(repository=st.sampled_from(["app", "api"]))
+    def drop(self, repository: str) -> None:
+        with self.ledger.lock:
+            self.ledger.changed()
+            self.ledger.registries[0].repositories.pop(repository, None)
+
+    @rule(encoding=st.sampled_from(["", "gzip"]), names=st.sampled_from([(), ("ecr_image_info", "other")]))
+    def scrape(self, encoding: str, names: tuple[str, ...]) -> None:
+        anew = exposition(self.ledger, self.clock)
+        texts = []
+        for told in (self.fast, anew):
+            whole = told.page(accept="", accept_encoding=encoding, names=names).whole()
+            text = (gzip.decompress(whole) if encoding else whole).decode()
+            texts.append([line for line in text.splitlines() if "ecr_" in line])
+        assert texts[0] == texts[1]
+
+
+TestChurn = Churn.TestCase
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZIP;q=0.5, br", True),
+        ("deflate, *", True),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *;q=1", False),
+        ("*;q=0", False),
+        ("zstd, nonsense;;=,;q=x", False),
+        ("gzip;q=nonsense", True),
+    ],
+)
+def test_gzip_is_for_those_who_accept_it(accepted: str, packed: bool) -> None:
+    assert accepts_gzip(accepted) is packed

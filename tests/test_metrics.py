@@ -15,7 +15,8 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.exposition import Exposition, Instruments
+from exporter.exposition import Exposition
+from exporter.instruments import Instruments
 from exporter.metrics import CATALOGUE, PREFIX, Row, markdown
 from exporter.model import (
     Destination,

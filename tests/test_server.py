@@ -33,7 +33,7 @@ class Echo(Desk):
     @staticmethod
     def _tell(request: Request) -> Response:
         fields = {"method": request.method, "path": request.path, "query": dict(request.query)}
-        return Response(200, json.dumps({**fields, "headers": dict(request.headers)}).encode())
+        return Response(200, (json.dumps({**fields, "headers": dict(request.headers)}).encode(),))
 
     def answer(self, request: Request) -> Response:
         return self._reply(request)
@@ -187,7 +187,7 @@ def test_a_request_that_comes_byte_by_byte_is_read() -> None:
 
 def test_a_large_answer_arrives_whole() -> None:
     page = bytes(range(256)) * 65536
-    with serving(Echo(lambda _: Response(200, page))) as server, client(server) as http_client:
+    with serving(Echo(lambda _: Response(200, (page,)))) as server, client(server) as http_client:
         http_client.request("GET", "/")
         assert http_client.getresponse().read() == page
 
@@ -370,7 +370,7 @@ def test_an_idle_connection_is_closed_in_time() -> None:
 
 
 def test_who_does_not_take_the_answer_is_closed_in_time(written: io.StringIO) -> None:
-    page = Response(200, b"x" * 50_000_000)
+    page = Response(200, (b"x" * 50_000_000,))
     with serving(Echo(lambda _: page), limits=QUICK) as server, connect(server) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         wait_for(lambda: "timed out" in written.getvalue())
@@ -378,7 +378,7 @@ def test_who_does_not_take_the_answer_is_closed_in_time(written: io.StringIO) ->
 
 
 def test_aborted_downloads_leave_nothing_behind(written: io.StringIO) -> None:
-    with serving(Echo(lambda _: Response(200, b"x" * 5_000_000))) as server:
+    with serving(Echo(lambda _: Response(200, (b"x" * 5_000_000,)))) as server:
         for _ in range(20):
             with connect(server) as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -426,7 +426,7 @@ class Gate:
     def __call__(self, _: Request) -> Response:
         self.entered.release()
         self.open.wait(10)
-        return Response(200, b"done")
+        return Response(200, (b"done",))
 
 
 def test_of_too_many_requests_the_last_is_refused() -> None:
@@ -447,7 +447,7 @@ def test_of_too_many_requests_the_last_is_refused() -> None:
 
 
 def test_who_does_not_take_the_answer_makes_room_for_who_does() -> None:
-    page = Response(200, b"x" * 20_000_000)
+    page = Response(200, (b"x" * 20_000_000,))
     limits = Limits(requests=2, slow_answer_time=0.1)
     with serving(Echo(lambda _: page), limits=limits) as server:
         slow = [connect(server) for _ in range(2)]

@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.errors import ECRError
-from exporter.exposition import Exposition, Instruments
+from exporter.exposition import Exposition
+from exporter.instruments import Instruments
 from exporter.model import Image, Name, Page, Reason, Replication, Rule, Status
 from exporter.state import RECENT, ImageFacts
 
