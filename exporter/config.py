@@ -50,6 +50,7 @@ __all__ = [
     "TLSSettings",
     "TargetSettings",
     "WebSettings",
+    "contents",
     "format_duration",
     "load",
     "load_web",

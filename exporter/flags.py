@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from exporter import __version__, log
+from exporter.config import parse_duration
 from exporter.server import parse_address
 from exporter.targets import Shard
 
@@ -30,6 +31,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
+    add(
+        "--config.auto-reload-interval",
+        dest="auto_reload_interval",
+        metavar="DURATION",
+        type=_interval,
+        default=0.0,
+        help="look so often whether the configuration changed, and take it then (default: 0, never)",
+    )
     add("--config.check", dest="config_check", action="store_true", help="check the configuration and exit")
     add(
         "--web.listen-address",
@@ -105,6 +114,16 @@ def _address(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if 0 < seconds < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short; at least 1s, or 0 for never")
+    return seconds
 
 
 def _count(text: str) -> int:

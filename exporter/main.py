@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
+from hashlib import sha256
 from queue import SimpleQueue
 from random import Random
 
@@ -40,19 +42,32 @@ _log = log.get("main")
 
 
 class Loader:
-    """Where the configuration comes from, first and at every reload."""
+    """Where the configuration comes from, first and at every reload. Any thread; one loads at a time."""
 
     def __init__(self, file: str, *, aws: AWS, text: str | None = None) -> None:
         self._file = file
         self._aws = aws
         self._text = text
+        #: The hash of what was loaded last, good or bad; None if it could not be read.
+        self._seen: bytes | None = None
+
+    def changed(self) -> bool:
+        """Whether the file is another one than was loaded last. By its contents, so that it does not matter
+        how it was replaced: Kubernetes swaps a link two folders up.
+        """
+        if self._text is not None:
+            return False
+        try:
+            return _hash(config.contents(self._file)) != self._seen
+        except ConfigError:
+            return self._seen is not None
 
     def load(self) -> Settings:
         """Read and check it. Raises ConfigError."""
-        if self._text is None:
-            settings = config.load(self._file)
-        else:
-            settings = config.parse(self._text, file=self._file)
+        self._seen = None
+        text = config.contents(self._file) if self._text is None else self._text.encode()
+        self._seen = _hash(text)
+        settings = config.parse(text, file=self._file)
         homeless = [i for i, entry in enumerate(settings.registries) if not entry.region]
         if homeless and not self._aws.region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
@@ -60,6 +75,10 @@ class Loader:
                 [Problem(self._file, None, f"registries[{i}].region", message) for i in homeless]
             )
         return settings
+
+
+def _hash(text: bytes) -> bytes:
+    return sha256(text).digest()
 
 
 class Exporter:
@@ -130,6 +149,13 @@ class Exporter:
             self._instruments.reloaded(success=True, at=time.time())
             _log.info("config_reloaded", targets=len(settings.targets))
             return []
+
+    def watch_configuration(self, *, every: float) -> None:
+        """Reload whenever the file changed, looking every so many seconds. For a thread of its own."""
+        pause = threading.Event()
+        while not pause.wait(every):
+            if self._loader.changed():
+                self.reload()
 
     def quit(self) -> None:
         self._requests.put("stop")
@@ -222,6 +248,9 @@ def _run(
     server = Server(flags.listen or [":10042"], desk, web, limits=limits)
     server.start()
     _log.info("listening", addresses=",".join(server.addresses), version=__version__)
+    if flags.auto_reload_interval:
+        watch = partial(exporter.watch_configuration, every=flags.auto_reload_interval)
+        threading.Thread(target=watch, name="configuration", daemon=True).start()
     return _serve(exporter, server, requests)
 
 

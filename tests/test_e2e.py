@@ -237,6 +237,8 @@ def test_a_good_configuration_is_told_so_in_one_line(tmp_path: Path) -> None:
         (["--demo", "--shard=3", "--total-shards=3"], 2, "--total-shards 3"),
         (["--demo", "--shard=exporter-abcde"], 2, "'exporter-abcde' is neither a number nor the name of"),
         (["--demo", "--total-shards=0"], 2, "--total-shards"),
+        (["--demo", "--config.auto-reload-interval=30"], 2, "30 has no unit"),
+        (["--demo", "--config.auto-reload-interval=1ms"], 2, "at least 1s"),
         (["--demo", "--web.config.file=/nowhere/web.yaml"], 2, "/nowhere/web.yaml"),
         (["--demo", "--web.listen-address=192.0.2.1:10042"], 1, "192.0.2.1:10042"),
     ],
@@ -307,6 +309,40 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
         assert ask(f"{command.url}/-/reload", method="POST").status == 200
         assert command.series("ecr_replication_exporter_config_last_reload_successful") == [({}, 1)]
         assert not command.statuses(repository="team/app")
+
+
+def mounted(tmp_path: Path, version: str, text: str) -> Path:
+    """Put a configuration where a ConfigMap puts it: Kubernetes swaps a link to a folder."""
+    folder = tmp_path / version
+    folder.mkdir()
+    (folder / "config.yaml").write_text(text)
+    (tmp_path / "fresh").symlink_to(folder)
+    (tmp_path / "fresh").rename(tmp_path / "..data")
+    if not (file := tmp_path / "config.yaml").is_symlink():
+        file.symlink_to(Path("..data") / "config.yaml")
+    return file
+
+
+def test_a_mounted_file_that_changes_is_taken_by_itself(tmp_path: Path, credentials: dict[str, str]) -> None:
+    def successful() -> float:
+        return command.series("ecr_replication_exporter_config_last_reload_successful")[0][1]
+
+    file = mounted(tmp_path, "1", f"targets: [{{repository: team/app}}]\n{FAST}")
+    flags = (f"--config.file={file}", "--config.auto-reload-interval=1s")
+    with running(tmp_path, *flags, **credentials) as command:
+        eventually(lambda: command.statuses(repository="team/app"))
+        mounted(tmp_path, "2", f"targets: [{{repository: team/*}}]\n{FAST}")
+        eventually(lambda: command.statuses(repository="team/api"))
+        mounted(tmp_path, "3", "targets: []")
+        eventually(lambda: successful() == 0)
+        assert command.statuses(repository="team/api")
+        (tmp_path / "..data").unlink()
+        eventually(lambda: "cannot be read" in command.log())
+        mounted(tmp_path, "4", f"targets: [{{repository: team/api}}]\n{FAST}")
+        eventually(lambda: successful() == 1)
+        eventually(lambda: not command.statuses(repository="team/app"))
+        assert command.log().count("config_reloaded") == 2
+        assert command.log().count("config_invalid") == 2, "each bad file is complained of once"
 
 
 # -- bad weather -----------------------------------------------------------------------------------
