@@ -1,4 +1,4 @@
-"""The systemd unit is one that systemd takes, confines the exporter, and agrees with what the command does."""
+"""Systemd takes the unit, which confines the exporter and agrees with what the command does."""
 
 from __future__ import annotations
 
