@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import hcl2
 import pytest
 
 from exporter.ecr import OPERATIONS
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 STATEMENTS = json.loads((DOCS / "iam-policy.json").read_text())["Statement"]
 GUIDE = (DOCS / "iam.md").read_text()
 EXAMPLES = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)]
@@ -57,3 +59,11 @@ def test_the_guides_policies_are_policies(policy: dict[str, Any]) -> None:
 def test_a_repository_policy_grants_what_is_about_repositories() -> None:
     (statement,) = [s for policy in EXAMPLES for s in policy["Statement"] if "Sid" in s]
     assert granted([statement]) == granted(STATEMENTS) - ON_THE_REGISTRY
+
+
+def test_the_terraform_example_grants_the_same_policy() -> None:
+    folder = ROOT / "examples" / "terraform"
+    text = (folder / "main.tf").read_text()
+    assert len(hcl2.loads(text)["resource"]) == 3
+    granted = re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
+    assert [(folder / name).resolve() for name in granted] == [DOCS / "iam-policy.json"]
