@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from queue import SimpleQueue
@@ -37,6 +38,9 @@ GRACE = 2.0
 PATIENCE = 4.0
 #: Seconds after which a loop that does not come round counts as dead.
 SILENCE = 60.0
+
+#: What is asked of the process by signals.
+_SIGNALS: Mapping[int, str] = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}
 
 _log = log.get("main")
 
@@ -177,8 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     log.setup(flags.log_level, flags.log_format)
     requests: SimpleQueue[str] = SimpleQueue()
-    for number, request in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
-        signal.signal(number, lambda *_, request=request: requests.put(request))
+    _take_signals(requests)
     try:
         return _start(flags, requests)
     except ConfigError as error:
@@ -190,6 +193,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ECRError, ImportError) as error:
         _log.error("start_failed", error=str(error))
         return 1
+
+
+def _take_signals(requests: SimpleQueue[str]) -> None:
+    """Have signals asked for in the queue.
+
+    Python runs handlers in the main thread alone, and does not wake it where it waits if another thread
+    took the signal. But each signal's number is written at once to whatever `set_wakeup_fd` names.
+    """
+    numbers, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+
+    def pass_on(_kept: socket.socket) -> None:
+        while received := numbers.recv(64):
+            for number in received:
+                if number in _SIGNALS:
+                    requests.put(_SIGNALS[number])
+
+    threading.Thread(target=pass_on, args=(wakeup,), name="signals", daemon=True).start()
 
 
 def _start(flags: argparse.Namespace, requests: SimpleQueue[str]) -> int:
