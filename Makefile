@@ -54,6 +54,10 @@ bench-scrape: $(dev)
 simulate: $(dev) ## play a week of 100,000 images in virtual time (ARGS="--days 1 --seed 2" varies it)
 	@PYTHONPATH=tests $(bin)/python benchmarks/simulate.py $(ARGS)
 
+.PHONY: soak
+soak: $(dev) ## run it for ten minutes under churn, faults, reloads and scrapes (ARGS="--minutes 60" for an hour)
+	@PYTHONPATH=tests $(bin)/python benchmarks/soak.py $(ARGS)
+
 .PHONY: bench-polling
 bench-polling: $(dev) ## polling alone (ARGS="first-pass rest memory budget" picks some)
 	@$(bin)/python benchmarks/polling.py $(ARGS)

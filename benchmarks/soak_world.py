@@ -1,0 +1,355 @@
+"""What happens to the exporter in a soak: pushes and deletions, bad weather, and people who scrape."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from soak_truth import Home, Truth
+
+from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Refuse
+from exporter.model import Destination
+
+OTHER, PARTNER = "222233334444", "444455556666"
+HOMES = (Home(ACCOUNT, REGION), Home(OTHER, "eu-central-1"))
+REPOSITORIES = ("team/api", "team/web", "lib/base", "lib/tools")
+#: The images of a repository; the oldest go.
+MOST_IMAGES = 20
+#: Repositories that come and go, at once; each has a name that was never there before.
+PASSING = 2
+#: Seconds between two changes.
+CHANGE_EVERY = (0.2, 0.8)
+
+
+def _rule(prefix: str, *to: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "destinations": [{"region": region, "registryId": account} for region, account in to],
+        "repositoryFilters": [{"filter": prefix, "filterType": "PREFIX_MATCH"}],
+    }
+
+
+class Churn:
+    """Teams at work in two registries. Every change is recorded as it is made. One thread only."""
+
+    def __init__(self, aws: EmbeddedAWS, truth: Truth, random: Random) -> None:
+        self._aws = aws
+        self._truth = truth
+        self._random = random
+        self._number = 0
+        self._passing: list[tuple[Home, str]] = []
+        self._pinned: list[tuple[Home, str, str]] = []
+        self._gone: list[tuple[Home, str, str]] = []
+        self._due = 0.0
+        self.changes: Counter[str] = Counter()
+        aws.denied.add(Destination("us-west-1", PARTNER))
+        for home in HOMES:
+            self._rules(home, more=False)
+            for repository in REPOSITORIES:
+                aws.create_repository(*home, repository)
+                for _ in range(MOST_IMAGES // 2):
+                    self._push(home, repository)
+                self._name(home, repository, "latest")
+        truth.record()
+
+    def step(self, now: float) -> None:
+        """Change something if it is time."""
+        if now >= self._due:
+            self._due = now + self._random.uniform(*CHANGE_EVERY)
+            self._change()
+            self._truth.record()
+
+    def _change(self) -> None:
+        kinds: dict[Callable[[Home, str], object], int] = {
+            self._push: 30,
+            self._move: 20,
+            self._delete: 12,
+            self._untag: 6,
+            self._push_again: 6,
+            self._pin: 8,
+            self._unpin: 8,
+            self._create: 4,
+            self._remove: 4,
+            self._replicate: 2,
+        }
+        kind = self._random.choices(list(kinds), list(kinds.values()))[0]
+        home = self._random.choice(HOMES)
+        passing = [name for at, name in self._passing if at == home]
+        kind(home, self._random.choice([*REPOSITORIES, *passing]))
+        self.changes[kind.__name__.strip("_")] += 1
+
+    def _push(self, home: Home, repository: str, digest: str | None = None) -> str:
+        self._number += 1
+        tag = f"{self._random.choice(('v', 'v', 'build-'))}{self._number}"
+        hangs = self._random.random() < 0.03
+        takes = math.inf if hangs else self._random.uniform(0.5, 6.0)
+        digest = self._aws.push(*home, repository, tag, digest=digest, delay=lambda _: takes)
+        images = sorted(self._truth.images(home, repository), key=lambda image: image["imagePushedAt"])
+        for old in images[: max(0, len(images) - MOST_IMAGES)]:
+            if "latest" not in old.get("imageTags", ()):
+                self._aws.delete_image(*home, repository, old["imageDigest"])
+        return digest
+
+    def _name(self, home: Home, repository: str, tag: str) -> None:
+        digest = self._random.choice(self._truth.images(home, repository))["imageDigest"]
+        self._aws.push(*home, repository, tag, digest=digest)
+
+    def _move(self, home: Home, repository: str) -> None:
+        """A tag that is there already, or a new one, for any image."""
+        if self._truth.images(home, repository):
+            self._name(home, repository, self._random.choice(("latest", "latest", "v-stable", "canary")))
+
+    def _expendable(self, home: Home, repository: str) -> list[dict[str, Any]]:
+        """`latest` is what one target names, so its image stays."""
+        images = self._truth.images(home, repository)
+        return [image for image in images if "latest" not in image.get("imageTags", ())]
+
+    def _delete(self, home: Home, repository: str) -> None:
+        if images := self._expendable(home, repository):
+            digest = self._random.choice(images)["imageDigest"]
+            self._aws.delete_image(*home, repository, digest)
+            self._gone = [*self._gone[-20:], (home, repository, digest)]
+
+    def _untag(self, home: Home, repository: str) -> None:
+        tagged = [image for image in self._expendable(home, repository) if image.get("imageTags")]
+        if tagged:
+            self._aws.untag(*home, repository, self._random.choice(tagged)["imageTags"][0])
+
+    def _push_again(self, home: Home, repository: str) -> None:
+        """An image that was deleted, byte for byte: the same digest replicates anew."""
+        again = [digest for at, name, digest in self._gone if (at, name) == (home, repository)]
+        self._push(home, repository, self._random.choice(again) if again else None)
+
+    def _pin(self, home: Home, repository: str) -> None:
+        """ECR changes its mind about an image, also about one that was COMPLETE for long."""
+        for image in self._random.sample(images := self._expendable(home, repository), min(1, len(images))):
+            digest = image["imageDigest"]
+            report = self._truth.reported(home, repository, digest)
+            word = self._random.choice(
+                ({"status": "FAILED", "failureCode": "SOAKED"}, {"status": "TELEPORTED"})
+            )
+            pinned = [{"region": to.region, "registryId": to.account} | word for to in report]
+            if pinned:
+                self._aws.set_status(*home, repository, digest, pinned)
+                self._pinned.append((home, repository, digest))
+
+    def _unpin(self, *_: object) -> None:
+        if self._pinned:
+            home, repository, digest = self._pinned.pop(0)
+            if self._truth.exists(home, repository, digest):
+                self._aws.set_status(*home, repository, digest, None)
+
+    def _create(self, home: Home, _: str) -> None:
+        if len(self._passing) < PASSING * len(HOMES):
+            self._number += 1
+            name = f"{self._random.choice(('team', 'lib'))}/passing-{self._number}"
+            self._aws.create_repository(*home, name)
+            self._passing.append((home, name))
+            for _ in range(self._random.randint(0, 4)):
+                self._push(home, name)
+
+    def _remove(self, *_: object) -> None:
+        if self._passing:
+            home, name = self._passing.pop(0)
+            self._aws.delete_repository(*home, name)
+
+    def _replicate(self, home: Home, _: str) -> None:
+        """The rules as a whole, with one more destination or without it."""
+        self._rules(home, more=self._random.random() < 0.5)
+
+    def _rules(self, home: Home, *, more: bool) -> None:
+        rules = [
+            _rule("team/", ("eu-west-1", home.account), ("us-west-2", home.account)),
+            _rule("team/w", ("us-west-1", PARTNER)),  # which refuses it
+            _rule("lib/", ("eu-west-1", home.account)),
+        ]
+        self._aws.set_rules(*home, [*rules, *([_rule("lib/", ("us-west-2", PARTNER))] if more else [])])
+
+
+# -- bad weather -------------------------------------------------------------------------------------
+
+_GARBAGE = (
+    b"",
+    b"<html><body>502 Bad Gateway</body></html>",
+    b'{"imageDetails": [{"imageDig',
+    b"null",
+    b"[]",
+    b"{}",
+)
+_OPERATIONS = (
+    "DescribeRegistry",
+    "DescribeRepositories",
+    "DescribeImages",
+    "DescribeImageReplicationStatus",
+    "AssumeRole",
+)
+#: Calls a second that AWS allows an account while it throttles.
+_ALLOWED = 8.0
+
+
+class Weather:
+    """Which faults the server plays now. `clear` ends them, and lets go what hangs."""
+
+    def __init__(self, aws: EmbeddedAWS, random: Random) -> None:
+        self._aws = aws
+        self._random = random
+        self._lock = threading.Lock()
+        self._released = threading.Event()
+        self.played: Counter[str] = Counter()
+        self.kinds: Mapping[str, Callable[[], Callable[[Call], Fault | None]]] = {
+            "throttling": self._throttling,
+            "errors": lambda: self._often(0.7, self._error),
+            "drops": lambda: self._often(self._random.choice((0.5, 1.0)), DropConnection),
+            "hangs": lambda: self._often(1.0, lambda: Hang(30.0, self._released)),
+            "garbage": lambda: self._often(0.8, lambda: Garbage(self._random.choice(_GARBAGE))),
+            "expired": self._expired,
+            "denied": self._denied,
+            "mixed": lambda: self._often(0.5, self._anything),
+        }
+
+    def turn(self, kind: str) -> None:
+        """Begin an episode."""
+        self._released = threading.Event()
+        play = self.kinds[kind]()
+
+        def fault(call: Call) -> Fault | None:
+            with self._lock:  # the server has many threads
+                found = play(call)
+                self.played[kind] += found is not None
+                return found
+
+        self._aws.fault = fault
+
+    def clear(self) -> None:
+        self._aws.fault = lambda _: None
+        self._released.set()
+
+    def _often(self, share: float, fault: Callable[[], Fault]) -> Callable[[Call], Fault | None]:
+        return lambda _: fault() if self._random.random() < share else None
+
+    def _error(self) -> Fault:
+        status, code = self._random.choice(
+            ((500, "ServerException"), (503, "ServiceUnavailable"), (500, "InternalFailure"))
+        )
+        return Refuse(status, code, "soaking")
+
+    def _anything(self) -> Fault:
+        return self._random.choice(
+            (
+                self._error(),
+                DropConnection(),
+                Garbage(self._random.choice(_GARBAGE)),
+                Hang(3.0, self._released),
+            )
+        )
+
+    def _throttling(self) -> Callable[[Call], Fault | None]:
+        buckets: dict[str, tuple[float, float]] = {}
+
+        def refuse(call: Call) -> Fault | None:
+            now = time.monotonic()
+            tokens, at = buckets.get(call.kind.account, (1.0, now))
+            tokens = min(_ALLOWED, tokens + (now - at) * _ALLOWED)
+            allowed = tokens >= 1.0
+            buckets[call.kind.account] = (tokens - allowed, now)
+            return None if allowed else Refuse(400, "ThrottlingException", "Rate exceeded")
+
+        return refuse
+
+    def _expired(self) -> Callable[[Call], Fault | None]:
+        code = self._random.choice(("ExpiredTokenException", "UnrecognizedClientException"))
+        return lambda _: Refuse(400, code, "The security token included in the request is expired")
+
+    def _denied(self) -> Callable[[Call], Fault | None]:
+        operation = self._random.choice(_OPERATIONS)
+        return lambda call: (
+            Refuse(400, "AccessDeniedException", "no") if call.operation == operation else None
+        )
+
+
+# -- scrapes -----------------------------------------------------------------------------------------
+
+
+class Scrapers:
+    """Clients of several kinds, each in a thread of its own, until they are stopped."""
+
+    def __init__(self, url: str, *, seed: int) -> None:
+        self._address = urlsplit(url).netloc
+        self._stopped = threading.Event()
+        self.seconds: list[float] = []
+        self.problems: list[str] = []
+        self.scrapes: Counter[str] = Counter()
+        kinds = (self._plain, self._gzip, self._openmetrics, self._aborted, self._named)
+        self._threads = [
+            threading.Thread(target=self._scrape, args=(kind, Random(seed + n)), daemon=True)
+            for n, kind in enumerate(kinds)
+        ]
+
+    def __enter__(self) -> Scrapers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _scrape(self, kind: Callable[[], None], random: Random) -> None:
+        name = kind.__name__.strip("_")
+        longest = 6.0 if kind == self._openmetrics else 2.0  # whose parser is slow, and shares our processor
+        while not self._stopped.wait(random.uniform(0.2, longest)):
+            try:
+                kind()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the soak has failed
+                self.problems.append(f"scrape ({name}): {error!r}")
+            self.scrapes[name] += 1
+
+    def _get(self, target: str = "/metrics", **headers: str) -> bytes:
+        connection = http.client.HTTPConnection(self._address, timeout=10.0)
+        try:
+            began = time.monotonic()
+            connection.request("GET", target, headers={k.replace("_", "-"): v for k, v in headers.items()})
+            response = connection.getresponse()
+            body = response.read()
+            self.seconds.append(time.monotonic() - began)
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise ValueError(f"{target} answers {response.status}")
+        return body
+
+    def _plain(self) -> None:
+        if not self._get().endswith(b"\n"):
+            raise ValueError("the page is cut")
+
+    def _gzip(self) -> None:
+        gzip.decompress(self._get(Accept_Encoding="gzip"))
+
+    def _openmetrics(self) -> None:
+        page = self._get(Accept="application/openmetrics-text; version=1.0.0")
+        for _ in openmetrics(page.decode()):
+            pass
+
+    def _named(self) -> None:
+        page = self._get("/metrics?name[]=ecr_image_info").decode()
+        others = [line for line in page.splitlines() if line and "ecr_image_info" not in line]
+        if others:
+            raise ValueError(f"name[] lets through {others[0]}")
+
+    def _aborted(self) -> None:
+        """A client that leaves in the middle of the answer."""
+        connection = http.client.HTTPConnection(self._address, timeout=10.0)
+        try:
+            connection.request("GET", "/metrics")
+            connection.getresponse().read(100)
+        finally:
+            connection.close()
