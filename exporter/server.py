@@ -23,7 +23,8 @@ from exporter.desk import Desk, Request, Response, text
 from exporter.head import Head, UnreadableError, head_length
 from exporter.web import Web
 
-_BACKLOG = 128
+#: Connections that may wait to be accepted; one more is not heard, and tries again a second later.
+_BACKLOG = 4096
 #: Bytes that are handed to the system at once.
 _PORTION = 1024 * 1024
 
