@@ -23,8 +23,9 @@ from exporter.server import Limits, parse_address
 SCRAPES = 20
 #: Seconds between two, so that those who were thrown out are back.
 PAUSE = 0.2
-#: Seconds, of any scrape.
-WITHIN = 1.0
+#: Seconds, of a scrape that comes in the same moment as the crowd, and stands behind it in the queue on
+#: a busy machine; and of all others.
+AT_FIRST, WITHIN = 5.0, 1.0
 #: What all connections together may cost: their stacks, and what they sent so far.
 MEBIBYTES = 60
 #: Threads that are no connections: the poller's, which begin when there is work, and some whose
@@ -94,7 +95,8 @@ def test_a_hostile_crowd_neither_stops_scrapes_nor_grows_the_process(tmp_path: P
                 took.append(seconds)
                 assert figure(command, "Threads") <= threads + Limits().connections + BESIDES
                 pause.wait(PAUSE)
-        assert max(took) < WITHIN, took
+        assert took[0] < AT_FIRST
+        assert max(took[1:]) < WITHIN, took
         assert figure(command, "VmHWM") - memory < MEBIBYTES * 1024
         # Whoever was served or thrown out is gone for good.
         eventually(lambda: figure(command, "Threads") <= threads + BESIDES)
