@@ -18,7 +18,7 @@ poller      threads: one loop that decides, workers that ask
 metrics     the catalogue: every name, type, help, label, and how facts become samples
 instruments the exporter's own counters, which prometheus_client keeps
 exposition  the catalogue as text, rendered when facts change and kept until they do
-desk        the answer to each request; server carries them, web secures them
+desk        the answer to each request; head reads them, server carries them, web secures them
 flags       the command line
 main        builds everything, owns signals and exit codes
 """

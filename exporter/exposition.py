@@ -34,6 +34,7 @@ _TEMPLATES = 4096
 _BLOCK = 64
 #: Fast, and still a fifteenth of the size: these lines repeat themselves.
 _GZIP_LEVEL = 1
+_OPENMETRICS = "application/openmetrics-text"
 
 
 # -- rows as text --------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Exposition:
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         """The exposition in the best format that is accepted; of `names` only, if there are any."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = choose_encoder(_OPENMETRICS if accepts_openmetrics(accept) else "")
         own: Any = self._own.restricted_registry(names) if names else self._own
         packed = accepts_gzip(accept_encoding)
         with self._lock:
@@ -247,11 +248,34 @@ def _named(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Any]:
     return (row for row in rows if not names or row.name in names)
 
 
+def _weights(accepted: str) -> dict[str, float]:
+    """A header like Accept taken apart (RFC 9110): what is accepted, and how gladly; 0 is not at all."""
+    weights: dict[str, float] = {}
+    for part in accepted.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        version, weight = "", 1.0
+        for parameter in parameters:
+            if match := re.fullmatch(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)", parameter):
+                weight = float(match[1])
+            elif match := re.fullmatch(r"version\s*=\s*(.*)", parameter):
+                version = match[1].strip('"')
+        name = f"{name};{version}" if version else name
+        weights[name] = max(weight, weights.get(name, 0.0))
+    return weights
+
+
+def accepts_openmetrics(accept: str) -> bool:
+    """Whether OpenMetrics 1.0.0 is asked for, and text 0.0.4 not preferred.
+
+    prometheus_client knows no weights, and breaks over a version that is no number.
+    """
+    weights = _weights(accept)
+    wanted = max(weights.get(_OPENMETRICS, 0.0), weights.get(f"{_OPENMETRICS};1.0.0", 0.0))
+    plain = (weights.get(name, 0.0) for name in ("text/plain", "text/plain;0.0.4", "text/*", "*/*"))
+    return wanted > 0.0 and wanted >= max(plain)
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether a body may be compressed, by RFC 9110: `gzip`, or `*`, unless its weight is 0."""
-    weights = {}
-    for part in accept_encoding.lower().split(","):
-        coding, _, parameters = part.partition(";")
-        weight = re.fullmatch(r"\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*", parameters)
-        weights[coding.strip()] = float(weight[1]) if weight else 1.0
+    weights = _weights(accept_encoding)
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0.0

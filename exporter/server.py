@@ -1,4 +1,4 @@
-"""The HTTP under the front desk: HTTP/1.1 on the standard library's sockets, threads and head parser.
+"""The HTTP under the front desk: HTTP/1.1 on the standard library's sockets and threads.
 
 Every client is bounded: in the time it may take, in what it may send, and with all others in how many
 there are. Passwords come before the desk, and hold for every path.
@@ -17,15 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from io import BytesIO
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from exporter import log
 from exporter.desk import Desk, Request, Response, text
+from exporter.head import Head, UnreadableError, head_length
 from exporter.web import Web
 
-_BACKLOG = 128
+#: Connections that may wait to be accepted; one more is not heard, and tries again a second later.
+_BACKLOG = 4096
 #: Bytes that are handed to the system at once.
 _PORTION = 1024 * 1024
 
@@ -55,7 +54,6 @@ class Limits:
     linger_time: float = 1.0
 
 
-_BAD = text(400, "This is not a request.")
 _OVERLOADED = text(503, "Too many requests at once, try again later.", ("Retry-After", "1"))
 _UNAUTHORIZED = text(
     401, "Give a user name and a password.", ("WWW-Authenticate", 'Basic realm="ecr-replication-exporter"')
@@ -234,54 +232,6 @@ class Server:
             self._places.release()
 
 
-class _UnreadableError(Exception):
-    """A request that cannot be read, and what to say before the connection is closed."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status)
-        self.response = response
-
-
-class _Head(BaseHTTPRequestHandler):
-    """The standard library's reading of a request's head, without its socket. Raises _UnreadableError."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, head: bytes) -> None:
-        self.rfile = BytesIO(head)
-        self.raw_requestline = self.rfile.readline()
-        if not self.parse_request():
-            raise _UnreadableError(_BAD)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        raise _UnreadableError(text(code, explain or message or HTTPStatus(code).phrase))
-
-    def handle_expect_100(self) -> bool:
-        """Nobody is asked to go on: no body is of interest."""
-        return True
-
-    def request(self) -> Request:
-        try:
-            parts = urlsplit(self.path)
-            query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=100)
-        except ValueError as error:
-            raise _UnreadableError(_BAD) from error
-        headers: dict[str, str] = {}
-        for name, value in self.headers.items():
-            known = headers.get(name.lower())
-            headers[name.lower()] = value if known is None else f"{known}, {value}"
-        return Request(self.command, unquote(parts.path), query, headers)
-
-    def body_length(self) -> int | None:
-        """How many bytes follow; None if that cannot be told, or they wait to be asked for."""
-        lengths = set(self.headers.get_all("Content-Length", ["0"]))
-        length = lengths.pop()
-        if lengths or not (length.isascii() and length.isdigit()):
-            raise _UnreadableError(_BAD)
-        unknown = "Transfer-Encoding" in self.headers or "Expect" in self.headers
-        return None if unknown or len(length) > 9 else int(length)
-
-
 class _Connection:
     """One client: its requests one after the other, each read within bounds and answered."""
 
@@ -337,7 +287,7 @@ class _Connection:
     def _exchange(self) -> None:
         try:
             request = self._read_request(time.monotonic() + self._limits.request_time)
-        except _UnreadableError as error:
+        except UnreadableError as error:
             self._last = self._unread = True
             self._send(error.response)
             return
@@ -380,8 +330,8 @@ class _Connection:
             raise ConnectionAbortedError("the client left in the middle of a request")
 
     def _read_request(self, end: float) -> Request:
-        head = _Head(self._read_head(end))
-        self._last = head.close_connection or head.request_version != "HTTP/1.1"
+        head = Head(self._read_head(end))
+        self._last = head.is_last()
         length = head.body_length()
         if length is None or length > self._limits.body:
             self._last = self._unread = True
@@ -393,7 +343,7 @@ class _Connection:
         looked_at = 0
         # Some clients end the body before with one line end too many.
         self._received = self._received.lstrip(b"\r\n")
-        while not (length := _head_length(self._received, looked_at)):
+        while not (length := head_length(self._received, looked_at)):
             looked_at = max(0, len(self._received) - 2)
             if looked_at >= self._limits.head:
                 break
@@ -401,9 +351,7 @@ class _Connection:
             self._received = self._received.lstrip(b"\r\n")
         if not 0 < length <= self._limits.head:
             long = 431 if b"\n" in self._received[: self._limits.head] else 414
-            raise _UnreadableError(
-                text(long, f"The request's head is longer than {self._limits.head} bytes.")
-            )
+            raise UnreadableError(text(long, f"The request's head is longer than {self._limits.head} bytes."))
         head, self._received = self._received[:length], self._received[length:]
         return head
 
@@ -465,9 +413,3 @@ def _portions(pieces: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(portion)
             portion, size = [], 0
     yield b"".join(portion)
-
-
-def _head_length(received: bytes, looked_at: int) -> int:
-    """Where the empty line ends that ends the head; 0 if it has not come."""
-    marks = (b"\n\r\n", b"\n\n")
-    return min((at + len(m) for m in marks if (at := received.find(m, looked_at)) >= 0), default=0)

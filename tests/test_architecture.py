@@ -22,6 +22,7 @@ FLOORS = (
     {"instruments"},
     {"exposition"},
     {"desk", "web"},
+    {"head"},
     {"server"},
     {"flags"},
     {"main", "demo"},

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
-from exporter.exposition import Exposition, accepts_gzip
+from exporter.exposition import Exposition, accepts_gzip, accepts_openmetrics
 from exporter.instruments import Instruments
 from exporter.metrics import DOMAIN, ImageRow, RegistryRow, RepositoryRow
 from exporter.model import Destination, Name, Registry, Replication, Rule, Source
@@ -232,3 +232,24 @@ TestChurn = Churn.TestCase
 )
 def test_gzip_is_for_those_who_accept_it(accepted: str, packed: bool) -> None:
     assert accepts_gzip(accepted) is packed
+
+
+@pytest.mark.parametrize(
+    ("accepted", "openmetrics"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        ("application/openmetrics-text", True),
+        ('application/openmetrics-text; version="1.0.0"; charset=utf-8', True),
+        ("application/openmetrics-text;version=1.0.0;q=0", False),
+        ("application/openmetrics-text;version=1.0.0;q=0.1,text/plain;version=0.0.4", False),
+        ("application/openmetrics-text;version=1.0.0,*/*", True),
+        ("application/openmetrics-text;version=0.0.1", False),
+        ("application/openmetrics-text;version=2.0.0", False),
+        ("application/openmetrics-text;version=abc", False),
+        ("text/plain;version=1.x;;=;q=,", False),
+    ],
+)
+def test_openmetrics_is_for_those_who_prefer_it(accepted: str, openmetrics: bool) -> None:
+    assert accepts_openmetrics(accepted) is openmetrics

@@ -161,15 +161,16 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     with serving() as server:
         answer = exchange(
             server,
-            b"GET /1 HTTP/1.1\r\n\r\n\r\nGET /2 HTTP/1.1\nHost: x\n\n"
-            b"GET /3 HTTP/1.1\r\nConnection: close\r\n\r\n",
+            b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n\r\nGET /2 HTTP/1.1\nHost: x\n\n"
+            b"GET /3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         )
     assert re.findall(rb'"path": "(/\d)"', answer) == [b"/1", b"/2", b"/3"]
     assert answer.count(b"Connection: close") == 1
 
 
 @pytest.mark.parametrize(
-    "version", [b"HTTP/1.0\r\nConnection: keep-alive", b"HTTP/1.0", b"HTTP/1.1\r\nConnection: close"]
+    "version",
+    [b"HTTP/1.0\r\nConnection: keep-alive", b"HTTP/1.0", b"HTTP/1.1\r\nHost: x\r\nConnection: close"],
 )
 def test_it_closes_when_asked_to(version: bytes) -> None:
     with serving() as server:
@@ -180,7 +181,7 @@ def test_it_closes_when_asked_to(version: bytes) -> None:
 
 def test_a_request_that_comes_byte_by_byte_is_read() -> None:
     with serving() as server, connect(server) as connection:
-        for byte in b"GET /slow HTTP/1.1\r\nConnection: close\r\n\r\n":
+        for byte in b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n":
             connection.sendall(bytes([byte]))
         assert b"/slow" in read_all(connection)
 
@@ -292,16 +293,16 @@ def test_an_unknown_host_is_an_error_that_names_it() -> None:
         (b"GET\r\n\r\n", 400),
         (b"GET / HTTP/1.1 x\r\n\r\n", 400),
         (b"GET / FTP/1.1\r\n\r\n", 400),
-        (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
-        (b"GET /?" + b"a&" * 101 + b" HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /?" + b"a&" * 101 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-        (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"GET /" + b"a" * 20_000, 414),
-        (b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000, 431),
-        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 3_000, 431),
-        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 101 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 3_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 101 + b"\r\n", 431),
     ],
 )
 def test_what_is_no_request_is_told_so_and_closed(
@@ -326,14 +327,14 @@ def test_what_is_no_request_is_told_so_and_closed(
 )
 def test_a_body_of_no_interest_is_answered_and_not_read(headers: bytes) -> None:
     with serving(limits=QUICK) as server:
-        answer = exchange(server, b"POST / HTTP/1.1\r\n" + headers + b"\r\n\r\n" + b"x" * 300_000)
+        answer = exchange(server, b"POST / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n" + b"x" * 300_000)
     assert status(answer) == 200
     assert b"\r\nConnection: close\r\n" in answer
 
 
 def test_an_endless_body_does_not_hold_the_connection() -> None:
     with serving(limits=QUICK) as server, connect(server) as connection:
-        connection.sendall(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         wait_for(lambda: not can_send(connection, b"1000\r\n" + b"x" * 4096 + b"\r\n"))
 
 
@@ -346,7 +347,13 @@ def can_send(connection: socket.socket, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nX", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"]
+    "said",
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+    ],
 )
 def test_who_does_not_finish_is_closed_in_time(said: bytes, written: io.StringIO) -> None:
     with serving(limits=QUICK) as server:
@@ -365,14 +372,14 @@ def test_who_drips_is_closed_in_time() -> None:
 
 def test_an_idle_connection_is_closed_in_time() -> None:
     with serving(limits=QUICK) as server, connect(server) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert status(read_all(connection)) == 200
 
 
 def test_who_does_not_take_the_answer_is_closed_in_time(written: io.StringIO) -> None:
     page = Response(200, (b"x" * 50_000_000,))
     with serving(Echo(lambda _: page), limits=QUICK) as server, connect(server) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: "timed out" in written.getvalue())
     assert "level=error" not in written.getvalue()
 
@@ -382,7 +389,7 @@ def test_aborted_downloads_leave_nothing_behind(written: io.StringIO) -> None:
         for _ in range(20):
             with connect(server) as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 connection.recv(10)
         wait_for(lambda: connection_threads() == 0)
         assert is_served(server)
@@ -434,9 +441,9 @@ def test_of_too_many_requests_the_last_is_refused() -> None:
     with serving(Echo(gate), limits=Limits(requests=2)) as server:
         busy = [connect(server) for _ in range(2)]
         for connection in busy:
-            connection.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert gate.entered.acquire(timeout=5)
-        refused = exchange(server, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        refused = exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert status(refused) == 503
         assert b"\r\nRetry-After: 1\r\n" in refused
         gate.open.set()
@@ -452,9 +459,9 @@ def test_who_does_not_take_the_answer_makes_room_for_who_does() -> None:
     with serving(Echo(lambda _: page), limits=limits) as server:
         slow = [connect(server) for _ in range(2)]
         for connection in slow:
-            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             connection.recv(1)
-        assert status(exchange(server, b"HEAD / HTTP/1.1\r\nConnection: close\r\n\r\n")) == 503
+        assert status(exchange(server, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == 503
         wait_for(lambda: is_served(server))
         for connection in slow:
             connection.close()
@@ -463,7 +470,7 @@ def test_who_does_not_take_the_answer_makes_room_for_who_does() -> None:
 def test_when_all_are_busy_a_newcomer_is_closed_and_nobody_dropped() -> None:
     gate = Gate()
     with serving(Echo(gate), limits=Limits(connections=1)) as server, connect(server) as busy:
-        busy.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        busy.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert gate.entered.acquire(timeout=5)
         with connect(server) as newcomer:
             assert newcomer.recv(1) == b""
@@ -492,7 +499,7 @@ def test_stop_ends_idle_connections_at_once_and_lets_go_of_the_port() -> None:
 def test_stop_waits_for_what_is_under_way() -> None:
     gate = Gate()
     with serving(Echo(gate)) as server, connect(server) as busy:
-        busy.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        busy.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert gate.entered.acquire(timeout=5)
         stopping = threading.Thread(target=server.stop, args=(5.0,))
         stopping.start()
@@ -507,7 +514,7 @@ def test_stop_waits_for_what_is_under_way() -> None:
 def test_stop_waits_no_longer_than_the_deadline() -> None:
     gate = Gate()
     with serving(Echo(gate)) as server, connect(server) as busy:
-        busy.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        busy.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert gate.entered.acquire(timeout=5)
         began = time.monotonic()
         server.stop(0.2)

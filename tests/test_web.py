@@ -472,7 +472,7 @@ def test_what_is_broken_at_the_start_is_a_problem_with_its_file(
 
 def test_what_is_no_tls_is_closed_and_not_logged(folder: Path, written: io.StringIO) -> None:
     with serving(folder, TLS, Limits(handshake_time=0.3)) as server:
-        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\0" * 5000, b""):
+        for garbage in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\0" * 5000, b""):
             with socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection:
                 connection.sendall(garbage)
                 until_closed(connection)
