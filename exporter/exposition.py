@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
@@ -88,6 +88,11 @@ def _image_lines(row: ImageRow, source: Source, repository: str, images: Iterabl
 def _packed(text: str) -> bytes:
     """A member of a gzip file, which may have any number of them (RFC 1952)."""
     return gzip.compress(text.encode(), _GZIP_LEVEL, mtime=0) if text else b""
+
+
+@cache
+def _heading(row: Row, *, packed: bool) -> bytes:
+    return _packed(_head(row)) if packed else _head(row).encode()
 
 
 @dataclass(slots=True)
@@ -248,7 +253,7 @@ class Exposition:
 
     def _pieces(self, rows: Iterable[Row], *, packed: bool) -> Iterator[bytes]:
         for row in rows:
-            yield _packed(_head(row)) if packed else _head(row).encode()
+            yield _heading(row, packed=packed)
             for repository in self._repositories.values():
                 yield from repository.pieces(row, packed=packed)
 
