@@ -44,11 +44,11 @@ fix: $(dev) ## repair what can be repaired by itself
 	@$(bin)/ruff format .
 
 .PHONY: bench
-bench: bench-scrape bench-polling ## measure what scrapes and polling cost (some nine minutes)
+bench: bench-scrape bench-polling ## measure what scrapes and polling cost (some fifteen minutes)
 
 .PHONY: bench-scrape
-bench-scrape: $(dev)
-	@$(bin)/python benchmarks/scrape.py
+bench-scrape: $(dev) ## scrapes alone (ARGS="times first together polling memory" picks some)
+	@$(bin)/python benchmarks/scrape.py $(ARGS)
 
 .PHONY: simulate
 simulate: $(dev) ## play a week of 100,000 images in virtual time (ARGS="--days 1 --seed 2" varies it)

@@ -1,127 +1,346 @@
-"""What a scrape costs: this exporter against prometheus_client's own rendering of the same facts.
+"""What a scrape costs: this exporter, prometheus_client and client_golang over the same facts and HTTP.
 
-Run it with `make bench`. Medians of one run on one machine: compare the ratios, not the seconds.
+Run it with `make bench-scrape`, or a part of it with `make bench-scrape ARGS="times polling"`. Needs
+Linux (/proc tells what a process uses); client_golang is measured where Go and Debian's packages are.
+Each server is a process of its own; all are scraped in turn, in one run. Medians of one run on one
+machine: compare the ratios.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
+import os
+import re
+import shutil
+import socket
 import statistics
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+import polling
+from fast_ecr import repository_name
 
-from exporter.exposition import Exposition
-from exporter.instruments import Instruments
-from exporter.metrics import DOMAIN, ImageRow, RegistryRow
-from exporter.model import Destination, Name, Replication, Source
-from exporter.state import ImageFacts, Ledger, RegistryFacts, RepositoryFacts
+HERE = Path(__file__).parent
+IMAGES = 10_000
+OURS, PYTHON, GO = "exporter", "prometheus_client", "client_golang"
+GOPATH = Path("/usr/share/gocode")
+GO_PACKAGES = "golang-go golang-github-prometheus-client-golang-dev"
+ENCODINGS = ("plain", "gzip")
+MIB = 2**20
 
-IMAGES, REPOSITORIES = 10_000, 20
-HOME = Source("111122223333", "us-east-1")
-DESTINATIONS = (
-    Destination("eu-west-1", "111122223333"),
-    Destination("us-west-2", "111122223333"),
-    Destination("eu-west-1", "444455556666"),
-)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-def full_ledger() -> Ledger:
-    ledger = Ledger()
-    ledger.stale_after = 3600.0
-    facts = RegistryFacts(HOME)
-    for number in range(REPOSITORIES):
-        repository = RepositoryFacts(listed_at=time.monotonic())
-        facts.repositories[f"team/app-{number}"] = repository
-        for build in range(IMAGES // REPOSITORIES):
-            states = ["COMPLETE"] * 3
-            if build % 50 == 0:
-                states[build % 3] = "IN_PROGRESS"
-            replications = tuple(map(Replication, DESTINATIONS, states))
-            digest = f"sha256:{number:032x}{build:032x}"
-            names = (Name(f"build-{build}", ""),)
-            pushed_at = 1.79e9 + build
-            repository.put(
-                ImageFacts(digest, names, pushed_at, pushed_at, replications, good_until=float("inf"))
+class Scrape(NamedTuple):
+    """One scrape: seconds until all of it was read, and of the server's processor; bytes of the body."""
+
+    wall: float
+    processor: float
+    size: int
+
+
+class Taker:
+    """Takes pages without keeping them, at next to no cost."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._room = bytearray(MIB)
+
+    def take(self, encoding: str, *, keep: bytearray | None = None) -> int:
+        """Bytes of the body. A connection for each, and HTTP/1.0, so that nobody need look for chunks."""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=polling.PATIENCE) as connection:
+            accept = "Accept-Encoding: gzip\r\n" if encoding == "gzip" else ""
+            connection.sendall(f"GET /metrics HTTP/1.0\r\nHost: localhost\r\n{accept}\r\n".encode())
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(MIB)
+            head, _, body = received.partition(b"\r\n\r\n")
+            size = len(body)
+            if keep is not None:
+                keep += body
+            while more := connection.recv_into(self._room):
+                size += more
+                if keep is not None:
+                    keep += self._room[:more]
+        assert b" 200 " in head.partition(b"\r\n")[0], head
+        return size
+
+
+class Server:
+    """One of those that are scraped."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.port = int(self._line())
+        self._taker = Taker(self.port)
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+    def change(self, images: int) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(f"{images}\n")
+        self._process.stdin.flush()
+        assert self._line() == "changed\n"
+
+    def scrape(self, encoding: str) -> Scrape:
+        before, began = processor(self.pid), time.perf_counter()
+        size = self._taker.take(encoding)
+        return Scrape(time.perf_counter() - began, processor(self.pid) - before, size)
+
+    def series(self) -> Counter[tuple[str, frozenset[tuple[str, str]], float]]:
+        """The facts it tells, whatever the order of lines and labels."""
+        page = bytearray()
+        self._taker.take("gzip", keep=page)
+        lines = (line for line in gzip.decompress(page).decode().splitlines() if line.startswith("ecr_"))
+        told = ((line.partition("{")[0], line) for line in lines if line.startswith(("ecr_im", "ecr_repo")))
+        return Counter(
+            (name, frozenset(_LABEL.findall(line)), float(line.rpartition(" ")[2])) for name, line in told
+        )
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time of a process, all threads that ever were, to the nanosecond."""
+    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) makes of it
+
+
+def memory(pid: int, what: str) -> int:
+    """Bytes: VmRSS is what is resident, VmHWM the most that was."""
+    found = re.search(rf"^{what}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+def forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[Server]:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+    ) as process:
+        try:
+            yield Server(process)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def commands() -> Iterator[dict[str, list[str]]]:
+    """How each of those that can run here is started."""
+    script = str(HERE / "scraped.py")
+    found = {name: [sys.executable, script, name, str(IMAGES)] for name in (OURS, PYTHON)}
+    with tempfile.TemporaryDirectory() as directory:
+        program = str(Path(directory, "client_golang"))
+        if shutil.which("go") and (GOPATH / "src/github.com/prometheus/client_golang").is_dir():
+            subprocess.run(
+                ["go", "build", "-o", program, str(HERE / "client_golang/main.go")],
+                env=os.environ | {"GO111MODULE": "off", "GOPATH": str(GOPATH)},
+                check=True,
             )
-    ledger.registries = [facts]
-    return ledger
+            found[GO] = [program, str(IMAGES)]
+        else:
+            print(f"Without {GO}, which needs Debian's {GO_PACKAGES}")
+        yield found
 
 
-class Plain(Collector):
-    """The catalogue's rows through prometheus_client alone."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._ledger.snapshot(time.monotonic())
-        for row in DOMAIN:
-            family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
-            for registry in snapshot.registries:
-                if isinstance(row, RegistryRow):
-                    continue
-                for repository, images in registry.repositories:
-                    if not isinstance(row, ImageRow):
-                        for labels, value in row.samples(registry.source, repository, images):
-                            family.add_metric(labels, value)
-                        continue
-                    for image in images:
-                        for name in image.names:
-                            own = row.own_labels(registry.source, repository, name, image)
-                            for labels, value in row.samples(row.fact(image)):
-                                family.add_metric((*own, *labels), value)
-            yield family
+@contextmanager
+def all_of_them() -> Iterator[dict[str, Server]]:
+    with commands() as found, ExitStack() as stack:
+        yield {name: stack.enter_context(running(command)) for name, command in found.items()}
 
 
-class Idle:
-    """A poller with nothing to tell."""
-
-    def overdue(self) -> float:
-        return 0.0
-
-    def rates(self) -> dict[Source, float]:
-        return {}
+# -- tables ------------------------------------------------------------------------------------
 
 
-def median(call: Callable[[], object], runs: int) -> float:
-    seconds = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+def compare(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Milliseconds of each, and how many times ours the others take."""
+    print(f"\n{title}")
+    names = list(next(iter(rows.values())))
+    print(f"  {'':<40}" + "".join(f"{name:>26}" for name in names))
+    for what, figures in rows.items():
+        ours = figures[OURS]
+        cells = [f"{1000 * ours:.2f}"]
+        cells += [f"{1000 * figures[n]:.0f} ({figures[n] / ours:.0f} x)" for n in names if n != OURS]
+        print(f"  {what:<40}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+
+
+# -- times -------------------------------------------------------------------------------------
+
+
+def times(*, rounds: int = 3, repeats: int = 5) -> None:
+    """In turn, at rest and after changes. Ours is so short that each turn takes the median of several."""
+    with all_of_them() as servers:
+        told = {name: server.series() for name, server in servers.items()}
+        assert all(series == told[OURS] for series in told.values()), "they do not tell the same"
+        count = told[OURS].total()
+        print(f"{IMAGES} images, 3 destinations: {count} series, the same from {', '.join(servers)}")
+        wall: dict[str, dict[str, float]] = {}
+        used: dict[str, dict[str, float]] = {}
+        sizes: dict[str, dict[str, int]] = {}
+        for changes, what in CHANGES.items():
+            for encoding in ENCODINGS:
+                taken: dict[str, list[Scrape]] = {name: [] for name in servers}
+                for _ in range(rounds):
+                    for name, server in servers.items():
+                        for _ in range(repeats if name == OURS else 1):
+                            if changes:
+                                server.change(changes)
+                            taken[name].append(server.scrape(encoding))
+                row = f"{what}, {encoding}"
+                wall[row] = {n: statistics.median(s.wall for s in scrapes) for n, scrapes in taken.items()}
+                used[row] = {n: statistics.median(s.processor for s in t) for n, t in taken.items()}
+                sizes[encoding] = {name: scrapes[0].size for name, scrapes in taken.items()}
+        compare("Milliseconds from the request to the last byte, medians (times ours)", wall)
+        compare("Milliseconds of the server's processor time, medians (times ours)", used)
+        for encoding, sent in sizes.items():
+            polling.table(f"Bytes sent, {encoding}", {name: f"{size}" for name, size in sent.items()})
+
+
+#: Images that change between two scrapes: 20 a second, for who scrapes every second.
+CHANGES = {0: "at rest", 20: "20 images changed", IMAGES // 100: "1 % changed"}
+
+
+# -- first scrape ------------------------------------------------------------------------------
+
+
+def first(*, starts: int = 3) -> None:
+    rows: dict[str, dict[str, float]] = {}
+    with commands() as found:
+        for encoding in ENCODINGS:
+            taken: dict[str, list[float]] = {name: [] for name in found}
+            for _ in range(starts):
+                for name, command in found.items():
+                    with running(command) as server:
+                        taken[name].append(server.scrape(encoding).wall)
+            rows[f"first scrape, {encoding}"] = {n: statistics.median(t) for n, t in taken.items()}
+    compare("Milliseconds of the first scrape after a start (times ours)", rows)
+
+
+# -- ten at once -------------------------------------------------------------------------------
+
+
+def together(*, scrapers: int = 10, rounds: int = 9) -> None:
+    with commands() as found, running(found[OURS]) as server, ThreadPoolExecutor(scrapers) as pool:
+        takers = [Taker(server.port) for _ in range(scrapers)]
+        rows: dict[str, str] = {}
+        for encoding in ENCODINGS:
+            server.scrape(encoding)
+            for many in (1, scrapers):
+                used, wall = [], []
+                for _ in range(rounds):
+                    server.change(IMAGES // 100)
+                    before, began = processor(server.pid), time.perf_counter()
+                    list(pool.map(lambda taker: taker.take(encoding), takers[:many]))  # noqa: B023
+                    wall.append(1000 * (time.perf_counter() - began))
+                    used.append(1000 * (processor(server.pid) - before))
+                row = f"{encoding}, {many} at once, ms"
+                rows[row] = f"{statistics.median(wall):.0f}"
+                rows[f"{row} of processor time"] = f"{statistics.median(used):.0f}"
+        polling.table("Scrapers at once, after 1 % of the images changed", rows)
+
+
+# -- under a poller ----------------------------------------------------------------------------
+
+#: What the poller can never keep up with, so that it asks as fast as it can.
+RESTLESS = polling.UNBOUNDED + "settled_interval: 5s\ndiscovery_interval: 1s\n"
+
+
+def under_polling(*, images: int = 7_000, scrapes: int = 100, pushes: float = 20.0) -> None:
+    with polling.ecr(images=images) as server, polling.exporter(server, RESTLESS) as exporter:
+        exporter.pause_until_settled(server, images)
+        pid, taker = exporter.process.pid, Taker(int(exporter.url.rpartition(":")[2]))
+        rows: dict[str, str] = {}
+        ended = threading.Event()
+
+        def push() -> None:
+            number = 0
+            while not ended.wait(1 / pushes):
+                number += 1
+                server.control(f"/pushed?repository={repository_name(number % polling.REPOSITORIES)}")
+
+        for what in ("nothing changes", f"{pushes:.0f} pushes a second"):
+            if "pushes" in what:
+                threading.Thread(target=push, daemon=True).start()
+            for encoding in ENCODINGS:
+                taker.take(encoding)
+                calls, began = server.control("/status-calls"), time.perf_counter()
+                seconds = []
+                for _ in range(scrapes):
+                    started = time.perf_counter()
+                    taker.take(encoding)
+                    seconds.append(1000 * (time.perf_counter() - started))
+                    threading.Event().wait(0.05)
+                rate = (server.control("/status-calls") - calls) / (time.perf_counter() - began)
+                median, worst = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
+                row = f"{what}, {encoding}"
+                rows[f"{row}: median, p99, ms"] = f"{median:.1f}, {worst:.1f}"
+                rows[f"{row}: p99 to median"] = f"{worst / median:.2f}"
+                rows[f"{row}: status calls a second meanwhile"] = f"{rate:.0f}"
+        ended.set()
+        rows["resident in the end, MiB"] = f"{memory(pid, 'VmRSS') / MIB:.0f}"
+        polling.table(f"Scrapes of {14 * images} series under a poller at full speed, {scrapes} each", rows)
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def resident() -> None:
+    """Of the real command, after a first pass, and as scrapes come."""
+    with polling.ecr(images=IMAGES) as server, polling.exporter(server, polling.UNBOUNDED) as exporter:
+        exporter.pause_until_settled(server, IMAGES)
+        pid, taker = exporter.process.pid, Taker(int(exporter.url.rpartition(":")[2]))
+        rows = {"before a scrape, MiB": f"{memory(pid, 'VmRSS') / MIB:.0f}"}
+        for encoding in (*reversed(ENCODINGS), *reversed(ENCODINGS)):
+            before = memory(pid, "VmRSS")
+            forget_peak(pid)
+            size = taker.take(encoding)
+            peak = memory(pid, "VmHWM")
+            again = " again" if f"{encoding}: resident after it, MiB" in rows else ""
+            rows[f"{encoding}{again}: page, MiB"] = f"{size / MIB:.1f}"
+            rows[f"{encoding}{again}: resident at most meanwhile, MiB"] = f"{peak / MIB:.0f}"
+            rows[f"{encoding}{again}: added at most, in pages"] = f"{(peak - before) / size:.2f}"
+            rows[f"{encoding}{again}: resident after it, MiB"] = f"{memory(pid, 'VmRSS') / MIB:.0f}"
+        polling.table("Memory of the real command, scraped compressed, then plain", rows)
+    with all_of_them() as servers:
+        rows = {}
+        for name, scraped in servers.items():
+            for encoding in (*ENCODINGS, *ENCODINGS):
+                scraped.scrape(encoding)
+            rows[f"{name}, MiB"] = f"{memory(scraped.pid, 'VmRSS') / MIB:.0f}"
+        polling.table("Memory of those that are compared, after four scrapes", rows)
+
+
+PARTS: Mapping[str, Callable[[], None]] = {
+    "times": times,
+    "first": first,
+    "together": together,
+    "polling": under_polling,
+    "memory": resident,
+}
 
 
 def main() -> None:
-    ledger = full_ledger()
-    exposition = Exposition(instruments=Instruments(), ledger=ledger, figures=Idle(), clock=time)
-    registry = CollectorRegistry()
-    registry.register(Plain(ledger))
-    print(f"{IMAGES} images, {len(DESTINATIONS)} destinations; seconds, and times as fast")
-    print(f"{'':8}{'prometheus_client':>20}{'all changed':>22}{'nothing changed':>24}{'bytes':>12}")
-    for encoding in ("", "gzip"):
-
-        def page(encoding: str = encoding) -> bytes:
-            return exposition.page(accept="", accept_encoding=encoding, names=()).rest
-
-        def changed() -> None:
-            ledger.changed()
-            page()
-
-        def reference(encoding: str = encoding) -> bytes:
-            text = generate_latest(registry)
-            return gzip.compress(text) if encoding else text
-
-        theirs, new, kept = median(reference, 3), median(changed, 5), median(page, 20)
-        size = len(exposition.page(accept="", accept_encoding=encoding, names=()).whole())
-        print(
-            f"{encoding or 'plain':8}{theirs:>20.3f}{new:>12.4f} ({theirs / new:5.0f} x)"
-            f"{kept:>13.5f} ({theirs / kept:6.0f} x){size:>12}"
-        )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    wanted = parser.parse_args().parts or list(PARTS)
+    for unknown in set(wanted) - PARTS.keys():
+        parser.error(f"there is no {unknown}; there are {', '.join(PARTS)}")
+    for part in wanted:
+        PARTS[part]()
 
 
 if __name__ == "__main__":

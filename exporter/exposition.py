@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
@@ -30,8 +30,9 @@ from exporter.state import ImageFacts, Ledger, RegistrySnapshot, Snapshot
 
 #: Combinations of states that are kept rendered; a world has a few dozen.
 _TEMPLATES = 4096
-#: Images whose text is kept together: one that changes costs the rendering of so many.
-_BLOCK = 64
+#: Images whose text is kept together: one that changes costs the rendering of so many. Smaller ones
+#: compress worse, and every member of a gzip file is a chance to wait for the interpreter.
+_BLOCK = 16
 #: Fast, and still a fifteenth of the size: these lines repeat themselves.
 _GZIP_LEVEL = 1
 _OPENMETRICS = "application/openmetrics-text"
@@ -90,6 +91,11 @@ def _packed(text: str) -> bytes:
     return gzip.compress(text.encode(), _GZIP_LEVEL, mtime=0) if text else b""
 
 
+@cache
+def _heading(row: Row, *, packed: bool) -> bytes:
+    return _packed(_head(row)) if packed else _head(row).encode()
+
+
 @dataclass(slots=True)
 class _Kept:
     """The text of some rows about facts that stay the same, as it was asked for so far."""
@@ -105,6 +111,20 @@ class _Kept:
             text = render()
             kept[row.name] = _packed(text) if packed else text.encode()
         return kept[row.name]
+
+    def now(self, facts: Sequence[ImageFacts]) -> _Kept:
+        """With other facts about the images: text of rows for which they are the same stays."""
+        same = {row.name for row in _IMAGE_ROWS if _told(row, self.facts) == _told(row, facts)}
+        plain = {name: text for name, text in self.plain.items() if name in same}
+        return _Kept(facts, plain, {name: text for name, text in self.packed.items() if name in same})
+
+
+_IMAGE_ROWS = tuple(row for row in DOMAIN if isinstance(row, ImageRow))
+
+
+def _told(row: ImageRow, images: Iterable[ImageFacts]) -> list[tuple[Any, ...]]:
+    """All that the row's lines are made of."""
+    return [(image.digest, image.names, row.fact(image)) for image in images]
 
 
 class _Repository:
@@ -124,8 +144,8 @@ class _Repository:
         """
         starts = range(0, len(images), _BLOCK)
         before = iter(self._blocks)
-        self._blocks = [_same(next(before, None), images[start : start + _BLOCK]) for start in starts]
-        self._whole = _same(self._whole, images)
+        self._blocks = [_block(next(before, None), images[start : start + _BLOCK]) for start in starts]
+        self._whole = self._whole if self._whole.facts == images else _Kept(images)
 
     def pieces(self, row: Row, *, packed: bool) -> Iterator[bytes]:
         """The lines of a row, piece by piece."""
@@ -142,8 +162,10 @@ class _Repository:
         return _lines(row, row.samples(self._source, self._name, self._whole.facts))
 
 
-def _same(kept: _Kept | None, facts: tuple[ImageFacts, ...]) -> _Kept:
-    return kept if kept and kept.facts == facts else _Kept(facts)
+def _block(kept: _Kept | None, images: tuple[ImageFacts, ...]) -> _Kept:
+    if kept is None:
+        return _Kept(images)
+    return kept if kept.facts == images else kept.now(images)
 
 
 # -- pages ---------------------------------------------------------------------------------------
@@ -232,7 +254,7 @@ class Exposition:
 
     def _pieces(self, rows: Iterable[Row], *, packed: bool) -> Iterator[bytes]:
         for row in rows:
-            yield _packed(_head(row)) if packed else _head(row).encode()
+            yield _heading(row, packed=packed)
             for repository in self._repositories.values():
                 yield from repository.pieces(row, packed=packed)
 

@@ -1,0 +1,181 @@
+"""What `make bench-scrape` scrapes: this exporter's exposition and server, or prometheus_client's, over
+the same facts. benchmarks/client_golang is the third.
+
+Serves on a free port of 127.0.0.1, which goes to standard output, and changes as many images as a line
+of standard input says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from exporter.desk import Desk
+from exporter.exposition import Exposition, Page
+from exporter.instruments import Instruments
+from exporter.metrics import DOMAIN, ImageRow, RepositoryRow
+from exporter.model import Destination, ImageState, Name, Replication, Source
+from exporter.server import Server
+from exporter.state import ImageFacts, Ledger, RegistryFacts, RepositoryFacts
+from exporter.web import Web
+
+REPOSITORIES = 20
+#: Of one image to the next that changes: all have their turn, and neighbours are far apart, which is
+#: the worst for text that is kept in blocks.
+STEP = 7919
+HOME = Source("111122223333", "us-east-1")
+DESTINATIONS = (
+    Destination("eu-west-1", "111122223333"),
+    Destination("us-west-2", "111122223333"),
+    Destination("eu-west-1", "444455556666"),
+)
+PAIRS = {(d, state): Replication(d, state) for d in DESTINATIONS for state in ("COMPLETE", "IN_PROGRESS")}
+
+
+class World:
+    """A full ledger in which images change between COMPLETE and IN_PROGRESS."""
+
+    def __init__(self, images: int) -> None:
+        self.ledger = Ledger()
+        self.ledger.stale_after = 3600.0
+        self._changes = 0
+        facts = RegistryFacts(HOME)
+        self._repositories = []
+        for number in range(REPOSITORIES):
+            repository = RepositoryFacts(listed_at=time.monotonic())
+            facts.repositories[f"team/app-{number}"] = repository
+            self._repositories.append(repository)
+            for build in range(images // REPOSITORIES):
+                repository.put(_image(number, build))
+        self.ledger.registries = [facts]
+        self._digests = [(r, digest) for r in self._repositories for digest in r.images]
+
+    def change(self, count: int) -> None:
+        with self.ledger.lock:
+            for _ in range(count):
+                self._changes += 1
+                repository, digest = self._digests[self._changes * STEP % len(self._digests)]
+                image = repository.images[digest]
+                assert image.replications
+                first, *others = image.replications
+                status = "IN_PROGRESS" if first.status == "COMPLETE" else "COMPLETE"
+                repository.put(replace(image, replications=(PAIRS[DESTINATIONS[0], status], *others)))
+            self.ledger.changed()
+
+
+def _image(number: int, build: int) -> ImageFacts:
+    states = ["COMPLETE"] * len(DESTINATIONS)
+    if build % 50 == 0:
+        states[build % len(states)] = "IN_PROGRESS"
+    pushed_at = 1.79e9 + build
+    return ImageFacts(
+        f"sha256:{number:032x}{build:032x}",
+        (Name(f"build-{build}", ""),),
+        pushed_at,
+        pushed_at,
+        tuple(PAIRS[pair] for pair in zip(DESTINATIONS, states, strict=True)),
+        ImageState.SETTLED,
+        good_until=float("inf"),
+    )
+
+
+class Reference(Collector):
+    """The catalogue's rows through prometheus_client alone."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._ledger.snapshot(time.monotonic())
+        for row in DOMAIN:
+            family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
+            for registry in snapshot.registries:
+                for repository, images in registry.repositories:
+                    if isinstance(row, RepositoryRow):
+                        for labels, value in row.samples(registry.source, repository, images):
+                            family.add_metric(labels, value)
+                    elif isinstance(row, ImageRow):
+                        _add(family, row, registry.source, repository, images)
+            yield family
+
+
+def _add(
+    family: GaugeMetricFamily, row: ImageRow, source: Source, repository: str, images: Sequence[ImageFacts]
+) -> None:
+    for image in images:
+        for name in image.names:
+            own = row.own_labels(source, repository, name, image)
+            for labels, value in row.samples(row.fact(image)):
+                family.add_metric((*own, *labels), value)
+
+
+class Office:
+    """Nothing but metrics, and a poller with nothing to tell."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._exposition = Exposition(instruments=Instruments(), ledger=ledger, figures=self, clock=time)
+
+    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+        return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
+
+    def overdue(self) -> float:
+        return 0.0
+
+    def rates(self) -> dict[Source, float]:
+        return {}
+
+    def healthy(self) -> None:
+        return None
+
+    def ready(self) -> None:
+        return None
+
+    def config(self) -> str:
+        return ""
+
+    def reload(self) -> Sequence[str]:
+        return ()
+
+    def quit(self) -> None:
+        return None
+
+
+def serve_exporter(ledger: Ledger) -> int:
+    """The port."""
+    server = Server(["127.0.0.1:0"], Desk(Office(ledger)), Web(None))
+    server.start()
+    return int(server.addresses[0].rpartition(":")[2])
+
+
+def serve_prometheus_client(ledger: Ledger) -> int:
+    """The port."""
+    registry = CollectorRegistry()
+    registry.register(Reference(ledger))
+    server, _ = start_http_server(0, addr="127.0.0.1", registry=registry)
+    return int(server.server_port)
+
+
+SERVERS = {"exporter": serve_exporter, "prometheus_client": serve_prometheus_client}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("server", choices=SERVERS)
+    parser.add_argument("images", type=int)
+    flags = parser.parse_args()
+    world = World(flags.images)
+    print(SERVERS[flags.server](world.ledger), flush=True)
+    for line in sys.stdin:
+        world.change(int(line))
+        print("changed", flush=True)
+
+
+if __name__ == "__main__":
+    main()
