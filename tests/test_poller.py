@@ -660,6 +660,39 @@ def test_a_listing_that_leads_in_a_circle_is_a_failure_and_ends(operation: str) 
     assert rig.target("*").success is True
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_listing_whose_tokens_never_end_is_a_failure_and_ends(
+    fresh: bool, empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.targets.MOST_PAGES", 40)
+    ecr = FakeECR()
+    for number in range(8):
+        pushed(ecr, "team/app", tag=f"v{number}")
+    whole = ecr._page
+    looping = False
+
+    def page(items: object, token: str | None) -> object:
+        if not looping or ecr.log[-1][0] != "DescribeImages":
+            return whole(items, token)  # type: ignore[arg-type]
+        found = whole(items, None)  # type: ignore[arg-type]
+        token = f"token-{ecr.calls['DescribeImages'] if fresh else 7}"
+        return type(found)(() if empty else found.items, token)
+
+    ecr._page = page  # type: ignore[method-assign, assignment]
+    rig = world(ecr)
+    rig.run(100)
+    before = rig.states()
+    assert len(before) == 8
+    looping = True
+    rig.run(300)
+    assert rig.target("*").reasons == {Reason.INVALID}
+    assert rig.states() == before
+    looping = False
+    rig.run(130)
+    assert rig.target("*").success is True
+
+
 # -- shards ----------------------------------------------------------------------------------------
 
 
