@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,28 @@ def ask(url: str, *, method: str = "GET") -> Answer:
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-class Command:
+class Scraped(ABC):
+    """Something with a page of metrics."""
+
+    @abstractmethod
+    def page(self) -> str: ...
+
+    def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
+        """The samples of a metric that have the labels."""
+        return [
+            (sample.labels, sample.value)
+            for family in text_string_to_metric_families(self.page())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+
+    def statuses(self, **labels: str) -> set[str]:
+        """The states that images are in."""
+        series = self.series("ecr_image_replication_status", **labels)
+        return {found["status"] for found, value in series if value == 1}
+
+
+class Command(Scraped):
     """A running exporter on a free port of 127.0.0.1."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
@@ -82,20 +104,6 @@ class Command:
 
     def page(self) -> str:
         return ask(f"{self.url}/metrics").body
-
-    def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
-        """The samples of a metric that have the labels."""
-        return [
-            (sample.labels, sample.value)
-            for family in text_string_to_metric_families(self.page())
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-
-    def statuses(self, **labels: str) -> set[str]:
-        """The states that images are in."""
-        series = self.series("ecr_image_replication_status", **labels)
-        return {found["status"] for found, value in series if value == 1}
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """The exit code, and after how many seconds."""
