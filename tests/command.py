@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -91,9 +92,13 @@ class Scraped(ABC):
 class Command(Scraped):
     """A running exporter on a free port of 127.0.0.1."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path, *, port: int = 0) -> None:
         self.process = process
         self._log = log
+        if port:  # whose log may not say it
+            self.url = f"http://127.0.0.1:{port}"
+            eventually(lambda: _listens(port) or process.poll() is not None)
+            return
         eventually(lambda: "addresses=" in self.log() or process.poll() is not None)
         address = re.search(r"addresses=(\S+)", self.log())
         assert address, f"it did not start:\n{self.log()}"
@@ -112,6 +117,12 @@ class Command(Scraped):
         return self.process.wait(PATIENCE), time.monotonic() - began
 
 
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without anything of AWS."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -119,14 +130,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(tmp_path: Path, *flags: str, **env: str) -> Iterator[Command]:
-    """Start the command; it is killed in the end, if it did not stop before."""
+def running(tmp_path: Path, *flags: str, port: str = "0", **env: str) -> Iterator[Command]:
+    """Start the command, on any port unless one is given; it is killed in the end, if it did not stop."""
     log = tmp_path / "exporter.log"
-    arguments = [sys.executable, "-m", "exporter", "--web.listen-address=127.0.0.1:0", *flags]
+    arguments = [sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}", *flags]
     with log.open("w") as stderr:
         process = subprocess.Popen(arguments, stderr=stderr, env=environment(**env), text=True)
     try:
-        yield Command(process, log)
+        yield Command(process, log, port=int(port))
     finally:
         process.kill()
         process.wait()
