@@ -67,9 +67,13 @@ class Live(Scraped):
     def page(self) -> str:
         return self.exporter.page(accept="", accept_encoding="", names=()).whole().decode()
 
+    def written(self) -> list[str]:
+        """The log as it is."""
+        return self._written.getvalue().split("\n")[:-1]
+
     def lines(self, event: str = "") -> list[dict[str, str]]:
         """What was logged, by fields; one kind of event only, if it is named."""
-        lines = [parse(line) for line in self._written.getvalue().split("\n")[:-1]]
+        lines = [parse(line) for line in self.written()]
         return [line for line in lines if event in ("", line["msg"])]
 
     def reasons(self, target: str) -> set[str]:
@@ -97,12 +101,12 @@ def living(
     endpoint_url: str,
     *,
     text: str = CONFIG,
-    level: str = "debug",
+    format_: str = "logfmt",
     **options: Any,
 ) -> Iterator[Live]:
     """An exporter of the configuration; `options` are those of `AWS`."""
     written = io.StringIO()
-    log.setup(level, "logfmt", written)
+    log.setup("debug", format_, written)
     instruments = Instruments()
     aws = AWS(session=session, endpoint_url=endpoint_url, observe=instruments.aws_request, **options)
     settings = replace(
