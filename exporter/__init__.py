@@ -5,6 +5,7 @@ log         one event a line, and repeated failures folded into few
 letter      YAML as nodes that know their lines; words, what each text may be
 config      the operator's letter -> frozen settings, or every problem with its place
 errors      what AWS raises -> the few kinds that callers branch on
+deadline    an end to answers that never end
 ecr         the gate: the only room that knows boto3 (demo plays the AWS behind it)
 targets     what to watch: settings + a listing -> images and names (pure)
 budget      how fast: a token bucket whose rate learns what AWS allows (pure)

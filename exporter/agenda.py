@@ -123,6 +123,8 @@ class Agenda:
         self._troubles: dict[Scope, _Trouble] = {}
         #: What got no answer since anything last did.
         self._unanswered: set[Job] = set()
+        #: When a call last showed that the registry is out of reach.
+        self._missed_at: float | None = None
         self._throttled_at: float | None = None
         self.configure(settings)
 
@@ -183,9 +185,10 @@ class Agenda:
 
         A throttled call failed nobody. Three calls in a row about different things, not all of one
         repository, that got no answer at all speak for the whole registry, and so does one whose
-        credentials are of no use.
+        credentials are of no use. Those that were under way by then say nothing new: many that time
+        out together are no reason to stay away for long.
         """
-        self._returned(job, throttled=error.reason is Reason.THROTTLED)
+        sent = self._returned(job, throttled=error.reason is Reason.THROTTLED)
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
             self._reached()
             if error.reason is Reason.THROTTLED:
@@ -195,6 +198,9 @@ class Agenda:
         self._unanswered.add(job)
         if not (error.everything or self._out_of_reach()):
             return False
+        if self._missed_at is not None and sent is not None and sent <= self._missed_at:
+            return True
+        self._missed_at = self.clock.monotonic()
         delay = self.fail(_EVERYTHING, error, self._facts.failures, cap=OUTAGE_CAP, told_from=1)
         self.schedule.pause(until=self.clock.monotonic() + delay)
         return True
@@ -260,11 +266,13 @@ class Agenda:
     def warned(self, event: str, **fields: object) -> None:
         self._journal.warned(self._registry, event, **fields)
 
-    def _returned(self, job: Job, *, throttled: bool = False) -> None:
+    def _returned(self, job: Job, *, throttled: bool = False) -> float | None:
+        """When the call was sent."""
         sent = self._in_flight.pop(job, None)
         if sent is not None:
             now = self.clock.monotonic()
             self.budget.answered(_lane(job), refused=throttled, sent=sent, now=now)
+        return sent
 
     def _out_of_reach(self) -> bool:
         repositories = {job.repository for job in self._unanswered}
@@ -273,6 +281,7 @@ class Agenda:
     def _reached(self) -> None:
         """AWS answered, whatever it said: the registry is within reach."""
         self._unanswered.clear()
+        self._missed_at = None
         self.schedule.resume()
         self.works(_EVERYTHING)
         if self._throttled_at is not None and self.clock.monotonic() > self._throttled_at + CALM_AFTER:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Any, Protocol, TypeVar
 
 import boto3
 import botocore.session
@@ -28,6 +28,7 @@ from botocore.utils import parse_timestamp
 
 from exporter import __version__
 from exporter.config import RegistrySettings
+from exporter.deadline import Deadline, make_known
 from exporter.errors import MAX_LABEL, ECRError, classified
 from exporter.model import (
     PAGE_SIZE,
@@ -43,6 +44,8 @@ from exporter.model import (
     Status,
 )
 
+T = TypeVar("T")
+
 #: Every operation of ECR that is ever called; docs/iam-policy.json grants exactly these.
 OPERATIONS = (
     "DescribeRegistry",
@@ -52,12 +55,15 @@ OPERATIONS = (
 )
 
 CONNECT_TIMEOUT = 3.0  # seconds
-READ_TIMEOUT = 10.0
+READ_TIMEOUT = 10.0  # from one byte to the next
+ANSWER_TIMEOUT = 30.0  # until the last
 
 #: Seconds before its end at which an assumed role's credentials are replaced; STS lends 900 at least.
 RENEW_BEFORE = 300.0
 #: Seconds that they are used at least, whatever their end and our clock say: no call costs two.
 RENEW_EVERY = 60.0
+#: Seconds until STS is asked again that did not answer, while credentials last.
+RENEW_AGAIN = 20.0
 
 #: So many states of images at destinations are kept to be shared; a few destinations have a few each.
 _SHARED = 1024
@@ -107,6 +113,7 @@ class AWS:
         observe: Observer = lambda *_: None,
         clock: Callable[[], float] = time.time,
         read_timeout: float = READ_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         self._make_session = session or _session
         self._lock = threading.Lock()
@@ -115,6 +122,7 @@ class AWS:
         self.observe = observe
         self.clock = clock
         self.read_timeout = read_timeout
+        self.deadline = Deadline(answer_timeout)
         with classified("credentials"):
             found: str | None = self.session().region_name
         #: The Region that boto3 finds by itself; or AWS_REGION, which all other SDKs know; or None.
@@ -136,7 +144,9 @@ class AWS:
     def client(self, session: boto3.Session, service: str, **options: Any) -> Any:
         """A client of the session, which must not make two at a time (boto3 documentation)."""
         with self._lock:
-            return session.client(service, endpoint_url=self.endpoint_url, **options)
+            client = session.client(service, endpoint_url=self.endpoint_url, **options)
+        make_known(client)
+        return client
 
     def gate(self, settings: RegistrySettings, *, connections: int) -> Gate:
         """The gate to one registry; `connections` is how many threads will ask at once."""
@@ -152,6 +162,7 @@ class _Access:
     #: The assumed role's credentials, none if there is no role, and when (Unix time) to ask for others.
     role: Mapping[str, str] = field(default_factory=dict)
     renew_at: float = 0.0
+    ends_at: float = 0.0
 
 
 class RegistryGate:
@@ -183,12 +194,8 @@ class RegistryGate:
         configuration = answer.get("replicationConfiguration")
         if not isinstance(configuration, dict) or not isinstance(configuration.get("rules"), list):
             # A registry without rules has an empty list of them; anything else says nothing.
-            raise ECRError(
-                Reason.UNAVAILABLE,
-                action="ecr:DescribeRegistry",
-                code="UnusableAnswer",
-                message="the answer has no replication rules, not even an empty list",
-            )
+            message = "the answer has no replication rules, not even an empty list"
+            raise _unusable("ecr:DescribeRegistry", message)
         registry_id = _text(answer, "registryId")
         self._learn(registry_id)
         return Registry(registry_id, tuple(_rule(rule) for rule in _dicts(configuration["rules"])))
@@ -196,7 +203,9 @@ class RegistryGate:
     def repositories(self, token: str | None) -> Page[str]:
         answer = self._call("ecr", "DescribeRepositories", **self._page(token))
         found = (_text(row, "repositoryName") for row in _dicts(answer.get("repositories")))
-        return Page(tuple(name for name in found if name), _text(answer, "nextToken") or None)
+        return _page(
+            "ecr:DescribeRepositories", answer, "repositories", tuple(name for name in found if name)
+        )
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
         wanted = "ANY" if untagged else "TAGGED"
@@ -207,7 +216,7 @@ class RegistryGate:
             filter={"tagStatus": wanted},
             **self._page(token),
         )
-        return Page(_images(answer), _text(answer, "nextToken") or None)
+        return _page("ecr:DescribeImages", answer, "imageDetails", _images(answer))
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
         return _images(
@@ -271,7 +280,7 @@ class RegistryGate:
     def _client(self, access: _Access, service: str) -> Any:
         with self._lock:
             if self._settings.role_arn and access.renew_at <= self._aws.clock():
-                self._assume_role(access)
+                self._renew_role(access)
             if service not in access.clients:
                 access.clients[service] = self._connect(access.session, service, **access.role)
             return access.clients[service]
@@ -280,6 +289,17 @@ class RegistryGate:
         return self._aws.client(
             session, service, region_name=self._region, config=self._config, **credentials
         )
+
+    def _renew_role(self, access: _Access) -> None:
+        """Others in place of the role's credentials; as long as they last, they do while STS is down."""
+        try:
+            self._assume_role(access)
+        except ECRError as error:
+            now = self._aws.clock()
+            passing = error.reason in (Reason.UNAVAILABLE, Reason.THROTTLED)
+            if not passing or now >= access.ends_at:
+                raise
+            access.renew_at = now + RENEW_AGAIN
 
     def _assume_role(self, access: _Access) -> None:
         """Through the STS of the registry's own Region, which works when us-east-1 does not.
@@ -297,23 +317,37 @@ class RegistryGate:
                 "aws_secret_access_key": lent["SecretAccessKey"],
                 "aws_session_token": lent["SessionToken"],
             }
-            ends = lent["Expiration"].timestamp()
-        access.renew_at = max(ends - RENEW_BEFORE, self._aws.clock() + RENEW_EVERY)
+            access.ends_at = lent["Expiration"].timestamp()
+        access.renew_at = max(access.ends_at - RENEW_BEFORE, self._aws.clock() + RENEW_EVERY)
         access.clients.clear()
 
     def _ask(self, client: Any, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one call, which is timed and counted."""
         service = client.meta.service_model.service_name
+        action = f"{service}:{operation}"
         began = time.monotonic()
         outcome = "success"
         try:
-            with classified(f"{service}:{operation}", secret=self._settings.external_id):
-                return _stated(getattr(client, xform_name(operation))(**parameters))
+            with classified(action, secret=self._settings.external_id):
+                call = partial(getattr(client, xform_name(operation)), **parameters)
+                return _stated(self._in_time(action, call))
         except ECRError as error:
             outcome = error.reason
             raise
         finally:
             self._aws.observe(service, operation, self.source, outcome, time.monotonic() - began)
+
+    def _in_time(self, action: str, call: Callable[[], Any]) -> Any:
+        with self._aws.deadline() as timed:
+            try:
+                return call()
+            except Exception as error:
+                if not timed.late:
+                    raise
+                message = f"the answer was not whole after {self._aws.deadline.seconds:g} s"
+                raise ECRError(
+                    Reason.UNAVAILABLE, action=action, code="AnswerTooSlow", message=message
+                ) from error
 
 
 def _session() -> boto3.Session:
@@ -348,6 +382,10 @@ def _stated(answer: Any) -> dict[str, Any]:
     return answer
 
 
+def _unusable(action: str, message: str) -> ECRError:
+    return ECRError(Reason.UNAVAILABLE, action=action, code="UnusableAnswer", message=message)
+
+
 def _text(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
     return _encodable(value) if isinstance(value, str) else ""
@@ -366,6 +404,14 @@ def _encodable(text: str) -> str:
 def _dicts(rows: Any) -> Iterable[dict[str, Any]]:
     """The rows of a list that ECR may leave out, null, or fill with holes."""
     return (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+
+
+def _page(action: str, answer: dict[str, Any], key: str, items: tuple[T, ...]) -> Page[T]:
+    """A page of a listing. Half of one must not pass for all there is: what it lacks would be dropped."""
+    rows, token = answer.get(key), answer.get("nextToken")
+    if not isinstance(rows, list) or (rows and not items) or not isinstance(token, str | None):
+        raise _unusable(action, f"the answer has no {key} that can be understood, or no such token")
+    return Page(items, token or None)
 
 
 def _images(answer: dict[str, Any]) -> tuple[Image, ...]:

@@ -271,6 +271,10 @@ class ByName:
     names: tuple[Name, ...]
 
 
+#: Pages of the longest listing: a hundred times what ECR's quota of images fills.
+MOST_PAGES = 10_000
+
+
 class Listing(Generic[T]):
     """One pass over all there is, page by page."""
 
@@ -279,6 +283,8 @@ class Listing(Generic[T]):
         self.pages = 0
         self._token: str | None = None
         self._tokens: set[str] = set()
+        #: What each page began with: pages may come again under tokens that are always new.
+        self._firsts: set[T] = set()
 
     def question(self) -> ByPage | None:
         """What to ask next; None when the pass is complete."""
@@ -289,8 +295,11 @@ class Listing(Generic[T]):
         self.items.extend(page.items)
         self.pages += 1
         self._token = page.token
-        if page.token in self._tokens:
+        if page.token in self._tokens or not self._firsts.isdisjoint(page.items[:1]):
             return False
+        if self.pages > MOST_PAGES:
+            return False
+        self._firsts.update(page.items[:1])
         if page.token is not None:
             self._tokens.add(page.token)
         return True

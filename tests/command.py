@@ -6,14 +6,16 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -66,22 +68,11 @@ def ask(url: str, *, method: str = "GET") -> Answer:
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-class Command:
-    """A running exporter on a free port of 127.0.0.1."""
+class Scraped(ABC):
+    """Something with a page of metrics."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self.process = process
-        self._log = log
-        eventually(lambda: "addresses=" in self.log() or process.poll() is not None)
-        address = re.search(r"addresses=(\S+)", self.log())
-        assert address, f"it did not start:\n{self.log()}"
-        self.url = f"http://{address[1]}"
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def page(self) -> str:
-        return ask(f"{self.url}/metrics").body
+    @abstractmethod
+    def page(self) -> str: ...
 
     def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
         """The samples of a metric that have the labels."""
@@ -97,11 +88,39 @@ class Command:
         series = self.series("ecr_image_replication_status", **labels)
         return {found["status"] for found, value in series if value == 1}
 
+
+class Command(Scraped):
+    """A running exporter on a free port of 127.0.0.1."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path, *, port: int = 0) -> None:
+        self.process = process
+        self._log = log
+        if port:  # whose log may not say it
+            self.url = f"http://127.0.0.1:{port}"
+            eventually(lambda: _listens(port) or process.poll() is not None)
+            return
+        eventually(lambda: "addresses=" in self.log() or process.poll() is not None)
+        address = re.search(r"addresses=(\S+)", self.log())
+        assert address, f"it did not start:\n{self.log()}"
+        self.url = f"http://{address[1]}"
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def page(self) -> str:
+        return ask(f"{self.url}/metrics").body
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """The exit code, and after how many seconds."""
         began = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(PATIENCE), time.monotonic() - began
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -111,14 +130,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(tmp_path: Path, *flags: str, **env: str) -> Iterator[Command]:
-    """Start the command; it is killed in the end, if it did not stop before."""
+def running(tmp_path: Path, *flags: str, port: str = "0", **env: str) -> Iterator[Command]:
+    """Start the command, on any port unless one is given; it is killed in the end, if it did not stop."""
     log = tmp_path / "exporter.log"
-    arguments = [sys.executable, "-m", "exporter", "--web.listen-address=127.0.0.1:0", *flags]
+    arguments = [sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}", *flags]
     with log.open("w") as stderr:
         process = subprocess.Popen(arguments, stderr=stderr, env=environment(**env), text=True)
     try:
-        yield Command(process, log)
+        yield Command(process, log, port=int(port))
     finally:
         process.kill()
         process.wait()

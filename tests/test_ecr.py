@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -17,12 +18,25 @@ from hypothesis import strategies as st
 
 from exporter import __version__
 from exporter.config import RegistrySettings, Secret
-from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Refuse
+from exporter.demo import (
+    ACCOUNT,
+    REGION,
+    Call,
+    Drip,
+    DropConnection,
+    EmbeddedAWS,
+    Fault,
+    Garbage,
+    Hang,
+    Refuse,
+    Truncate,
+)
 from exporter.ecr import (
     AWS,
     CONNECT_TIMEOUT,
     OPERATIONS,
     READ_TIMEOUT,
+    RENEW_AGAIN,
     RENEW_BEFORE,
     RENEW_EVERY,
     Gate,
@@ -215,6 +229,41 @@ class TestNoAnswer:
         assert (error.reason, error.code) == (Reason.UNAVAILABLE, "ReadTimeoutError")
         assert len(seen.calls) == 1
 
+    @pytest.mark.parametrize("operation", CALLS)
+    def test_a_drip(self, aws: EmbeddedAWS, session: boto3.Session, operation: str) -> None:
+        client = AWS(
+            session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=5.0, answer_timeout=0.3
+        )
+        gate = client.gate(RegistrySettings(), connections=1)
+        aws.create_repository(ACCOUNT, REGION, "team/app")
+        aws.push(ACCOUNT, REGION, "team/app", "v1", digest=DIGEST)
+        seen = Recorder(aws, drip := Drip(0.05))
+        error = failure(lambda: CALLS[operation](gate))
+        assert (error.reason, error.code) == (Reason.UNAVAILABLE, "AnswerTooSlow")
+        assert len(seen.calls) == 1
+        drip.released.set()
+        seen.fault = None
+        assert gate.registry().registry_id == ACCOUNT
+
+    def test_a_deadline_leaves_no_thread_behind(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
+        client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, answer_timeout=0.3)
+        client.gate(RegistrySettings(), connections=1).registry()
+        for thread in threading.enumerate():
+            if thread.name == "deadline":
+                thread.join(5.0)
+                assert not thread.is_alive()
+
+    @pytest.mark.parametrize("kept", [0, 1, 20])
+    @pytest.mark.parametrize("told", [False, True])
+    @ALL
+    def test_half_an_answer(
+        self, aws: EmbeddedAWS, gate: Gate, call: Callable[[Gate], Any], kept: int, told: bool
+    ) -> None:
+        aws.create_repository(ACCOUNT, REGION, "team/app")
+        aws.push(ACCOUNT, REGION, "team/app", "v1", digest=DIGEST)
+        Recorder(aws, Truncate(kept, told=told))
+        assert failure(lambda: call(gate)).reason is Reason.UNAVAILABLE
+
     @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://nowhere.invalid:1"])
     def test_nobody_there(self, session: boto3.Session, url: str) -> None:
         gate = AWS(session=lambda: session, endpoint_url=url).gate(RegistrySettings(), connections=1)
@@ -374,8 +423,27 @@ class TestPartialAnswers:
 
     def test_repositories(self, aws: EmbeddedAWS, gate: Gate) -> None:
         rows = [{}, None, {"repositoryName": ""}, {"repositoryName": "team/app"}]
-        Recorder(aws, said({"repositories": rows, "nextToken": {"a": 1}}))
+        Recorder(aws, said({"repositories": rows, "nextToken": None}))
         assert gate.repositories(None) == Page(("team/app",))
+
+    @pytest.mark.parametrize(
+        "half",
+        [
+            {"nextToken": "t"},
+            {"imageDetails": None, "repositories": None, "nextToken": "t"},
+            {"imageDetails": [{}], "repositories": [None]},
+            {
+                "imageDetails": [{"imageDigest": DIGEST}],
+                "repositories": [{"repositoryName": "a"}],
+                "nextToken": {"a": 1},
+            },
+        ],
+    )
+    @pytest.mark.parametrize("operation", ["DescribeRepositories", "DescribeImages"])
+    def test_half_a_page_is_no_page(self, aws: EmbeddedAWS, gate: Gate, operation: str, half: object) -> None:
+        Recorder(aws, said(half))
+        error = failure(lambda: CALLS[operation](gate))
+        assert (error.reason, error.code) == (Reason.UNAVAILABLE, "UnusableAnswer")
 
 
 def covered(aws: EmbeddedAWS, gate: Gate, *filters: object) -> set[str]:
@@ -483,6 +551,24 @@ class TestRole:
         clock[0] += RENEW_EVERY
         gate.registry()
         assert seen.operations.count("AssumeRole") == 2
+
+    def test_while_credentials_last_sts_may_be_down(
+        self, aws: EmbeddedAWS, gate: Gate, clock: list[float]
+    ) -> None:
+        seen = Recorder(aws, self.lent(NOON + 3600), "AssumeRole")
+        gate.registry()
+        clock[0] += 3600 - RENEW_BEFORE
+        seen.fault = Refuse(503, "ServiceUnavailable")
+        for _ in range(3):
+            assert gate.registry().registry_id == OTHER
+        assert seen.operations.count("AssumeRole") == 2
+        clock[0] += RENEW_AGAIN
+        gate.registry()
+        assert seen.operations.count("AssumeRole") == 3
+        clock[0] = NOON + 3600
+        assert failure(gate.registry).action == "sts:AssumeRole"
+        seen.fault = self.lent(clock[0] + 3600)
+        assert gate.registry().registry_id == OTHER
 
     def test_denied_and_allowed_again(self, aws: EmbeddedAWS, gate: Gate) -> None:
         seen = Recorder(aws, Refuse(403, "AccessDenied", "not you"), "AssumeRole")

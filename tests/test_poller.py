@@ -660,6 +660,39 @@ def test_a_listing_that_leads_in_a_circle_is_a_failure_and_ends(operation: str) 
     assert rig.target("*").success is True
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_listing_whose_tokens_never_end_is_a_failure_and_ends(
+    fresh: bool, empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.targets.MOST_PAGES", 40)
+    ecr = FakeECR()
+    for number in range(8):
+        pushed(ecr, "team/app", tag=f"v{number}")
+    whole = ecr._page
+    looping = False
+
+    def page(items: object, token: str | None) -> object:
+        if not looping or ecr.log[-1][0] != "DescribeImages":
+            return whole(items, token)  # type: ignore[arg-type]
+        found = whole(items, None)  # type: ignore[arg-type]
+        token = f"token-{ecr.calls['DescribeImages'] if fresh else 7}"
+        return type(found)(() if empty else found.items, token)
+
+    ecr._page = page  # type: ignore[method-assign, assignment]
+    rig = world(ecr)
+    rig.run(100)
+    before = rig.states()
+    assert len(before) == 8
+    looping = True
+    rig.run(300)
+    assert rig.target("*").reasons == {Reason.INVALID}
+    assert rig.states() == before
+    looping = False
+    rig.run(130)
+    assert rig.target("*").success is True
+
+
 # -- shards ----------------------------------------------------------------------------------------
 
 
@@ -874,3 +907,39 @@ def test_few_calls_wait_for_a_worker_so_that_a_new_push_need_not() -> None:
     rig.poller._watched[0].crew = busy
     rig.run(90)
     assert busy.handed_out == MAX_HANDED_OUT
+
+
+class Together(Inline):
+    """Workers whose calls all end at once, when told."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def end(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+def test_calls_that_time_out_together_are_one_failure_in_a_row() -> None:
+    ecr = FakeECR()
+    for number in range(16):
+        ecr.report(f"team/app-{number}", pushed(ecr, f"team/app-{number}"), complete())
+    rig = world(ecr)
+    rig.run(120)
+    together = Together()
+    crew, rig.poller._watched[0].crew = rig.poller._watched[0].crew, together
+    rig.run(120)
+    assert len(together.calls) > 8
+    ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    together.end()
+    ecr.fault = lambda *_: None
+    rig.poller._watched[0].crew = crew
+    rig.run(0.1)
+    assert rig.journal.failing
+    rig.run(5)
+    assert not rig.journal.failing
+    assert rig.target("*").success is True

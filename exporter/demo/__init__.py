@@ -7,7 +7,17 @@ world    teams that push to it now and then; `start()` brings all of it to life
 It reads neither the environment nor any file, writes none, and never leaves 127.0.0.1.
 """
 
-from exporter.demo.aws import ACCOUNT, REGION, DropConnection, EmbeddedAWS, Fault, Garbage, Hang
+from exporter.demo.aws import (
+    ACCOUNT,
+    REGION,
+    Drip,
+    DropConnection,
+    EmbeddedAWS,
+    Fault,
+    Garbage,
+    Hang,
+    Truncate,
+)
 from exporter.demo.ecr import Call, CallKind, Delay, Refuse, digest_of
 from exporter.demo.world import DEMO_CONFIG, Demo, World, start
 
@@ -19,12 +29,14 @@ __all__ = [
     "CallKind",
     "Delay",
     "Demo",
+    "Drip",
     "DropConnection",
     "EmbeddedAWS",
     "Fault",
     "Garbage",
     "Hang",
     "Refuse",
+    "Truncate",
     "World",
     "digest_of",
     "start",

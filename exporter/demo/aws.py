@@ -6,6 +6,7 @@ Only STS is moto's: its roles need not exist, and lend credentials of their own 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import socket
@@ -65,11 +66,27 @@ class Hang:
     released: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """The right answer a byte at a time, so many seconds apart, until released: then the rest at once."""
+
+    seconds: float = 0.1
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """So many bytes of the right answer, and then the end; its head tells of all, or of just these."""
+
+    kept: int
+    told: bool = False
+
+
 class DropConnection:
     """The connection is closed without an answer."""
 
 
-Fault = Refuse | Garbage | Hang | DropConnection
+Fault = Refuse | Garbage | Hang | Drip | Truncate | DropConnection
 
 
 class EmbeddedAWS(ECR):
@@ -165,7 +182,8 @@ class EmbeddedAWS(ECR):
     def _answer_call(self, call: Call, asked: _Asked) -> _Answer | None:
         with self._lock:
             self.calls[call.kind] += 1
-        match self.fault(call):
+        fault = self.fault(call)
+        match fault:
             case Refuse() as refusal:
                 return _refusal(call.kind.service, refusal)
             case Garbage() as garbage:
@@ -174,6 +192,16 @@ class EmbeddedAWS(ECR):
                 return None
             case Hang() as hang:
                 self._hang(hang)
+        answer = self._true_answer(call, asked)
+        match fault:
+            case Truncate(kept, told):
+                return answer._replace(body=answer.body[:kept], length=None if told else len(answer.body))
+            case Drip():
+                self._hanging.add(fault.released)
+                return answer._replace(drip=fault)
+        return answer
+
+    def _true_answer(self, call: Call, asked: _Asked) -> _Answer:
         if call.kind.service == "sts":
             return _sts(asked, call.kind.account)
         if call.kind.service != "ecr":
@@ -190,6 +218,9 @@ class _Answer(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    #: What the head tells, if it is not the truth.
+    length: int | None = None
+    drip: Drip | None = None
 
 
 class _Asked(NamedTuple):
@@ -294,11 +325,21 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.close_connection = True
             return
+        wire, self.wfile = self.wfile, io.BytesIO()
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Content-Length", str(len(answer.body) if answer.length is None else answer.length))
         self.end_headers()
-        self.wfile.write(answer.body)
+        whole, self.wfile = self.wfile.getvalue() + answer.body, wire
+        if answer.drip:
+            for position in range(len(whole)):
+                wire.write(whole[position : position + 1])
+                if not answer.drip.released.is_set():
+                    wire.flush()
+                    answer.drip.released.wait(answer.drip.seconds)
+        else:
+            wire.write(whole)
+        self.close_connection = self.close_connection or answer.length is not None
 
     def log_message(self, *args: Any) -> None:
         """Nobody reads an access log of what is not real."""

@@ -1,0 +1,103 @@
+"""An end to answers that never end.
+
+botocore's time-outs count from one byte to the next, so that whoever sends a byte now and then keeps a
+worker busy for as long as it likes. Here a call's connection is cut when its answer is not whole in time.
+
+Only this room touches what botocore keeps to itself; where a release of botocore has it no more, calls
+go on without a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+class Call:
+    """A call under way. `late` is written by the watch alone."""
+
+    __slots__ = ("connection", "due", "late")
+
+    def __init__(self, due: float) -> None:
+        self.due = due
+        self.late = False
+        #: Of urllib3's, once a request went out on it.
+        self.connection: Any = None
+
+    def cut(self) -> None:
+        """Have whoever reads from the connection see its end. Any thread."""
+        self.late = True
+        # A second descriptor, so that closing it leaves the connection's owner the first.
+        with (
+            suppress(AttributeError, OSError),
+            socket.socket(fileno=os.dup(self.connection.sock.fileno())) as twin,
+        ):
+            twin.shutdown(socket.SHUT_RDWR)
+
+
+class Deadline:
+    """Cuts calls that take longer than `seconds`, or up to a tenth more. All methods for any thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._calls: set[Call] = set()
+        self._watched = False
+
+    @contextmanager
+    def __call__(self) -> Iterator[Call]:
+        """A call is made within, by this thread."""
+        call = Call(time.monotonic() + self.seconds)
+        with self._lock:
+            self._calls.add(call)
+            if not self._watched:
+                self._watched = True
+                threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+        _here.call = call
+        try:
+            yield call
+        finally:
+            _here.call = None
+            with self._lock:
+                self._calls.discard(call)
+
+    def _watch(self) -> None:
+        """Look around now and then, as long as there are calls."""
+        pause = threading.Event()
+        while True:
+            pause.wait(self.seconds / 10)
+            now = time.monotonic()
+            with self._lock:
+                if not self._calls:
+                    self._watched = False
+                    return
+                for call in self._calls:
+                    if call.due <= now:
+                        call.cut()
+
+
+#: The call that each thread makes.
+_here = threading.local()
+
+
+class _Known:
+    """Of a connection: it tells the call that is made on it."""
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        if call := getattr(_here, "call", None):
+            call.connection = self
+        return super().request(*args, **options)  # type: ignore[misc]
+
+
+def make_known(client: Any) -> None:
+    """Have the calls of a boto3 client know their connections, through whatever proxy."""
+    with suppress(AttributeError):
+        pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001
+        for scheme, pool in list(pools.items()):
+            connection = type("Connection", (_Known, pool.ConnectionCls), {})
+            pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})
