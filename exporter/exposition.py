@@ -35,6 +35,9 @@ _TEMPLATES = 4096
 _BLOCK = 16
 #: Fast, and still a fifteenth of the size: these lines repeat themselves.
 _GZIP_LEVEL = 1
+#: Seconds that plain text is kept after it was asked for: it takes fifteen times the memory, and
+#: Prometheus asks for compressed pages.
+_PLAIN_KEPT = 600.0
 _OPENMETRICS = "application/openmetrics-text"
 
 
@@ -59,8 +62,7 @@ def _lines(row: Row, samples: Iterable[Sample]) -> str:
     )
 
 
-@lru_cache(maxsize=_TEMPLATES)
-def _template(row: ImageRow, fact: Any) -> tuple[str, ...]:
+def _continuations(row: ImageRow, fact: Any) -> tuple[str, ...]:
     """What follows an image's own labels on each of its lines, for all images with the fact."""
     rest = row.labels[len(I) :]
     lines = [
@@ -70,12 +72,16 @@ def _template(row: ImageRow, fact: Any) -> tuple[str, ...]:
     return ("", *lines) if lines else ()
 
 
+_template = lru_cache(maxsize=_TEMPLATES)(_continuations)
+
+
 def _image_lines(row: ImageRow, source: Source, repository: str, images: Iterable[ImageFacts]) -> str:
     before = f'{row.name}{{{_pairs(I[:1], (repository,))},tag="'
     after = f'",{_pairs(S, source)}'
+    continuations = _template if row.shared else _continuations
     text = []
     for image in images:
-        if template := _template(row, row.fact(image)):
+        if template := continuations(row, row.fact(image)):
             for name in image.names:
                 digest = image.digest if row.digest else name.digest
                 own = f'{before}{_escaped(name.tag)}",digest="{_escaped(digest)}{after}'
@@ -147,6 +153,11 @@ class _Repository:
         self._blocks = [_block(next(before, None), images[start : start + _BLOCK]) for start in starts]
         self._whole = self._whole if self._whole.facts == images else _Kept(images)
 
+    def forget_plain(self) -> None:
+        """Keep compressed text only."""
+        for kept in (self._whole, *self._blocks):
+            kept.plain.clear()
+
     def pieces(self, row: Row, *, packed: bool) -> Iterator[bytes]:
         """The lines of a row, piece by piece."""
         if isinstance(row, ImageRow):
@@ -212,8 +223,9 @@ class Exposition:
         #: One renders, the others wait and find it done.
         self._lock = threading.Lock()
         self._repositories: dict[tuple[Source, str], _Repository] = {}
-        #: The last page, plain and compressed.
+        #: The last page, plain and compressed; and when a plain one was last asked for.
         self._last = {False: _NOTHING, True: _NOTHING}
+        self._plain_at = 0.0
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         """The exposition in the best format that is accepted; of `names` only, if there are any."""
@@ -229,7 +241,18 @@ class Exposition:
             headers.append(("Content-Encoding", "gzip"))
         return Page((*large, _packed(small) if packed else small.encode()), tuple(headers))
 
+    def refresh(self) -> None:
+        """Have the compressed page ready for whoever asks next, and forget a plain one that nobody wants."""
+        with self._lock:
+            self._all(packed=True)
+            if self._last[False] is not _NOTHING and self._clock.monotonic() > self._plain_at + _PLAIN_KEPT:
+                self._last[False] = _NOTHING
+                for repository in self._repositories.values():
+                    repository.forget_plain()
+
     def _all(self, *, packed: bool) -> tuple[bytes, ...]:
+        if not packed:
+            self._plain_at = self._clock.monotonic()
         last = self._last[packed]
         if last.version != self._ledger.version or self._clock.monotonic() > last.good_until:
             snapshot = self._update()
@@ -238,8 +261,10 @@ class Exposition:
         return last.pieces
 
     def _some(self, names: Sequence[str], *, packed: bool) -> tuple[bytes, ...]:
-        self._update()
-        return tuple(self._pieces(_named(_LARGE, names), packed=packed))
+        rows = list(_named(_LARGE, names))
+        if rows:
+            self._update()
+        return tuple(self._pieces(rows, packed=packed))
 
     def _update(self) -> Snapshot:
         snapshot = self._ledger.snapshot(self._clock.monotonic())

@@ -44,6 +44,8 @@ class ImageRow(Row):
     fact: Callable[[ImageFacts], Any] = lambda _: None
     #: That fact -> samples, with the labels that follow I.
     samples: Callable[[Any], Iterable[Sample]] = lambda _: ()
+    #: Whether many images have the same fact, so that its samples are worth keeping.
+    shared: bool = True
     #: Whether the digest is filled also where the image is watched by tag.
     digest: bool = False
 
@@ -265,6 +267,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "Unix time at which the image was pushed to the source registry. " + _POLLED,
         I,
         fact=_pushed_at,
+        shared=False,
         samples=_timestamp,
     ),
     RepositoryRow(

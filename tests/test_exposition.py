@@ -168,6 +168,28 @@ def test_a_page_is_not_kept_for_longer_than_its_facts_are_believed() -> None:
     assert b"v1" not in fast.page(accept="", accept_encoding="", names=()).whole()
 
 
+def test_a_page_that_is_refreshed_is_ready_and_a_plain_one_that_nobody_wants_is_dropped() -> None:
+    clock = FakeClock()
+    ledger = ledger_of(clock, Source("1", "r"), {"app": [("v1", 1.0, ())]})
+    fast = exposition(ledger, clock)
+    fast.refresh()
+    (repository,) = fast._repositories.values()
+    (block,) = repository._blocks
+    packed = dict(block.packed)
+    assert packed
+    assert not block.plain
+    page = fast.page(accept="", accept_encoding="gzip", names=())
+    assert all(any(piece is text for piece in page.body) for text in packed.values() if text)
+    plain = fast.page(accept="", accept_encoding="", names=()).whole()
+    clock.now += 599
+    fast.refresh()
+    assert block.plain
+    clock.now += 2
+    fast.refresh()
+    assert not block.plain
+    assert fast.page(accept="", accept_encoding="", names=()).whole().startswith(plain[:1000])
+
+
 class Churn(RuleBasedStateMachine):
     """Whatever changes between two scrapes, the text is what it would be if it were rendered anew."""
 
@@ -201,6 +223,13 @@ class Churn(RuleBasedStateMachine):
         with self.ledger.lock:
             self.ledger.changed()
             self.ledger.registries[0].repositories.pop(repository, None)
+
+    @rule(seconds=st.sampled_from([0, 700]))
+    def refresh(self, seconds: float) -> None:
+        self.clock.now += seconds
+        for facts in self.ledger.registries[0].repositories.values():
+            facts.listed_at = self.clock.now
+        self.fast.refresh()
 
     @rule(encoding=st.sampled_from(["", "gzip"]), names=st.sampled_from([(), ("ecr_image_info", "other")]))
     def scrape(self, encoding: str, names: tuple[str, ...]) -> None:
