@@ -115,7 +115,7 @@ class AWS:
         read_timeout: float = READ_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
-        self._make_session = session or _session
+        self._make_session = session or _sessions()
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self.endpoint_url = endpoint_url
@@ -350,11 +350,17 @@ class RegistryGate:
                 ) from error
 
 
-def _session() -> boto3.Session:
-    """boto3's own session, but for the time zone of the times in answers."""
-    core = botocore.session.Session()
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    return boto3.Session(botocore_session=core)
+def _sessions() -> Callable[[], boto3.Session]:
+    """Makes boto3's own sessions, but for the time zone of the times in answers; they share what is large."""
+    loader = botocore.session.Session().get_component("data_loader")
+
+    def make() -> boto3.Session:
+        core = botocore.session.Session()
+        core.register_component("data_loader", loader)
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+        return boto3.Session(botocore_session=core)
+
+    return make
 
 
 def _moment(value: Any) -> datetime:

@@ -653,6 +653,16 @@ class TestCredentialsOfTheEnvironment:
         self.write(file, OTHER)
         assert gate.registry().registry_id == OTHER
 
+    @pytest.mark.usefixtures("file")
+    def test_a_session_that_is_made_anew_takes_its_models_from_the_one_before(self) -> None:
+        """They are some ten megabytes, which collecting the old session's garbage would leave in pieces."""
+        aws = AWS()
+        first = aws.session()
+        aws.renew(first)
+        second = aws.session()
+        loaders = {id(session._session.get_component("data_loader")) for session in (first, second)}
+        assert (first is second, len(loaders)) == (False, 1)
+
     @pytest.mark.parametrize("rotation", ["half written", "\x00", "[default]\naws_access_key_id=x\n"])
     def test_a_file_that_is_being_written(self, aws: EmbeddedAWS, file: Path, rotation: str) -> None:
         self.write(file, ACCOUNT)
