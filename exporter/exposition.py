@@ -134,13 +134,20 @@ def _told(row: ImageRow, images: Iterable[ImageFacts]) -> list[tuple[Any, ...]]:
 
 
 class _Repository:
-    """All rows about one repository: its own lines, and its images in blocks."""
+    """All rows about one repository: its own lines, and its images in blocks.
+
+    An image keeps its place, and one that is deleted leaves a hole for the next: so whichever images come
+    and go, only their own blocks change.
+    """
 
     def __init__(self, source: Source, name: str) -> None:
         self._source = source
         self._name = name
         self._whole = _Kept(())
         self._blocks: list[_Kept] = []
+        self._places: list[ImageFacts | None] = []
+        self._place_of: dict[str, int] = {}
+        self._holes: list[int] = []
 
     def update(self, images: tuple[ImageFacts, ...]) -> None:
         """Take the images of now. Blocks in which nothing changed stay as they are.
@@ -148,10 +155,37 @@ class _Repository:
         Facts are replaced whole, so that this compares references, and looks closer only where one
         is another.
         """
-        starts = range(0, len(images), _BLOCK)
-        before = iter(self._blocks)
-        self._blocks = [_block(next(before, None), images[start : start + _BLOCK]) for start in starts]
-        self._whole = self._whole if self._whole.facts == images else _Kept(images)
+        if self._whole.facts == images:
+            return
+        self._whole = _Kept(images)
+        if len(self._holes) > len(images):
+            self._places, self._place_of, self._holes, self._blocks = [], {}, [], []
+        for block in self._take_places(images):
+            facts = tuple(filter(None, self._places[block * _BLOCK : (block + 1) * _BLOCK]))
+            if block == len(self._blocks):
+                self._blocks.append(_Kept(facts))
+            else:
+                self._blocks[block] = self._blocks[block].now(facts)
+
+    def _take_places(self, images: tuple[ImageFacts, ...]) -> list[int]:
+        """Put each image where it stands; the blocks that are not what they were, in order."""
+        changed = set()
+        for digest in self._place_of.keys() - {image.digest for image in images}:
+            place = self._place_of.pop(digest)
+            self._places[place] = None
+            self._holes.append(place)
+            changed.add(place // _BLOCK)
+        for image in images:
+            place = self._place_of.get(image.digest, -1)
+            if place < 0:
+                if not self._holes:
+                    self._holes.append(len(self._places))
+                    self._places.append(None)
+                place = self._place_of[image.digest] = self._holes.pop()
+            if self._places[place] != image:
+                self._places[place] = image
+                changed.add(place // _BLOCK)
+        return sorted(changed)
 
     def forget_plain(self) -> None:
         """Keep compressed text only."""
@@ -171,12 +205,6 @@ class _Repository:
 
     def _own_lines(self, row: RepositoryRow) -> str:
         return _lines(row, row.samples(self._source, self._name, self._whole.facts))
-
-
-def _block(kept: _Kept | None, images: tuple[ImageFacts, ...]) -> _Kept:
-    if kept is None:
-        return _Kept(images)
-    return kept if kept.facts == images else kept.now(images)
 
 
 # -- pages ---------------------------------------------------------------------------------------
@@ -223,7 +251,7 @@ class Exposition:
         #: One renders, the others wait and find it done.
         self._lock = threading.Lock()
         self._repositories: dict[tuple[Source, str], _Repository] = {}
-        #: The last page, plain and compressed; and when a plain one was last asked for.
+        #: The last page, plain and compressed; and when plain text was last asked for, 0 if none is kept.
         self._last = {False: _NOTHING, True: _NOTHING}
         self._plain_at = 0.0
 
@@ -233,6 +261,8 @@ class Exposition:
         own: Any = self._own.restricted_registry(names) if names else self._own
         packed = accepts_gzip(accept_encoding)
         with self._lock:
+            if not packed:
+                self._plain_at = self._clock.monotonic()
             large = self._some(names, packed=packed) if names else self._all(packed=packed)
         registries = self._ledger.snapshot(self._clock.monotonic(), images=False).registries
         small = "".join(_registry_lines(registries, names)) + encode(own).decode()
@@ -245,14 +275,13 @@ class Exposition:
         """Have the compressed page ready for whoever asks next, and forget a plain one that nobody wants."""
         with self._lock:
             self._all(packed=True)
-            if self._last[False] is not _NOTHING and self._clock.monotonic() > self._plain_at + _PLAIN_KEPT:
+            if self._plain_at and self._clock.monotonic() > self._plain_at + _PLAIN_KEPT:
+                self._plain_at = 0.0
                 self._last[False] = _NOTHING
                 for repository in self._repositories.values():
                     repository.forget_plain()
 
     def _all(self, *, packed: bool) -> tuple[bytes, ...]:
-        if not packed:
-            self._plain_at = self._clock.monotonic()
         last = self._last[packed]
         if last.version != self._ledger.version or self._clock.monotonic() > last.good_until:
             snapshot = self._update()

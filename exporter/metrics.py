@@ -101,11 +101,14 @@ def _timestamp(seconds: float | None) -> Iterator[Sample]:
 
 
 def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+    """That there is none in a state is known only when all images are."""
+    all_known = all(image.replications is not None for image in images)
     tally = Tally((r.destination, r.status) for image in images for r in image.replications or ())
     for destination in sorted({destination for destination, _ in tally}):
         unheard_of = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
         for status in (*KNOWN_STATUSES, *unheard_of):
-            yield (repository, *source, *destination, status), float(tally[destination, status])
+            if (number := tally[destination, status]) or all_known:
+                yield (repository, *source, *destination, status), float(number)
 
 
 def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
@@ -273,14 +276,15 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     RepositoryRow(
         "ecr_repository_replication_images",
         "gauge",
-        "Watched images of the repository whose replication to the destination is in the state. " + _POLLED,
+        "Watched images of the repository whose replication to the destination is known to be in the state;"
+        " 0 is told only when that of all of them is known. " + _POLLED,
         ("repository", *S, *D, "status"),
         samples=_images,
     ),
     RepositoryRow(
         "ecr_repository_replication_oldest_pending_timestamp_seconds",
         "gauge",
-        "Unix push time of the oldest watched image that is IN_PROGRESS or MISSING at the destination. "
+        "Unix push time of the oldest watched image known to be IN_PROGRESS or MISSING at the destination. "
         + _POLLED,
         ("repository", *S, *D),
         samples=_oldest_pending,

@@ -49,6 +49,14 @@ class ImageFacts:
     answered_at: float = 0.0
     good_until: float = 0.0
 
+    def good_at(self, now: float) -> bool:
+        """Whether there is no answer that is too old at the monotonic time `now`."""
+        return self.replications is None or now <= self.good_until
+
+    def unanswered(self) -> ImageFacts:
+        """What is left when the answer is no longer believed."""
+        return replace(self, replications=None, state=ImageState.UNKNOWN)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetImages:
@@ -113,13 +121,23 @@ class RepositoryFacts:
         )
 
     def visible(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
-        """The images of which something may be told."""
+        """The images of which something may be told; where the answer is too old, only that they exist."""
         if not self.fresh(now, stale_after):
             return ()
         images = self.images.values()
         if self.summary().good_until >= now:
             return tuple(images)
-        return tuple(image for image in images if image.replications is None or now <= image.good_until)
+        return tuple(image if image.good_at(now) else image.unanswered() for image in images)
+
+    def good_until(self, now: float, stale_after: float) -> float:
+        """The monotonic time until which what `visible` gives stays the same, if nothing is learnt."""
+        if self.listed_at is None or not self.fresh(now, stale_after):
+            return float("inf")
+        soonest = self.summary().good_until
+        if soonest < now:
+            times = (i.good_until for i in self.images.values() if i.replications is not None)
+            soonest = min((time for time in times if time >= now), default=float("inf"))
+        return min(self.listed_at + stale_after, soonest)
 
 
 @dataclass(slots=True)
@@ -208,7 +226,12 @@ class Ledger:
         """
         with self.lock:
             registries = tuple(self._registry(facts, now, images=images) for facts in self.registries)
-            good_until = min(map(self._good_until, self.registries), default=float("inf"))
+            ends = (
+                repository.good_until(now, self.stale_after)
+                for facts in self.registries
+                for repository in facts.repositories.values()
+            )
+            good_until = min(ends, default=float("inf"))
             return Snapshot(registries, self.version, good_until)
 
     def settled(
@@ -267,14 +290,6 @@ class Ledger:
             visible,
             self._targets(facts, late, overdue=now > facts.since + self.stale_after),
         )
-
-    def _good_until(self, facts: RegistryFacts) -> float:
-        ends = (
-            min(r.listed_at + self.stale_after, r.summary().good_until)
-            for r in facts.repositories.values()
-            if r.listed_at is not None
-        )
-        return min(ends, default=float("inf"))
 
     def _targets(self, facts: RegistryFacts, late: set[str], *, overdue: bool) -> tuple[TargetFacts, ...]:
         """How the targets fare, some repositories being late; `overdue`: a first round should be over."""

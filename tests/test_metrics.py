@@ -295,3 +295,13 @@ def test_only_the_names_that_were_asked_for_are_told() -> None:
     families = parse(page(hand_made(), names=names))
     assert set(families) == {"ecr_target_images", "ecr_image_info", PREFIX + "aws_requests"}
     assert len(families["ecr_image_info"].samples) == 7
+
+
+def test_there_is_no_zero_before_all_images_are_known() -> None:
+    complete = image("v1", Replication(IRELAND, Status.COMPLETE))
+    for unknown in (image("v2"), image("v2", Replication(IRELAND, "FAILED")).unanswered()):
+        ledger = hand_made()
+        facts = repository("*", complete, unknown)
+        ledger.registries = [RegistryFacts(HOME, labels=("*",), repositories={"app": facts})]
+        counted = parse(page(ledger))["ecr_repository_replication_images"].samples
+        assert [(sample.labels["status"], sample.value) for sample in counted] == [("COMPLETE", 1.0)]

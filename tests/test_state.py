@@ -209,11 +209,20 @@ def test_images_are_told_as_long_as_their_listing_is_believed(now: float, shown:
     assert len(images) == shown
 
 
-@pytest.mark.parametrize(("now", "shown"), [(1050, 1), (1050.001, 0)], ids=str)
-def test_an_image_is_told_as_long_as_its_answer_is_believed(now: float, shown: int) -> None:
+@pytest.mark.parametrize(("now", "answered"), [(1050, True), (1050.001, False)], ids=str)
+def test_an_answer_is_told_as_long_as_it_is_believed(now: float, answered: bool) -> None:
+    """That the image exists is what listings say, and they go on."""
     facts = registry(app=repository(image(good_until=1050)))
-    ((_, images),) = told(facts, now).repositories
-    assert len(images) == shown
+    ((_, (shown,)),) = told(facts, now).repositories
+    assert (shown.replications is not None) is answered
+    assert shown.state is (ImageState.SETTLED if answered else ImageState.UNKNOWN)
+
+
+def test_what_is_told_is_good_until_the_next_answer_is_too_old() -> None:
+    images = [image(good_until=1050.0 + n) for n in range(3)]
+    facts = registry(app=repository(*images), late=repository(listed_at=LISTED - 2 * STALE))
+    assert ledger(facts).snapshot(1049).good_until == 1050
+    assert ledger(facts).snapshot(1051.5).good_until == 1052
 
 
 @pytest.mark.parametrize(("now", "known"), [(LISTED + STALE, RULES), (LISTED + STALE + 0.001, None)], ids=str)
