@@ -75,6 +75,10 @@ bench-servers: $(made) ## compare HTTP servers, in some five minutes (ARGS="wait
 docs: $(demo) ## write docs/metrics.md anew from the catalogue
 	@$(bin)/python -m exporter.metrics > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
 
+.PHONY: helm
+helm: $(dev) ## write the chart's values.schema.json and its table of values anew
+	@$(bin)/python helm/generate.py
+
 .PHONY: constraints
 constraints: $(made) ## pin the newest releases that pyproject.toml allows
 	@echo "Resolving anew"

@@ -73,22 +73,11 @@ annotations:
 {{- if not (has .Values.autoReloadInterval (list "" "0" "0s")) }}true{{ end }}
 {{- end }}
 
-{{/*
-The configuration. Helm holds all numbers as floating point and would write a million as 1e+06: whole ones are made
-whole again.
-*/}}
+{{/* The configuration, and where to keep the state if there is a place for it. */}}
 {{- define "ecr-replication-exporter.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- if and (include "ecr-replication-exporter.isStateful" .) (not $config.state_file) }}
 {{- $_ := set $config "state_file" (printf "%s/state" .Values.stateFile.mountPath) }}
-{{- end }}
-{{- with $config.max_images }}
-{{- $_ := set $config "max_images" (int64 .) }}
-{{- end }}
-{{- range $config.targets }}
-{{- if .latest }}
-{{- $_ := set . "latest" (int64 .latest) }}
-{{- end }}
 {{- end }}
 {{- toYaml $config }}
 {{- end }}
@@ -124,4 +113,9 @@ whole again.
 {{- end }}
 {{- end }}
 {{- toYaml $probe }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.testLabels" -}}
+app.kubernetes.io/name: {{ include "ecr-replication-exporter.name" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}

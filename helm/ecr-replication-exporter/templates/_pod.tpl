@@ -16,7 +16,7 @@ spec:
   serviceAccountName: {{ include "ecr-replication-exporter.serviceAccountName" . }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ int64 .Values.terminationGracePeriodSeconds }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
@@ -79,7 +79,7 @@ spec:
         {{- if .Values.web.enableLifecycle }}
         - --web.enable-lifecycle
         {{- end }}
-        - --web.max-requests={{ .Values.web.maxRequests }}
+        - --web.max-requests={{ int64 .Values.web.maxRequests }}
         - --log.level={{ .Values.log.level }}
         - --log.format={{ .Values.log.format }}
         {{- if gt (int .Values.shards) 1 }}
