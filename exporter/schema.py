@@ -90,7 +90,7 @@ def text(check: Callable[[str], Any]) -> Schema:
             return {"type": "string", "pattern": f"^(?:{words.DURATION.pattern})$", "allOf": [least]}
         case OneOf(choice):
             return {"enum": [str(word) for word in choice]}
-        case words.name:
+        case words.name:  # visible and without spaces around, as far as a pattern can tell
             return {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^\S(?:.*\S)?$"}
     raise TypeError(f"no schema is known for {check!r}")
 
