@@ -132,12 +132,15 @@ def test_a_configuration_arrives_as_it_was_given(configuration: Settings) -> Non
 # -- any combination -------------------------------------------------------------------------------
 
 switch = st.booleans()
+#: Labels that the chart selects by, whatever anybody sets them to.
+RESERVED = ("name", "instance", "component")
 labels = st.dictionaries(
-    st.sampled_from(["team", "example.com/team", "app.kubernetes.io/name", "app.kubernetes.io/instance"]),
-    st.sampled_from(["a", "B.c", "x" * 63, ""]),
+    st.sampled_from(["team", "example.com/team", *(f"app.kubernetes.io/{key}" for key in RESERVED)]),
+    st.sampled_from(["a", "B.c", "x" * 63, "", "metrics"]),
     max_size=2,
 )
-names = st.from_regex(r"\A[a-z]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+#: YAML takes some for something else.
+names = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z") | st.sampled_from(["y", "no", "null", "true"])
 WEBS = [
     {},
     {"config": {"tls_server_config": {"cert_file": "a", "key_file": "b"}}, "certificateSecret": "c"},
@@ -163,7 +166,12 @@ combinations = st.fixed_dictionaries(
         "log": st.just({"level": "debug"}),
         "extraEnv": st.just([{"name": "A", "value": "b"}]),
         "service": st.sampled_from(
-            [{"type": "NodePort", "nodePort": 30000}, {"clusterIP": "None"}, {"port": 80}]
+            [
+                {"labels": {"app.kubernetes.io/component": "mine"}},
+                {"type": "NodePort", "nodePort": 30000},
+                {"clusterIP": "None"},
+                {"port": 80},
+            ]
         ),
         "startupProbe": st.fixed_dictionaries({"enabled": switch}),
         "livenessProbe": st.fixed_dictionaries({"enabled": switch}),

@@ -27,7 +27,7 @@ bear it and a suffix of up to eleven: 52 are left. A Service's name has no dot a
 
 {{/* Labels. What selects pods can never change, and nobody's labels override it. */}}
 {{- define "ecr-replication-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "ecr-replication-exporter.name" . }}
+app.kubernetes.io/name: {{ include "ecr-replication-exporter.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
@@ -45,12 +45,16 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- merge $own .Values.podLabels .Values.commonLabels | toYaml }}
 {{- end }}
 
-{{/* What every object of the chart says of itself: (dict "root" . "suffix" "" "labels" dict "annotations" dict) */}}
+{{/*
+What every object of the chart says of itself: (dict "root" . "suffix" "" "labels" dict "annotations" dict). A component
+is what a ServiceMonitor tells Services apart by, so nobody's label overrides it.
+*/}}
 {{- define "ecr-replication-exporter.metadata" -}}
-name: {{ include "ecr-replication-exporter.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}
+name: "{{ include "ecr-replication-exporter.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}"
 namespace: {{ default (include "ecr-replication-exporter.namespace" .root) .namespace | quote }}
 labels:
-  {{- merge (include "ecr-replication-exporter.labels" .root | fromYaml) (default dict .labels) | toYaml | nindent 2 }}
+  {{- $component := ternary (dict "app.kubernetes.io/component" .component) dict (hasKey . "component") }}
+  {{- merge $component (include "ecr-replication-exporter.labels" .root | fromYaml) (default dict .labels) | toYaml | nindent 2 }}
 {{- with .annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -116,6 +120,6 @@ annotations:
 {{- end }}
 
 {{- define "ecr-replication-exporter.testLabels" -}}
-app.kubernetes.io/name: {{ include "ecr-replication-exporter.name" . }}-test
+app.kubernetes.io/name: "{{ include "ecr-replication-exporter.name" . }}-test"
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}

@@ -1,7 +1,7 @@
 {{/* How Prometheus scrapes: the same for a ServiceMonitor's endpoint and a PodMonitor's. (dict "root" . "monitor" ...) */}}
 {{- define "ecr-replication-exporter.endpoint" -}}
 port: http
-path: {{ .root.Values.web.telemetryPath }}
+path: {{ .root.Values.web.telemetryPath | quote }}
 scheme: {{ include "ecr-replication-exporter.scheme" .root }}
 {{- with .monitor.interval }}
 interval: {{ . }}
@@ -23,7 +23,7 @@ authorization:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .monitor.proxyUrl }}
-proxyUrl: {{ . }}
+proxyUrl: {{ . | quote }}
 {{- end }}
 {{- with .monitor.relabelings }}
 relabelings:
@@ -38,7 +38,7 @@ metricRelabelings:
 {{/* What both say about all that they scrape. */}}
 {{- define "ecr-replication-exporter.monitorSpec" -}}
 {{- with .monitor.jobLabel }}
-jobLabel: {{ . }}
+jobLabel: {{ . | quote }}
 {{- end }}
 {{- with .monitor.podTargetLabels }}
 podTargetLabels:

@@ -13,7 +13,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "ecr-replication-exporter.serviceAccountName" . }}
+  serviceAccountName: {{ include "ecr-replication-exporter.serviceAccountName" . | quote }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int64 .Values.terminationGracePeriodSeconds }}
@@ -26,10 +26,10 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
@@ -72,7 +72,7 @@ spec:
         - --config.auto-reload-interval={{ .Values.autoReloadInterval }}
         {{- end }}
         - --web.listen-address=:{{ .Values.containerPort }}
-        - --web.telemetry-path={{ .Values.web.telemetryPath }}
+        - {{ printf "--web.telemetry-path=%s" .Values.web.telemetryPath | quote }}
         {{- if $webSecret }}
         - --web.config.file=/etc/ecr-replication-exporter/web/{{ .Values.web.configKey }}
         {{- end }}
@@ -150,7 +150,7 @@ spec:
         {{- end }}
         {{- if include "ecr-replication-exporter.isStateful" . }}
         - name: state
-          mountPath: {{ .Values.stateFile.mountPath }}
+          mountPath: {{ .Values.stateFile.mountPath | quote }}
         {{- end }}
         {{- with .Values.extraVolumeMounts }}
         {{- tpl (toYaml .) $ | nindent 8 }}
@@ -162,20 +162,20 @@ spec:
     - name: config
       {{- if .Values.existingConfigSecret }}
       secret:
-        secretName: {{ tpl .Values.existingConfigSecret . }}
+        secretName: {{ tpl .Values.existingConfigSecret . | quote }}
       {{- else }}
       configMap:
-        name: {{ if .Values.existingConfigMap }}{{ tpl .Values.existingConfigMap . }}{{ else }}{{ include "ecr-replication-exporter.fullname" . }}{{ end }}
+        name: {{ default (include "ecr-replication-exporter.fullname" .) (tpl .Values.existingConfigMap .) | quote }}
       {{- end }}
     {{- if $webSecret }}
     - name: web
       secret:
-        secretName: {{ $webSecret }}
+        secretName: {{ $webSecret | quote }}
     {{- end }}
     {{- if .Values.web.certificateSecret }}
     - name: certificate
       secret:
-        secretName: {{ tpl .Values.web.certificateSecret . }}
+        secretName: {{ tpl .Values.web.certificateSecret . | quote }}
     {{- end }}
     {{- if and (include "ecr-replication-exporter.isStateful" .) (not .Values.stateFile.persistent) }}
     - name: state
