@@ -26,7 +26,7 @@ from chart import (
     values_of,
     workload,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_config import CONFIGS, configurations
 from test_schema import NO_VALUES, SETTINGS, WEB, letters
@@ -140,7 +140,9 @@ labels = st.dictionaries(
     max_size=2,
 )
 #: YAML takes some for something else.
-names = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z") | st.sampled_from(["y", "no", "null", "true"])
+names = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z") | st.sampled_from(
+    ["y", "no", "null", "true"]
+)
 WEBS = [
     {},
     {"config": {"tls_server_config": {"cert_file": "a", "key_file": "b"}}, "certificateSecret": "c"},
@@ -194,8 +196,11 @@ releases = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,51}[a-z0-9])?\Z").filter(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=100)
 @given(combinations, releases)
+@example({"shards": 2, "fullnameOverride": "x" * 63}, "demo")
+@example({"shards": 2, "fullnameOverride": "x" * 51 + "--y"}, "demo")
+@example({"web": WEBS[1]}, "1." + "r" * 51)
 def test_any_combination_is_valid(values: dict[str, Any], release: str) -> None:
     found = objects(values, name=release)
     assert [problem for each in found for problem in problems(each)] == []
@@ -214,8 +219,20 @@ def test_any_combination_is_valid(values: dict[str, Any], release: str) -> None:
     assert len(identities) == len(set(identities))
 
 
+EVERY_SELECTOR = {
+    key: {"enabled": True}
+    for key in "serviceMonitor podMonitor networkPolicy podDisruptionBudget verticalPodAutoscaler".split()
+}
+
+
 @settings(max_examples=60)
 @given(combinations)
+@example(EVERY_SELECTOR | {"shards": 2})
+@example(
+    EVERY_SELECTOR
+    | {"stateFile": {"enabled": True}, "commonLabels": {"app.kubernetes.io/component": "metrics"}}
+)
+@example(EVERY_SELECTOR | {"service": {"labels": {"app.kubernetes.io/component": "mine"}}})
 def test_what_belongs_together_finds_each_other(values: dict[str, Any]) -> None:
     found = objects(values)
     by_kind: dict[str, list[Object]] = {}
