@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
+import ssl
 import subprocess
 import sys
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ from chart import (
     values_of,
     workload,
 )
-from command import ask, running
+from command import Command, ask, run, running
+from test_web import Authority
 
 import exporter
 from exporter import config
@@ -160,53 +165,79 @@ def files(found: list[Object], folder: Path) -> None:
                     (folder / at / name).write_text(text)
 
 
-def test_the_exporter_takes_the_configuration(values: dict[str, Any]) -> None:
+def test_the_exporter_takes_the_configuration(values: dict[str, Any], tmp_path: Path) -> None:
     found = objects(values)
     (text,) = one([each for each in found if named(each, "ecr")], "ConfigMap")["data"].values()
-    settings = config.parse(text)
+    (tmp_path / "config.yaml").write_text(text)
+    assert run("--config.check", f"--config.file={tmp_path / 'config.yaml'}").returncode == 0
     plain = yaml.safe_load(yaml.safe_dump(values["config"]))
     if workload(found)["kind"] == "StatefulSet":
         mount = values.get("stateFile", {}).get("mountPath", "/var/lib/ecr-replication-exporter")
         plain["state_file"] = f"{mount}/state"
-    assert settings == config.parse(json.dumps(plain))
+    assert config.parse(text) == config.parse(json.dumps(plain))
 
 
-@pytest.mark.parametrize("name", ["minimal", "sharded", "multi-account"])
-def test_the_command_line_starts_the_exporter(name: str, tmp_path: Path) -> None:
-    given = shape(name)
-    found = objects(given)
-    files(found, tmp_path)
-    text = tmp_path / "config" / "config.yaml"
-    text.write_text(text.read_text().replace("/var/lib/ecr-replication-exporter", str(tmp_path)))
+@contextmanager
+def started(found: list[Object], folder: Path) -> Iterator[Command]:
+    """The exporter by the pod's command line, with folders of this machine for mounts, in the demo's AWS."""
+    files(found, folder)
+    for path in folder.rglob("*.yaml"):
+        text = path.read_text().replace("/var/lib/ecr-replication-exporter", str(folder))
+        path.write_text(text.replace("/etc/ecr-replication-exporter", str(folder)))
     arguments = [
-        argument.replace("/etc/ecr-replication-exporter", str(tmp_path))
+        argument.replace("/etc/ecr-replication-exporter", str(folder))
         for argument in container(found)["args"]
         if not argument.startswith("--web.listen-address")
     ]
     pod_name = f"{workload(found)['metadata']['name']}-1"
-    with running(tmp_path, *arguments, "--demo", POD_NAME=pod_name) as command:
+    with running(folder, *arguments, "--demo", POD_NAME=pod_name) as command:
+        yield command
+
+
+@pytest.mark.parametrize("name", ["minimal", "sharded", "multi-account"])
+def test_the_command_line_starts_the_exporter(name: str, tmp_path: Path) -> None:
+    found = objects(shape(name))
+    with started(found, tmp_path) as command:
         probe = container(found)["livenessProbe"]["httpGet"]
         assert ask(f"{command.url}{probe['path']}").status == 200
         assert "ecr_replication_exporter_build_info" in command.page()
         assert command.stop()[0] == 0
 
 
-def test_the_helm_test_finds_the_exporter(tmp_path: Path) -> None:
-    test = one(objects({}), "Pod")["spec"]["containers"][0]
+def helm_test(found: list[Object], port: str, *, locked: str) -> int:
+    """The exit code of the pod of `helm test`, with this machine in place of the Service."""
+    test = one(found, "Pod")["spec"]["containers"][0]
     assert test["command"] == ["python3", "-c"]
-    script, host, port, scheme, locked = test["args"]
-    assert (host, port, scheme, locked) == ("demo-ecr-replication-exporter.monitoring", "10042", "http", "")
+    script, host, service_port, scheme, is_locked = test["args"]
+    assert (host, service_port) == ("demo-ecr-replication-exporter.monitoring", "10042")
+    assert is_locked == locked
+    arguments = [sys.executable, "-c", script, "127.0.0.1", port, scheme, locked]
+    return subprocess.run(arguments, capture_output=True, timeout=30, check=False).returncode
 
-    def judge(port: str, locked: str) -> int:
-        arguments = [sys.executable, "-c", script, "127.0.0.1", port, scheme, locked]
-        return subprocess.run(arguments, capture_output=True, timeout=30, check=False).returncode
 
-    with running(tmp_path, "--demo") as command:
+def test_the_helm_test_finds_the_exporter(tmp_path: Path) -> None:
+    found = objects({})
+    with started(found, tmp_path) as command:
         port = command.url.rpartition(":")[2]
-        assert judge(port, "") == 0
-        assert judge(port, "true") == 0
-    assert judge(port, "") != 0
-    assert judge(port, "true") != 0
+        assert helm_test(found, port, locked="") == 0
+    assert helm_test(found, port, locked="") != 0
+
+
+def test_tls_and_a_password(tmp_path: Path) -> None:
+    found = objects(shape("tls"))
+    (tmp_path / "tls").mkdir()
+    for path, name in zip(Authority().issue(tmp_path, "server"), ("tls.crt", "tls.key"), strict=True):
+        path.rename(tmp_path / "tls" / name)
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    with started(found, tmp_path) as command:
+        port = command.url.rpartition(":")[2]
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(f"https://127.0.0.1:{port}/-/healthy", context=unverified, timeout=10)
+        refused.value.close()
+        assert "tcpSocket" in container(found)["livenessProbe"]
+        assert helm_test(found, port, locked="true") == 0
+    assert helm_test(found, port, locked="true") != 0
 
 
 # -- one thing at a time ---------------------------------------------------------------------------

@@ -310,6 +310,25 @@ def test_nothing_but_the_configuration_changes_the_checksum() -> None:
     assert checksum() != checksum(config={"max_images": 5})
 
 
+def defaults(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of the values that may be empty, or are Kubernetes' own."""
+    for key, each in node.items():
+        if each in ({}, [], "") or key in ("resources", "securityContext", "podSecurityContext", "strategy"):
+            yield (*path, key)
+        elif isinstance(each, dict) and key != "config":
+            yield from defaults(each, (*path, key))
+
+
+def test_null_removes_a_default() -> None:
+    for path in defaults(values_of((CHART / "values.yaml").read_text())):
+        values: dict[str, Any] = {path[-1]: None}
+        for step in reversed(path[:-1]):
+            values = {step: values}
+        found = objects(values)
+        assert [problem for each in found for problem in problems(each)] == [], path
+        assert [nothing for each in found for nothing in nothings(each)] == [], path
+
+
 def test_the_exporter_refuses_what_only_it_can_tell() -> None:
     """The schema's blind spots do not get past --config.check, nor past a reload."""
     lost = {"targets": [{"repository": "team/app", "registries": ["nowhere"]}]}

@@ -36,13 +36,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
 {{- $_ := set $own "app.kubernetes.io/version" (.Chart.AppVersion | replace "+" "_" | trunc 63) }}
 {{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service }}
-{{- merge $own .Values.commonLabels | toYaml }}
+{{- merge $own (default dict .Values.commonLabels) | toYaml }}
 {{- end }}
 
 {{/* Not the chart's version: an upgrade that changes nothing else restarts no pod. */}}
 {{- define "ecr-replication-exporter.podLabels" -}}
 {{- $own := include "ecr-replication-exporter.selectorLabels" . | fromYaml }}
-{{- merge $own .Values.podLabels .Values.commonLabels | toYaml }}
+{{- merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels) | toYaml }}
 {{- end }}
 
 {{/*
@@ -79,7 +79,7 @@ annotations:
 
 {{/* The configuration, and where to keep the state if there is a place for it. */}}
 {{- define "ecr-replication-exporter.config" -}}
-{{- $config := deepCopy .Values.config }}
+{{- $config := required "config is empty: name its targets, an existingConfigMap or an existingConfigSecret" .Values.config | deepCopy }}
 {{- if and (include "ecr-replication-exporter.isStateful" .) (not $config.state_file) }}
 {{- $_ := set $config "state_file" (printf "%s/state" .Values.stateFile.mountPath) }}
 {{- end }}
@@ -96,13 +96,14 @@ annotations:
 {{- end }}
 
 {{- define "ecr-replication-exporter.scheme" -}}
-{{- if or .Values.web.tls .Values.web.config.tls_server_config }}https{{ else }}http{{ end }}
+{{- if or .Values.web.tls (default dict .Values.web.config).tls_server_config }}https{{ else }}http{{ end }}
 {{- end }}
 
 {{/* Kubernetes' probes have no client certificate and know no password: for these the open port has to do. */}}
 {{- define "ecr-replication-exporter.isLocked" -}}
-{{- $tls := default dict .Values.web.config.tls_server_config }}
-{{- if or .Values.web.config.basic_auth_users (eq (default "" $tls.client_auth_type) "RequireAndVerifyClientCert") }}true{{ end }}
+{{- $web := default dict .Values.web.config }}
+{{- $tls := default dict $web.tls_server_config }}
+{{- if or $web.basic_auth_users (eq (default "" $tls.client_auth_type) "RequireAndVerifyClientCert") }}true{{ end }}
 {{- end }}
 
 {{/* (dict "root" . "probe" .Values.livenessProbe "path" "/-/healthy") */}}

@@ -1,6 +1,6 @@
 {{/* What the pods of the Deployment and of the StatefulSet have in common, which is nearly all. */}}
 {{- define "ecr-replication-exporter.podTemplate" -}}
-{{- $annotations := deepCopy .Values.podAnnotations }}
+{{- $annotations := deepCopy (default dict .Values.podAnnotations) }}
 {{- if not (or (include "ecr-replication-exporter.reloads" .) .Values.existingConfigMap .Values.existingConfigSecret) }}
 {{- $_ := set $annotations "checksum/config" (include "ecr-replication-exporter.config" . | sha256sum) }}
 {{- end }}
@@ -165,7 +165,7 @@ spec:
         secretName: {{ tpl .Values.existingConfigSecret . | quote }}
       {{- else }}
       configMap:
-        name: {{ default (include "ecr-replication-exporter.fullname" .) (tpl .Values.existingConfigMap .) | quote }}
+        name: {{ default (include "ecr-replication-exporter.fullname" .) (tpl (default "" .Values.existingConfigMap) .) | quote }}
       {{- end }}
     {{- if $webSecret }}
     - name: web
