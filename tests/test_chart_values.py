@@ -114,13 +114,13 @@ def test_helm_judges_configurations_as_the_schema_does(path: Path) -> None:
         assert takes({"config": plain}) == SETTINGS.is_valid(plain)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(letters)
 def test_helm_judges_whatever_comes_as_the_schema_does(letter: dict[str, Any]) -> None:
     assert takes({"config": letter}) == SETTINGS.is_valid(letter)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(configurations)
 def test_a_configuration_arrives_as_it_was_given(configuration: Settings) -> None:
     """Helm holds it as JSON and writes YAML of its own; texts, numbers and their size survive that."""
@@ -196,7 +196,7 @@ releases = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,51}[a-z0-9])?\Z").filter(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(combinations, releases)
 @example({"shards": 2, "fullnameOverride": "x" * 63}, "demo")
 @example({"shards": 2, "fullnameOverride": "x" * 51 + "--y"}, "demo")
@@ -225,7 +225,7 @@ EVERY_SELECTOR = {
 }
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(combinations)
 @example(EVERY_SELECTOR | {"shards": 2})
 @example(
@@ -287,7 +287,7 @@ def whole_pod_fits(found: list[Object], by_kind: dict[str, list[Object]]) -> Non
 LISTS = [[{"repository": "team/a"}], [{"repository": "team/b"}], [{"repository": "team/a", "latest": 3}]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(combinations, st.sampled_from(LISTS), st.sampled_from(LISTS))
 def test_a_change_of_the_configuration_restarts_only_where_nobody_reloads(
     values: dict[str, Any], before: Any, after: Any
