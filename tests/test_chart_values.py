@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,13 @@ def test_nothing_but_the_configuration_changes_the_checksum() -> None:
 
     assert checksum() == checksum(log={"level": "debug"}, commonLabels={"a": "b"}, shards=1, web=WEBS[1])
     assert checksum() != checksum(config={"max_images": 5})
+
+
+def test_the_values_of_the_readme_are_taken() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    assert len(examples) == 2
+    for text in examples:
+        assert problems(workload(objects(values_of(text)))) == []
 
 
 def defaults(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
