@@ -352,11 +352,14 @@ class RegistryGate:
 
 def _sessions() -> Callable[[], boto3.Session]:
     """Makes boto3's own sessions, but for the time zone of the times in answers; they share what is large."""
-    loader = botocore.session.Session().get_component("data_loader")
+    loader: Any = None
 
     def make() -> boto3.Session:
+        nonlocal loader
         core = botocore.session.Session()
-        core.register_component("data_loader", loader)
+        if loader:
+            core.register_component("data_loader", loader)
+        loader = core.get_component("data_loader")
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
         return boto3.Session(botocore_session=core)
 
