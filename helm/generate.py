@@ -7,7 +7,8 @@ own tables say what `config` and `web.config` may be; Kubernetes' published type
 Comments of values.yaml that mean something stand right above their key:
   # -- The sentence for the README, which may run on.
   # @schema {minimum: 1}       What the default alone does not tell. {$ref: NAME} is one of `_NAMED` below,
-                               {$ref: k8s/KIND} is Kubernetes' own type.
+                               {$ref: k8s/KIND} is Kubernetes' own type; {$ref: alert} an alert with the
+                               thresholds of its default.
   ## Heading                   Begins a new table.
 A map with keys in it is a section: its own keys are read the same way, unless it has an @schema itself. A key
 without a sentence, and an empty map or list without @schema, are errors: the reader would have to guess.
@@ -93,6 +94,11 @@ _NAMED: dict[str, Schema] = {
         certFile=_TEXT,
         keyFile=_TEXT,
     ),
+    # What the operator takes: a rule's labels are its own, or Prometheus's.
+    "ruleGroups": {
+        "type": "array",
+        "items": {"type": "object", "required": ["name", "rules"], "properties": {"name": _TEXT}},
+    },
     "basicAuth": _object(username=_SELECTED, password=_SELECTED),
     "authorization": _object(type=_TEXT, credentials=_SELECTED),
 }
@@ -219,12 +225,32 @@ def _probe(types: Kubernetes) -> Schema:
     return {**probe, "properties": probe["properties"] | own}
 
 
+def _alert(default: dict[str, Any]) -> Schema:
+    """An alert: what all have, and the thresholds that its default has."""
+    duration, optional = {"$ref": "duration"}, {"$ref": "optionalDuration"}
+    common = {
+        "enabled": {"type": "boolean"},
+        "severity": {"enum": ["critical", "warning", "info"]},
+        "for": duration,
+        "keepFiringFor": optional,
+        "labels": {"$ref": "strings"},
+    }
+    thresholds = {
+        key: duration if isinstance(value, str) else {"type": "number", "minimum": 0}
+        for key, value in default.items()
+        if key not in common
+    }
+    return _object(**common, **thresholds)
+
+
 def _schema(value: Value) -> Schema:
     if value.is_section:
         keys = {each.path[-1]: _schema(each) for each in value.keys}
         return {"type": "object", "additionalProperties": False, "properties": keys}
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
     shape = value.schema or {}
+    if shape == {"$ref": "alert"}:
+        shape = _alert(value.default)
     if not shape.keys() & {"$ref", "enum", "type", "anyOf"}:
         shape = {"type": kinds[type(value.default)], **shape}
     return {"description": value.sentence, **shape}
