@@ -1,0 +1,178 @@
+"""From a FAILED image to a notification and back: what is shipped, in a real Prometheus and Alertmanager."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import Command, eventually, running
+from monitoring import EXAMPLES, Receiver, alertmanager, example, prometheus
+
+from exporter.demo import ACCOUNT, REGION, EmbeddedAWS
+from exporter.model import Destination
+
+OREGON = Destination("us-west-2", ACCOUNT)
+RULES = [
+    {"destinations": [{"region": region, "registryId": ACCOUNT} for region in ("eu-west-1", "us-west-2")]}
+]
+CONFIG = """
+targets: [{repository: team/*}]
+discovery_interval: 1s
+pending_interval: 1s
+failed_interval: 2s
+requests_per_second: 100
+"""
+SCRIPT = Path(__file__).parents[1] / "helm" / "rules.py"
+#: Seconds that Alertmanager waits for more of a group, at first and later.
+GROUP_WAIT, GROUP_INTERVAL = 3, 4
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAWS]:
+    with EmbeddedAWS() as aws:
+        aws.set_rules(ACCOUNT, REGION, RULES)
+        aws.denied.add(OREGON)
+        for repository in ("team/app", "team/api"):
+            aws.create_repository(ACCOUNT, REGION, repository)
+            aws.push(ACCOUNT, REGION, repository, "v1")
+        yield aws
+
+
+@contextmanager
+def exporter(folder: Path, aws: EmbeddedAWS, targets: Path) -> Iterator[Command]:
+    """The exporter, where Prometheus finds it: each time under another address, as a pod."""
+    keys = aws.session().get_credentials()
+    assert keys is not None
+    (folder / "config.yaml").write_text(CONFIG)
+    with running(
+        folder,
+        f"--config.file={folder / 'config.yaml'}",
+        AWS_ACCESS_KEY_ID=keys.access_key,
+        AWS_SECRET_ACCESS_KEY=keys.secret_key,
+        AWS_REGION=REGION,
+        AWS_ENDPOINT_URL=aws.endpoint_url,
+    ) as command:
+        fresh = targets.with_suffix(".new")
+        fresh.write_text(json.dumps([{"targets": [command.url.removeprefix("http://")]}]))
+        fresh.rename(targets)
+        yield command
+
+
+def shipped_rules(folder: Path, values: Mapping[str, Any]) -> str:
+    """The rules, with values as a user of the chart gives them."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump({"prometheusRule": values}))
+    done = subprocess.run([sys.executable, SCRIPT, file], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
+    """The example, told to hurry and whom to notify."""
+    config: dict[str, Any] = example("alertmanager.yml")
+    config["route"] |= {"group_wait": f"{GROUP_WAIT}s", "group_interval": f"{GROUP_INTERVAL}s"}
+    for each in config["receivers"]:
+        each["webhook_configs"] = [{"url": receiver.url + each["name"]}]
+    return config
+
+
+def prometheus_config(rules: Path, targets: Path, *, alertmanager: str) -> Mapping[str, Any]:
+    config: dict[str, Any] = example("prometheus.yml")
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(rules)]
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+    (scrape,) = config["scrape_configs"]
+    del scrape["static_configs"]
+    scrape["file_sd_configs"] = [{"files": [str(targets)], "refresh_interval": "1s"}]
+    return config
+
+
+def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
+    tmp_path: Path, aws: EmbeddedAWS, command: Callable[[str, str], str]
+) -> None:
+    programs = (
+        command("prometheus", "prometheus"),
+        command("prometheus-alertmanager", "prometheus-alertmanager"),
+    )
+    failed = {"for": "1s", "keepFiringFor": "15s"}
+    rules, targets = tmp_path / "rules.yaml", tmp_path / "targets.json"
+    rules.write_text(shipped_rules(tmp_path, {"alerts": {"ECRReplicationFailed": failed}}))
+
+    with (
+        Receiver() as receiver,
+        alertmanager(programs[1], tmp_path / "alertmanager", alertmanager_config(receiver)) as address,
+        prometheus(
+            programs[0],
+            tmp_path / "prometheus",
+            prometheus_config(rules, targets, alertmanager=address),
+        ) as scraping,
+    ):
+        told = receiver.notifications
+        with exporter(tmp_path, aws, targets):
+            eventually(lambda: told)
+            eventually(lambda: len(scraping.query("ALERTS{alertstate='firing'}")) == 2)
+        with exporter(tmp_path, aws, targets) as restarted:
+            eventually(lambda: restarted.statuses() == {"COMPLETE", "FAILED"})
+            # Long enough for Alertmanager to tell of a change, if the restart made one.
+            eventually(lambda: scraping.query(f"time() - process_start_time_seconds > {2 * GROUP_INTERVAL}"))
+            (first,) = told
+            assert first["status"] == "firing"
+            assert first["receiver"] == "on-call"
+            assert first["groupLabels"] == {
+                "alertname": "ECRReplicationFailed",
+                "source_registry_id": ACCOUNT,
+                "source_region": REGION,
+                "registry_id": ACCOUNT,
+                "region": "us-west-2",
+            }
+            assert {each["annotations"]["summary"] for each in first["alerts"]} == {
+                f"{repository}:v1 did not get from {ACCOUNT}/{REGION} to {ACCOUNT}/us-west-2:"
+                " DESTINATION_REGISTRY_ACCESS_DENIED."
+                for repository in ("team/api", "team/app")
+            }
+            aws.denied.clear()
+            for repository in ("team/app", "team/api"):
+                aws.push(ACCOUNT, REGION, repository, "v1")
+            eventually(lambda: told[-1]["status"] == "resolved")
+            assert {each["status"] for each in told[-1]["alerts"]} == {"resolved"}
+            assert {each["groupKey"] for each in told} == {first["groupKey"]}
+
+
+def test_promtool_takes_the_example(command: Callable[[str, str], str]) -> None:
+    done = subprocess.run(
+        [command("promtool", "prometheus"), "check", "config", str(EXAMPLES / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 rule files found" in done.stdout
+
+
+def test_amtool_takes_the_example(command: Callable[[str, str], str]) -> None:
+    done = subprocess.run(
+        [command("amtool", "prometheus-alertmanager"), "check-config", str(EXAMPLES / "alertmanager.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [(("severity=critical",), "on-call"), (("severity=warning",), "team"), (("severity=info",), "team")],
+)
+def test_who_is_told(labels: tuple[str, ...], receiver: str, command: Callable[[str, str], str]) -> None:
+    amtool = command("amtool", "prometheus-alertmanager")
+    file = f"--config.file={EXAMPLES / 'alertmanager.yml'}"
+    done = subprocess.run(
+        [amtool, "config", "routes", "test", file, *labels], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == receiver
