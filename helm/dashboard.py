@@ -35,7 +35,7 @@ from panels import (
 )
 
 FILE = Path(__file__).parent / "ecr-replication-exporter" / "files" / "dashboard.json"
-SCHEMA_VERSION = 41  # Grafana 12; newer ones migrate it by themselves
+SCHEMA_VERSION = 42  # Grafana 12 and 13; newer ones migrate it by themselves
 
 OWN = "ecr_replication_exporter_"
 #: The matchers of what is chosen above the panels.

@@ -152,7 +152,7 @@ def test_the_names_that_links_and_provisioning_rely_on() -> None:
     made = dashboard()
     assert made["uid"] == "ecr-image-replication"
     assert "id" not in made
-    assert made["schemaVersion"] == 41
+    assert made["schemaVersion"] == 42
     for panel in panels():
         assert panel["description"]
         for each in (panel, *panel["targets"]):
