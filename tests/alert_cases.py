@@ -18,6 +18,7 @@ BUILD = "ecr_replication_exporter_build_info"
 OWN = "ecr_replication_exporter"
 DESCRIBED = f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
+RATE = f"{OWN}_request_rate_limit{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
 RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
 NEW_RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infra/"}}'
@@ -127,9 +128,9 @@ CASES = (
     Case(
         "ECRReplicationRulesGone",
         "critical",
-        good={RULE: 1, DESCRIBED: counting(1), LISTED: clock},
-        bad={DESCRIBED: counting(1), LISTED: clock},
-        fires_after=10,
+        good={RULE: 1, DESCRIBED: counting(1), RATE: 10},
+        bad={DESCRIBED: counting(1), RATE: 10},
+        fires_after=15,
         resolves_within=17,
         labels=SOURCE,
         summary="111122223333/us-east-1 has no replication rule any more; it had some within 1d.",
@@ -137,8 +138,8 @@ CASES = (
     Case(
         "ECRReplicationRulesChanged",
         "info",
-        good={RULE: 1, DESCRIBED: counting(1), LISTED: clock},
-        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1), LISTED: clock},
+        good={RULE: 1, DESCRIBED: counting(1), RATE: 10},
+        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1), RATE: 10},
         fires_after=5,
         resolves_within=90,
         labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
@@ -149,8 +150,8 @@ CASES = (
     Case(
         "ECRReplicationRulesChanged",
         "info",
-        good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1), LISTED: clock},
-        bad={RULE: 1, DESCRIBED: counting(1), LISTED: clock},
+        good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1), RATE: 10},
+        bad={RULE: 1, DESCRIBED: counting(1), RATE: 10},
         fires_after=15,
         resolves_within=90,
         labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
@@ -320,3 +321,32 @@ CASES = (
         about="ever",
     ),
 )
+
+#: All that a healthy exporter of three shards shows, as far as alerts ask for it.
+HEALTHY = {
+    "up": 1,
+    BUILD: 1,
+    "process_start_time_seconds": 0,
+    **shard(0),
+    **shard(1),
+    **shard(2),
+    status("FAILED"): 0,
+    status("IN_PROGRESS"): 0,
+    status("MISSING"): 0,
+    status("COMPLETE"): 1,
+    PUSHED: 0,
+    f'ecr_repository_replication_images{{repository="team/app",{S},{D},status="COMPLETE"}}': 3,
+    bucket("1800"): counting(1),
+    bucket("+Inf"): counting(1),
+    RULE: 1,
+    DESCRIBED: counting(1),
+    LISTED: clock,
+    RATE: 10,
+    f'ecr_target_images{{target="team/*",{S}}}': 3,
+    f"{OWN}_config_last_reload_successful": 1,
+    f"{OWN}_poll_overdue_seconds": 0,
+    f"{OWN}_images_skipped": 0,
+    f'{OWN}_images{{state="unknown"}}': 0,
+    f"{OWN}_state_file_last_success_timestamp_seconds": clock,
+    f'{OWN}_state_file_failures_total{{operation="write"}}': 0,
+}

@@ -111,6 +111,35 @@ def input_series(case: Case) -> list[dict[str, str]]:
     return [{"series": name, "values": " ".join(track.tokens)} for name, track in sorted(tracks.items())]
 
 
+def outage(healthy: Mapping[str, Value], *, begins: int, ends: int, until: int) -> dict[str, Any]:
+    """A promtool test: an exporter that is well but for an outage, of which the two alerts on it tell."""
+    series = []
+    for name, value in healthy.items():
+        track = _Track()
+        for minute in range(until + 1):
+            moment = Moment(minute, minute, minute - ends if minute >= ends else minute + 1000)
+            seen = value(moment) if callable(value) else value
+            track.add(seen if not begins <= minute < ends else 0 if name == "up" else None)
+        full = name if "instance=" in name else _labelled(name, 'instance="10.0.0.1:10042"')
+        series.append({"series": _labelled(full, 'job="ecr"'), "values": " ".join(track.tokens)})
+
+    def fired(minutes: int) -> str:
+        return f'group by (alertname) (count_over_time(ALERTS{{alertstate="firing"}}[{minutes}m]))'
+
+    told = [
+        {"labels": f'{{alertname="ECRReplicationExporter{what}"}}', "value": 1} for what in ("Absent", "Down")
+    ]
+    return {
+        "name": "outage",
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [
+            {"expr": fired(begins), "eval_time": f"{begins}m", "exp_samples": []},
+            {"expr": fired(until), "eval_time": f"{until}m", "exp_samples": told},
+        ],
+    }
+
+
 def _labelled(series: str, label: str) -> str:
     return f"{series[:-1]},{label}}}" if series.endswith("}") else f"{series}{{{label}}}"
 

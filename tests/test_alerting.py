@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import yaml
 from command import Command, eventually, running
 from monitoring import EXAMPLES, Receiver, alertmanager, example, prometheus
 
-from exporter.demo import ACCOUNT, REGION, EmbeddedAWS
+from exporter.demo import ACCOUNT, REGION, EmbeddedAWS, Refuse
 from exporter.model import Destination
 
 OREGON = Destination("us-west-2", ACCOUNT)
@@ -46,11 +51,11 @@ def aws() -> Iterator[EmbeddedAWS]:
 
 
 @contextmanager
-def exporter(folder: Path, aws: EmbeddedAWS, targets: Path) -> Iterator[Command]:
+def exporter(folder: Path, aws: EmbeddedAWS, targets: Path, *, config: str = CONFIG) -> Iterator[Command]:
     """The exporter, where Prometheus finds it: each time under another address, as a pod."""
     keys = aws.session().get_credentials()
     assert keys is not None
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(config)
     with running(
         folder,
         f"--config.file={folder / 'config.yaml'}",
@@ -82,11 +87,14 @@ def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
     return config
 
 
-def prometheus_config(rules: Path, targets: Path, *, alertmanager: str) -> Mapping[str, Any]:
+def prometheus_config(rules: Path, targets: Path, *, alertmanager: str = "") -> Mapping[str, Any]:
     config: dict[str, Any] = example("prometheus.yml")
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(rules)]
-    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+    if alertmanager:
+        config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+    else:
+        del config["alerting"]
     (scrape,) = config["scrape_configs"]
     del scrape["static_configs"]
     scrape["file_sd_configs"] = [{"files": [str(targets)], "refresh_interval": "1s"}]
@@ -142,6 +150,83 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
             eventually(lambda: told[-1]["status"] == "resolved")
             assert {each["status"] for each in told[-1]["alerts"]} == {"resolved"}
             assert {each["groupKey"] for each in told} == {first["groupKey"]}
+
+
+TROUBLED = """
+targets:
+  - repository: team/*
+  - {repository: team/app, tag: never-pushed}
+  - {repository: secret/app, tag: v1}
+  - repository: nothing/*
+max_images: 5
+discovery_interval: 1s
+pending_interval: 1s
+failed_interval: 2s
+requests_per_second: 100
+"""
+HOUR = 3600.0
+
+
+@pytest.fixture
+def troubled_aws() -> Iterator[EmbeddedAWS]:
+    """A registry with an image in every state, most of them bad."""
+    now = time.time()
+    with EmbeddedAWS() as aws:
+        aws.create_repository(ACCOUNT, REGION, "team/app")
+        push = partial(aws.push, ACCOUNT, REGION, "team/app")
+        for number in range(3):
+            push(f"old{number}", pushed_at=now - 50 * HOUR)
+        push("missing", pushed_at=now - 2 * HOUR)
+        aws.set_rules(ACCOUNT, REGION, RULES)
+        aws.denied.add(OREGON)
+        push("stuck", pushed_at=now - HOUR, delay=lambda _: math.inf)
+        push("failed")
+        odd = [{"region": "eu-west-1", "registryId": ACCOUNT, "status": "TELEPORTED"}]
+        aws.set_status(ACCOUNT, REGION, "team/app", push("odd"), odd)
+        aws.fault = lambda call: (
+            Refuse(400, "AccessDeniedException", "no")
+            if call.params.get("repositoryName") == "secret/app"
+            else None
+        )
+        yield aws
+
+
+def test_a_real_exporter_in_trouble_makes_them_fire(
+    tmp_path: Path, troubled_aws: EmbeddedAWS, command: Callable[[str, str], str]
+) -> None:
+    """Proves that the series which the promtool tests make up are those that the exporter has."""
+    program = command("prometheus", "prometheus")
+    rules, targets = tmp_path / "rules.yaml", tmp_path / "targets.json"
+    names = re.findall(r"alert: (\w+)", (EXAMPLES / "rules.yaml").read_text())
+    soon = {name: {"for": "1s", "keepFiringFor": ""} for name in names}
+    soon["ECRReplicationSlow"] |= {"slowerThanSeconds": 0}
+    rules.write_text(shipped_rules(tmp_path, {"alerts": soon}))
+
+    def firing() -> set[str]:
+        found = scraping.query("ALERTS{alertstate='firing'}")
+        return {row["metric"]["alertname"].removeprefix("ECRReplication") for row in found}
+
+    def fires(*names: str) -> None:
+        eventually(lambda: firing() >= set(names))
+
+    with (
+        prometheus(program, tmp_path / "prometheus", prometheus_config(rules, targets)) as scraping,
+        exporter(tmp_path, troubled_aws, targets, config=TROUBLED) as running_exporter,
+    ):
+        fires("Failed", "Missing", "StatusUnknown", "Stuck")
+        fires("TargetDenied", "TargetEmpty", "TargetNotFound", "ExporterImagesSkipped")
+        troubled_aws.push(ACCOUNT, REGION, "team/app", "late")
+        fires("Slow")
+        troubled_aws.set_rules(ACCOUNT, REGION, [])
+        fires("RulesGone")
+        troubled_aws.fault = lambda _: Refuse(400, "ThrottlingException", "slow down")
+        fires("ExporterThrottled")
+        (tmp_path / "config.yaml").write_text("targets: []")
+        running_exporter.process.send_signal(signal.SIGHUP)
+        fires("ExporterReloadFailed")
+        running_exporter.stop()
+        fires("ExporterAbsent", "ExporterDown")
+        assert not firing() & {"Failed", "RulesGone", "RulesChanged", "TargetDenied"}
 
 
 def test_promtool_takes_the_example(command: Callable[[str, str], str]) -> None:

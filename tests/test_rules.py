@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from alert_cases import CASES
-from alert_timeline import Case, promtool_test
+from alert_cases import CASES, HEALTHY
+from alert_timeline import Case, outage, promtool_test
 
 from exporter.metrics import CATALOGUE
 
@@ -54,6 +55,27 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
         "tests": [promtool_test(case)],
     }
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(tests))
+    done = subprocess.run(
+        [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_outage_of_the_exporter_is_told_as_that_and_nothing_else(
+    tmp_path: Path, command: Callable[[str, str], str]
+) -> None:
+    """For half an hour nothing is scraped: what is not seen is not taken for gone, then or an hour later."""
+    promtool = command("promtool", "prometheus")
+    shutil.copy(RULES, tmp_path / "rules.yaml")
+    (tmp_path / "test.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "rule_files": ["rules.yaml"],
+                "evaluation_interval": "1m",
+                "tests": [outage(HEALTHY, begins=120, ends=150, until=300)],
+            }
+        )
+    )
     done = subprocess.run(
         [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
     )
