@@ -7,8 +7,7 @@ own tables say what `config` and `web.config` may be; Kubernetes' published type
 Comments of values.yaml that mean something stand right above their key:
   # -- The sentence for the README, which may run on.
   # @schema {minimum: 1}       What the default alone does not tell. {$ref: NAME} is one of `_NAMED` below,
-                               {$ref: k8s/KIND} is Kubernetes' own type; {$ref: alert} an alert with the
-                               thresholds of its default.
+                               {$ref: k8s/KIND} is Kubernetes' own type.
   ## Heading                   Begins a new table.
 A map with keys in it is a section: its own keys are read the same way, unless it has an @schema itself. A key
 without a sentence, and an empty map or list without @schema, are errors: the reader would have to guess.
@@ -48,6 +47,15 @@ _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _SELECTED = {"$ref": "k8s/SecretKeySelector"}
 _EITHER = _object(configMap={"$ref": "k8s/ConfigMapKeySelector"}, secret=_SELECTED)
+_RULE = _object(
+    alert=_TEXT,
+    record=_TEXT,
+    expr={"type": ["string", "integer"]},
+    keep_firing_for={"$ref": "optionalDuration"},
+    labels={"$ref": "strings"},
+    annotations={"$ref": "strings"},
+    **{"for": {"$ref": "duration"}},
+)
 #: Shapes that values.yaml refers to. Those of the Prometheus operator follow monitoring.coreos.com/v1.
 _NAMED: dict[str, Schema] = {
     "config": schema.settings(),
@@ -94,10 +102,16 @@ _NAMED: dict[str, Schema] = {
         certFile=_TEXT,
         keyFile=_TEXT,
     ),
-    # What the operator takes: a rule's labels are its own, or Prometheus's.
     "ruleGroups": {
         "type": "array",
-        "items": {"type": "object", "required": ["name", "rules"], "properties": {"name": _TEXT}},
+        "items": _object(
+            name=_TEXT,
+            interval={"$ref": "optionalDuration"},
+            query_offset={"$ref": "optionalDuration"},
+            limit={"type": "integer", "minimum": 0},
+            labels={"$ref": "strings"},
+            rules={"type": "array", "items": _RULE},
+        ),
     },
     "basicAuth": _object(username=_SELECTED, password=_SELECTED),
     "authorization": _object(type=_TEXT, credentials=_SELECTED),
@@ -120,8 +134,13 @@ class Value:
         return ".".join(self.path)
 
     @property
+    def is_alert(self) -> bool:
+        return self.path[:-1] == ("prometheusRule", "alerts")
+
+    @property
     def is_section(self) -> bool:
-        return isinstance(self.default, dict) and bool(self.default) and self.schema is None
+        section = isinstance(self.default, dict) and bool(self.default) and self.schema is None
+        return section and not self.is_alert
 
 
 class Kubernetes:
@@ -249,7 +268,7 @@ def _schema(value: Value) -> Schema:
         return {"type": "object", "additionalProperties": False, "properties": keys}
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
     shape = value.schema or {}
-    if shape == {"$ref": "alert"}:
+    if value.is_alert:
         shape = _alert(value.default)
     if not shape.keys() & {"$ref", "enum", "type", "anyOf"}:
         shape = {"type": kinds[type(value.default)], **shape}

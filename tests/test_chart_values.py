@@ -189,6 +189,15 @@ combinations = st.fixed_dictionaries(
         ),
         "verticalPodAutoscaler": st.fixed_dictionaries({"enabled": switch}),
         "helmTest": st.fixed_dictionaries({"enabled": switch}),
+        "prometheusRule": st.fixed_dictionaries(
+            {"enabled": switch},
+            optional={
+                "labels": labels,
+                "interval": st.sampled_from(["", "1m"]),
+                "alerts": st.just({"ECRReplicationStuck": {"enabled": False}}),
+            },
+        ),
+        "dashboard": st.fixed_dictionaries({"enabled": switch}, optional={"labels": labels}),
     },
 )
 #: As Helm allows them: dots inside, a digit first, up to 53 characters.
