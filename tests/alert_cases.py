@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from alert_timeline import Case, Moment, clock, counting, phase_start
+from collections.abc import Mapping
+
+from alert_timeline import BUILD, Case, Moment, Value, clock, counting, phase_start
 
 S = 'source_registry_id="111122223333",source_region="us-east-1"'
 D = 'region="eu-west-1",registry_id="111122223333"'
@@ -14,7 +16,6 @@ IMAGE = {"repository": "team/app", "tag": "v1", **SOURCE}
 TARGET = {"target": "team/*", **SOURCE}
 
 DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
-BUILD = "ecr_replication_exporter_build_info"
 OWN = "ecr_replication_exporter"
 DESCRIBED = f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
@@ -323,7 +324,7 @@ CASES = (
 )
 
 #: All that a healthy exporter of three shards shows, as far as alerts ask for it.
-HEALTHY = {
+HEALTHY: Mapping[str, Value] = {
     "up": 1,
     BUILD: 1,
     "process_start_time_seconds": 0,
@@ -349,4 +350,10 @@ HEALTHY = {
     f'{OWN}_images{{state="unknown"}}': 0,
     f"{OWN}_state_file_last_success_timestamp_seconds": clock,
     f'{OWN}_state_file_failures_total{{operation="write"}}': 0,
+}
+#: The rules cannot be read for hours: what is known of them is shown for an hour, and then not.
+UNREADABLE: Mapping[str, Value] = {
+    **HEALTHY,
+    RULE: lambda moment: 1 if moment.phase < 60 else None,
+    DESCRIBED: lambda moment: moment.since_start - moment.phase,
 }

@@ -7,10 +7,12 @@ back under another address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+#: What every exporter shows.
+BUILD = "ecr_replication_exporter_build_info"
 #: Minutes.
 GOOD, RESTART, BAD_AFTER_FIRING = 90, 2, 30
 
@@ -111,26 +113,33 @@ def input_series(case: Case) -> list[dict[str, str]]:
     return [{"series": name, "values": " ".join(track.tokens)} for name, track in sorted(tracks.items())]
 
 
-def outage(healthy: Mapping[str, Value], *, begins: int, ends: int, until: int) -> dict[str, Any]:
-    """A promtool test: an exporter that is well but for an outage, of which the two alerts on it tell."""
+def episode(
+    healthy: Mapping[str, Value],
+    meanwhile: Mapping[str, Value],
+    *,
+    begins: int,
+    ends: int,
+    until: int,
+    alerts: Sequence[str],
+) -> dict[str, Any]:
+    """A promtool test: for some minutes other series are there, and only these alerts may ever tell of it."""
     series = []
-    for name, value in healthy.items():
+    for name in healthy.keys() | meanwhile.keys():
         track = _Track()
         for minute in range(until + 1):
-            moment = Moment(minute, minute, minute - ends if minute >= ends else minute + 1000)
-            seen = value(moment) if callable(value) else value
-            track.add(seen if not begins <= minute < ends else 0 if name == "up" else None)
+            on = begins <= minute < ends
+            started = ends if minute >= ends and not meanwhile.get(BUILD) else -1000
+            moment = Moment(minute, minute - begins, minute - started)
+            value = (meanwhile if on else healthy).get(name)
+            track.add(value(moment) if callable(value) else value)
         full = name if "instance=" in name else _labelled(name, 'instance="10.0.0.1:10042"')
         series.append({"series": _labelled(full, 'job="ecr"'), "values": " ".join(track.tokens)})
 
     def fired(minutes: int) -> str:
         return f'group by (alertname) (count_over_time(ALERTS{{alertstate="firing"}}[{minutes}m]))'
 
-    told = [
-        {"labels": f'{{alertname="ECRReplicationExporter{what}"}}', "value": 1} for what in ("Absent", "Down")
-    ]
+    told = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
     return {
-        "name": "outage",
         "interval": "1m",
         "input_series": series,
         "promql_expr_test": [

@@ -198,7 +198,7 @@ def test_a_real_exporter_in_trouble_makes_them_fire(
     program = command("prometheus", "prometheus")
     rules, targets = tmp_path / "rules.yaml", tmp_path / "targets.json"
     names = re.findall(r"alert: (\w+)", (EXAMPLES / "rules.yaml").read_text())
-    soon = {name: {"for": "1s", "keepFiringFor": ""} for name in names}
+    soon: dict[str, dict[str, Any]] = {name: {"for": "1s", "keepFiringFor": ""} for name in names}
     soon["ECRReplicationSlow"] |= {"slowerThanSeconds": 0}
     rules.write_text(shipped_rules(tmp_path, {"alerts": soon}))
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from alert_cases import CASES, HEALTHY
-from alert_timeline import Case, outage, promtool_test
+from alert_cases import CASES, HEALTHY, UNREADABLE
+from alert_timeline import Case, Value, episode, promtool_test
 
 from exporter.metrics import CATALOGUE
 
@@ -61,21 +61,27 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_outage_of_the_exporter_is_told_as_that_and_nothing_else(
-    tmp_path: Path, command: Callable[[str, str], str]
+@pytest.mark.parametrize(
+    ("meanwhile", "minutes", "alerts"),
+    [
+        ({"up": 0}, 30, ["ECRReplicationExporterAbsent", "ECRReplicationExporterDown"]),
+        (UNREADABLE, 180, []),
+    ],
+    ids=["outage", "unreadable rules"],
+)
+def test_what_is_not_seen_is_not_taken_for_gone(
+    meanwhile: Mapping[str, Value],
+    minutes: int,
+    alerts: list[str],
+    tmp_path: Path,
+    command: Callable[[str, str], str],
 ) -> None:
-    """For half an hour nothing is scraped: what is not seen is not taken for gone, then or an hour later."""
+    """Neither meanwhile nor in the two hours after."""
     promtool = command("promtool", "prometheus")
     shutil.copy(RULES, tmp_path / "rules.yaml")
-    (tmp_path / "test.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "rule_files": ["rules.yaml"],
-                "evaluation_interval": "1m",
-                "tests": [outage(HEALTHY, begins=120, ends=150, until=300)],
-            }
-        )
-    )
+    test = episode(HEALTHY, meanwhile, begins=120, ends=120 + minutes, until=240 + minutes, alerts=alerts)
+    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(tests))
     done = subprocess.run(
         [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
     )
