@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import signal
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from command import Command, eventually, running
-from monitoring import EXAMPLES, Receiver, alertmanager, example, prometheus
+from monitoring import EXAMPLES, Receiver, alertmanager, example, free_address, prometheus
 
 from exporter.demo import ACCOUNT, REGION, EmbeddedAWS, Refuse
 from exporter.model import Destination
@@ -35,6 +34,7 @@ failed_interval: 2s
 requests_per_second: 100
 """
 SCRIPT = Path(__file__).parents[1] / "helm" / "rules.py"
+BUILD = "ecr_replication_exporter_build_info"
 #: Seconds that Alertmanager waits for more of a group, at first and later.
 GROUP_WAIT, GROUP_INTERVAL = 3, 4
 
@@ -51,22 +51,20 @@ def aws() -> Iterator[EmbeddedAWS]:
 
 
 @contextmanager
-def exporter(folder: Path, aws: EmbeddedAWS, targets: Path, *, config: str = CONFIG) -> Iterator[Command]:
-    """The exporter, where Prometheus finds it: each time under another address, as a pod."""
+def exporter(folder: Path, aws: EmbeddedAWS, address: str, *, config: str = CONFIG) -> Iterator[Command]:
+    """The exporter at an address that Prometheus scrapes."""
     keys = aws.session().get_credentials()
     assert keys is not None
     (folder / "config.yaml").write_text(config)
     with running(
         folder,
         f"--config.file={folder / 'config.yaml'}",
+        port=address.rpartition(":")[2],
         AWS_ACCESS_KEY_ID=keys.access_key,
         AWS_SECRET_ACCESS_KEY=keys.secret_key,
         AWS_REGION=REGION,
         AWS_ENDPOINT_URL=aws.endpoint_url,
     ) as command:
-        fresh = targets.with_suffix(".new")
-        fresh.write_text(json.dumps([{"targets": [command.url.removeprefix("http://")]}]))
-        fresh.rename(targets)
         yield command
 
 
@@ -87,17 +85,17 @@ def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
     return config
 
 
-def prometheus_config(rules: Path, targets: Path, *, alertmanager: str = "") -> Mapping[str, Any]:
+def prometheus_config(rules: Path, scraped: str, *, alertmanager: str = "") -> Mapping[str, Any]:
+    """The example, told to hurry and whom to scrape and to tell."""
     config: dict[str, Any] = example("prometheus.yml")
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(rules)]
+    (scrape,) = config["scrape_configs"]
+    scrape["static_configs"] = [{"targets": [scraped]}]
     if alertmanager:
-        config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+        config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
     else:
         del config["alerting"]
-    (scrape,) = config["scrape_configs"]
-    del scrape["static_configs"]
-    scrape["file_sd_configs"] = [{"files": [str(targets)], "refresh_interval": "1s"}]
     return config
 
 
@@ -109,7 +107,7 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
         command("prometheus-alertmanager", "prometheus-alertmanager"),
     )
     failed = {"for": "1s", "keepFiringFor": "15s"}
-    rules, targets = tmp_path / "rules.yaml", tmp_path / "targets.json"
+    rules, scraped = tmp_path / "rules.yaml", free_address()
     rules.write_text(shipped_rules(tmp_path, {"alerts": {"ECRReplicationFailed": failed}}))
 
     with (
@@ -118,17 +116,18 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
         prometheus(
             programs[0],
             tmp_path / "prometheus",
-            prometheus_config(rules, targets, alertmanager=address),
+            prometheus_config(rules, scraped, alertmanager=address),
         ) as scraping,
     ):
         told = receiver.notifications
-        with exporter(tmp_path, aws, targets):
+        with exporter(tmp_path, aws, scraped):
             eventually(lambda: told)
             eventually(lambda: len(scraping.query("ALERTS{alertstate='firing'}")) == 2)
-        with exporter(tmp_path, aws, targets) as restarted:
+        with exporter(tmp_path, aws, scraped) as restarted:
             eventually(lambda: restarted.statuses() == {"COMPLETE", "FAILED"})
-            # Long enough for Alertmanager to tell of a change, if the restart made one.
-            eventually(lambda: scraping.query(f"time() - process_start_time_seconds > {2 * GROUP_INTERVAL}"))
+            # So many scrapes later Alertmanager would have told of a change, if the restart made one.
+            since = len(scraping.query(f"{BUILD}[1d]")[0]["values"])
+            eventually(lambda: scraping.query(f"count_over_time({BUILD}[1d]) > {since + 2 * GROUP_INTERVAL}"))
             (first,) = told
             assert first["status"] == "firing"
             assert first["receiver"] == "on-call"
@@ -196,7 +195,7 @@ def test_a_real_exporter_in_trouble_makes_them_fire(
 ) -> None:
     """Proves that the series which the promtool tests make up are those that the exporter has."""
     program = command("prometheus", "prometheus")
-    rules, targets = tmp_path / "rules.yaml", tmp_path / "targets.json"
+    rules, scraped = tmp_path / "rules.yaml", free_address()
     names = re.findall(r"alert: (\w+)", (EXAMPLES / "rules.yaml").read_text())
     soon: dict[str, dict[str, Any]] = {name: {"for": "1s", "keepFiringFor": ""} for name in names}
     soon["ECRReplicationSlow"] |= {"slowerThanSeconds": 0}
@@ -210,8 +209,8 @@ def test_a_real_exporter_in_trouble_makes_them_fire(
         eventually(lambda: firing() >= set(names))
 
     with (
-        prometheus(program, tmp_path / "prometheus", prometheus_config(rules, targets)) as scraping,
-        exporter(tmp_path, troubled_aws, targets, config=TROUBLED) as running_exporter,
+        prometheus(program, tmp_path / "prometheus", prometheus_config(rules, scraped)) as scraping,
+        exporter(tmp_path, troubled_aws, scraped, config=TROUBLED) as running_exporter,
     ):
         fires("Failed", "Missing", "StatusUnknown", "Stuck")
         fires("TargetDenied", "TargetEmpty", "TargetNotFound", "ExporterImagesSkipped")
