@@ -75,6 +75,12 @@ bench-servers: $(made) ## compare HTTP servers, in some five minutes (ARGS="wait
 docs: $(demo) ## write docs/metrics.md anew from the catalogue
 	@$(bin)/python -m exporter.metrics > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
 
+.PHONY: helm
+helm: $(dev) ## write the chart's values.schema.json, table of values and dashboard anew, and the example's rules
+	@$(bin)/python helm/generate.py
+	@$(bin)/python helm/dashboard.py
+	@$(bin)/python helm/rules.py --write
+
 .PHONY: constraints
 constraints: $(made) ## pin the newest releases that pyproject.toml allows
 	@echo "Resolving anew"

@@ -4,6 +4,7 @@ model       the nouns: sources, destinations, images, what ECR reported; imports
 log         one event a line, and repeated failures folded into few
 letter      YAML as nodes that know their lines; words, what each text may be
 config      the operator's letter -> frozen settings, or every problem with its place
+schema      the same shape as JSON Schema, for editors and the Helm chart
 errors      what AWS raises -> the few kinds that callers branch on
 deadline    an end to answers that never end
 ecr         the gate: the only room that knows boto3 (demo plays the AWS behind it)

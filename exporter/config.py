@@ -17,26 +17,26 @@ from typing import Any
 from exporter import words
 from exporter.letter import (
     ConfigError,
+    ListOf,
+    MappingOf,
     Place,
     Problem,
     Reader,
+    Refused,
     Section,
+    TextOf,
+    WordsOf,
     WrongError,
     contents,
     dump,
     flag,
     items,
-    list_of,
-    mapping_of,
     quote,
     read,
-    refused,
     shorten,
-    text_of,
     values,
     whole,
     without_garbage_collection,
-    words_of,
 )
 from exporter.words import GLOB, Secret, format_duration, parse_duration
 
@@ -173,12 +173,12 @@ def load(path: str) -> Settings:
 def parse(text: str | bytes, *, file: str = "config.yaml") -> Settings:
     """The settings in a text; `file` is what its problems name. Raises ConfigError and nothing else."""
     with without_garbage_collection():
-        return _settings(read(text, file, _SETTINGS))
+        return _settings(read(text, file, SHAPE))
 
 
 def load_web(path: str) -> WebSettings:
     """The settings in a `--web.config.file`. Raises ConfigError, also if it cannot be read."""
-    return _web(read(contents(path), path, _WEB), Path(path).absolute().parent)
+    return _web(read(contents(path), path, WEB_SHAPE), Path(path).absolute().parent)
 
 
 def to_yaml(settings: Settings) -> str:
@@ -221,7 +221,7 @@ def _non_defaults(settings: RegistrySettings | TargetSettings) -> dict[str, Any]
 # -- the configuration file: shape -----------------------------------------------------------------
 
 
-def _rate(place: Place) -> float:
+def rate(place: Place) -> float:
     text = place.number()
     number = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\.", text) else 0.0
     if not 0 < number <= 10_000:
@@ -232,32 +232,34 @@ def _rate(place: Place) -> float:
 _INTERVALS = ("discovery_interval", "pending_interval", "failed_interval", "settled_interval", "stale_after")
 
 _REGISTRY: dict[str, Reader] = {
-    "name": text_of(words.name),
-    "region": text_of(words.region),
-    "role_arn": text_of(words.role_arn),
-    "external_id": text_of(words.external_id),
-    "registry_id": text_of(words.registry_id),
+    "name": TextOf(words.name),
+    "region": TextOf(words.region),
+    "role_arn": TextOf(words.role_arn),
+    "external_id": TextOf(words.external_id),
+    "registry_id": TextOf(words.registry_id),
 }
-_SELECTORS = ("tag", "digest", "tags", "exclude_tags", "latest", "pushed_within", "untagged")
+SELECTORS = ("tag", "digest", "tags", "exclude_tags", "latest", "pushed_within", "untagged")
 _TARGET: dict[str, Reader] = {
-    "repository": text_of(words.globbing(words.repository, words.repository_glob)),
-    "tag": text_of(words.tag),
-    "digest": text_of(words.digest),
-    "tags": words_of(words.globbing(words.tag, words.tag_glob)),
-    "exclude_tags": words_of(words.globbing(words.tag, words.tag_glob)),
+    "repository": TextOf(words.Globbing(words.repository, words.repository_glob)),
+    "tag": TextOf(words.tag),
+    "digest": TextOf(words.digest),
+    "tags": WordsOf(words.Globbing(words.tag, words.tag_glob)),
+    "exclude_tags": WordsOf(words.Globbing(words.tag, words.tag_glob)),
     "latest": whole,
-    "pushed_within": text_of(words.duration(0.001)),
+    "pushed_within": TextOf(words.Duration(0.001)),
     "untagged": flag,
-    "registries": words_of(words.name),
+    "registries": WordsOf(words.name),
 }
 _SETTINGS: dict[str, Reader] = {
-    "registries": list_of(mapping_of(_REGISTRY)),
-    "targets": list_of(mapping_of(_TARGET)),
-    **dict.fromkeys(_INTERVALS, text_of(words.duration(1.0))),
-    "requests_per_second": _rate,
+    "registries": ListOf(MappingOf(_REGISTRY)),
+    "targets": ListOf(MappingOf(_TARGET)),
+    **dict.fromkeys(_INTERVALS, TextOf(words.Duration(1.0))),
+    "requests_per_second": rate,
     "max_images": whole,
-    "state_file": text_of(words.file),
+    "state_file": TextOf(words.file),
 }
+#: What a whole file looks like.
+SHAPE = MappingOf(_SETTINGS)
 
 
 # -- the configuration file: meaning ---------------------------------------------------------------
@@ -336,7 +338,7 @@ def _check_target(target: Place) -> None:
     section: Section = target.value
     if "repository" not in section:
         target.step("repository").wrong("is missing; write e.g. repository: team/app")
-    given = [key for key in _SELECTORS if key in section and not _is_false(section[key])]
+    given = [key for key in SELECTORS if key in section and not _is_false(section[key])]
     if len(given) > 1 and given[0] in ("tag", "digest"):
         at = section[given[0]] or target.step(given[0])
         at.wrong(f"cannot be combined with {', '.join(given[1:])}: name one tag, one digest, or filters")
@@ -361,66 +363,67 @@ def _check_references(targets: Iterable[Place], registries: Sequence[RegistrySet
 
 _UNVERIFIED = "cannot be honoured: Python's ssl takes no client certificate without verifying it"
 _OBSOLETE = "cannot be honoured: it is obsolete, and OpenSSL no longer offers it by default"
-_TLS_VERSIONS = ("TLS12", "TLS13")
+TLS_VERSIONS = ("TLS12", "TLS13")
 
-_tls_version = words.one_of(_TLS_VERSIONS, refused={"TLS10": _OBSOLETE, "TLS11": _OBSOLETE})
-_client_auth = words.one_of(
+_tls_version = words.OneOf(TLS_VERSIONS, refused={"TLS10": _OBSOLETE, "TLS11": _OBSOLETE})
+_client_auth = words.OneOf(
     tuple(ClientAuth),
     refused=dict.fromkeys(("RequestClientCert", "RequireAnyClientCert", "RequireClientCert"), _UNVERIFIED),
 )
 _header = words.pattern(
     r"[ -~]*", "is not a header's value: printable ASCII on one line", shortest=0, longest=4096
 )
-_OPENSSL_DECIDES = refused("OpenSSL's own choice is used; leave the key out")
+_OPENSSL_DECIDES = Refused("OpenSSL's own choice is used; leave the key out")
 
 
-def _http2(place: Place) -> bool:
+def http2(place: Place) -> bool:
     if flag(place):
         raise WrongError("cannot be honoured: this server speaks HTTP/1.1; leave the key out")
     return False
 
 
-def _users(place: Place) -> dict[str, Secret]:
+def users(place: Place) -> dict[str, Secret]:
     """User -> bcrypt hash. A colon would end the name in the Authorization header (RFC 7617)."""
     users = {}
     for key, node in place.entries().values():
         step = place.step(key.text, node)
         if not key.text or ":" in key.text or not key.text.isprintable():
             replace(step, node=key).wrong("is not a user name: visible characters, no colon")
-        elif step.read(text_of(words.bcrypt)):
+        elif step.read(TextOf(words.bcrypt)):
             users[key.text] = step.value
     return users
 
 
 _TLS: dict[str, Reader] = {
-    "cert_file": text_of(words.file),
-    "key_file": text_of(words.file),
-    "client_ca_file": text_of(words.file),
-    "client_auth_type": text_of(_client_auth),
-    "min_version": text_of(_tls_version),
-    "max_version": text_of(_tls_version),
-    "cert": refused("write the certificate to a file and name it as cert_file"),
-    "key": refused("write the key to a file and name it as key_file"),
-    "client_ca": refused("write the certificates to a file and name it as client_ca_file"),
-    "client_allowed_sans": refused("names in client certificates are not checked; use a CA of your own"),
+    "cert_file": TextOf(words.file),
+    "key_file": TextOf(words.file),
+    "client_ca_file": TextOf(words.file),
+    "client_auth_type": TextOf(_client_auth),
+    "min_version": TextOf(_tls_version),
+    "max_version": TextOf(_tls_version),
+    "cert": Refused("write the certificate to a file and name it as cert_file"),
+    "key": Refused("write the key to a file and name it as key_file"),
+    "client_ca": Refused("write the certificates to a file and name it as client_ca_file"),
+    "client_allowed_sans": Refused("names in client certificates are not checked; use a CA of your own"),
     "cipher_suites": _OPENSSL_DECIDES,
     "prefer_server_cipher_suites": _OPENSSL_DECIDES,
     "curve_preferences": _OPENSSL_DECIDES,
 }
 #: The only headers that exporter-toolkit lets be set, and what they may be.
 _HEADERS: dict[str, Reader] = {
-    "Content-Security-Policy": text_of(_header),
-    "Strict-Transport-Security": text_of(_header),
-    "X-Content-Type-Options": text_of(words.one_of(("nosniff",))),
-    "X-Frame-Options": text_of(words.one_of(("deny", "sameorigin"))),
-    "X-XSS-Protection": text_of(_header),
+    "Content-Security-Policy": TextOf(_header),
+    "Strict-Transport-Security": TextOf(_header),
+    "X-Content-Type-Options": TextOf(words.OneOf(("nosniff",))),
+    "X-Frame-Options": TextOf(words.OneOf(("deny", "sameorigin"))),
+    "X-XSS-Protection": TextOf(_header),
 }
 _WEB: dict[str, Reader] = {
-    "tls_server_config": mapping_of(_TLS),
-    "http_server_config": mapping_of({"http2": _http2, "headers": mapping_of(_HEADERS)}),
-    "basic_auth_users": _users,
-    "rate_limit": refused("requests are limited by --web.max-requests"),
+    "tls_server_config": MappingOf(_TLS),
+    "http_server_config": MappingOf({"http2": http2, "headers": MappingOf(_HEADERS)}),
+    "basic_auth_users": users,
+    "rate_limit": Refused("requests are limited by --web.max-requests"),
 }
+WEB_SHAPE = MappingOf(_WEB)
 
 
 def _web(root: Place, directory: Path) -> WebSettings:

@@ -215,9 +215,14 @@ Section = dict[str, Place | None]
 # -- readers: how the value of one key is read ------------------------------------------------------
 
 
-def text_of(check: Callable[[str], Any]) -> Reader:
+@dataclass(frozen=True, slots=True)
+class TextOf:
     """Text, whatever else YAML would take it for; but nothing and booleans are mistakes more often."""
-    return lambda place: check(place.word())
+
+    check: Callable[[str], Any]
+
+    def __call__(self, place: Place) -> Any:
+        return self.check(place.word())
 
 
 def whole(place: Place) -> int:
@@ -234,19 +239,23 @@ def flag(place: Place) -> bool:
     return _BOOLEANS[node.text]
 
 
-def refused(reason: str) -> Reader:
+@dataclass(frozen=True, slots=True)
+class Refused:
     """For what others honour and we cannot: saying so beats seeming to."""
 
-    def read(_place: Place) -> NoReturn:
-        raise WrongError(f"cannot be honoured: {reason}")
+    reason: str
 
-    return read
+    def __call__(self, _place: Place) -> NoReturn:
+        raise WrongError(f"cannot be honoured: {self.reason}")
 
 
-def list_of(item: Reader) -> Reader:
+@dataclass(frozen=True, slots=True)
+class ListOf:
     """A list that is not empty -> the places of its items; those that are wrong are left out."""
 
-    def read(place: Place) -> list[Place]:
+    item: Reader
+
+    def __call__(self, place: Place) -> list[Place]:
         if not isinstance(place.node, List):
             shown = _shown(place.node)
             advice = f"; write [{shown}]" if isinstance(place.node, Scalar) and place.node.text else ""
@@ -254,40 +263,39 @@ def list_of(item: Reader) -> Reader:
         if not place.node.items:
             raise WrongError("is empty; name at least one, or leave the key out")
         items = (Place(place.letter, node, f"{place.path}[{i}]") for i, node in enumerate(place.node.items))
-        return [each for each in items if each.read(item)]
-
-    return read
+        return [each for each in items if each.read(self.item)]
 
 
-def words_of(check: Callable[[str], str]) -> Reader:
+@dataclass(frozen=True, slots=True)
+class WordsOf:
     """A list of texts, each of them once."""
-    texts = list_of(text_of(check))
 
-    def read(place: Place) -> list[Place]:
+    check: Callable[[str], str]
+
+    def __call__(self, place: Place) -> list[Place]:
         seen: dict[str, Place] = {}
-        for word in texts(place):
+        for word in ListOf(TextOf(self.check))(place):
             if word.value in seen:
                 word.wrong(f"{quote(word.value)} is there twice")
             seen.setdefault(word.value, word)
         return list(seen.values())
 
-    return read
 
-
-def mapping_of(table: Mapping[str, Reader]) -> Reader:
+@dataclass(frozen=True, slots=True)
+class MappingOf:
     """A mapping of known keys -> their places; None where the value is wrong, so that it counts as given."""
 
-    def read(place: Place) -> dict[str, Place | None]:
-        section: dict[str, Place | None] = {}
+    table: Mapping[str, Reader]
+
+    def __call__(self, place: Place) -> Section:
+        section: Section = {}
         for key, node in place.entries().values():
             step = place.step(key.text, node)
-            if reader := table.get(key.text):
+            if reader := self.table.get(key.text):
                 section[key.text] = step.read(reader)
             else:
-                replace(step, node=key).wrong(f"unknown key; {_suggest(key.text, table)}")
+                replace(step, node=key).wrong(f"unknown key; {_suggest(key.text, self.table)}")
         return section
-
-    return read
 
 
 def _suggest(key: str, table: Mapping[str, Reader]) -> str:
@@ -322,11 +330,11 @@ def contents(path: str) -> bytes:
         raise ConfigError([Problem(path, None, "", f"cannot be read: {reason or error}")]) from error
 
 
-def read(text: str | bytes, file: str, table: Mapping[str, Reader]) -> Place:
+def read(text: str | bytes, file: str, shape: MappingOf) -> Place:
     """The file's place, with its section as the value. Raises ConfigError if nothing can be made of it."""
     letter = Letter(file)
     node = _compose(letter, _decoded(letter, text)) or Map(1, [])
-    root = Place(letter, node, "").read(mapping_of(table))
+    root = Place(letter, node, "").read(shape)
     if root is None:
         letter.close()
         raise AssertionError("a place that cannot be read has been reported")

@@ -7,7 +7,8 @@ publishes one; they are never lists, so that a new Region needs no new release.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from exporter.letter import WrongError, quote, shorten
 
@@ -49,7 +50,7 @@ _UNITS = (
     ("s", 1000, False),
     ("ms", 1, False),
 )
-_DURATION = re.compile("".join(rf"(?:([0-9]{{1,15}}){unit})?" for unit, _, _ in _UNITS))
+DURATION = re.compile("".join(rf"(?:([0-9]{{1,15}}){unit})?" for unit, _, _ in _UNITS))
 _LONGEST = 292 * _UNITS[0][1]  # what Prometheus can hold
 
 
@@ -59,7 +60,7 @@ def parse_duration(text: str) -> float:
         return 0.0
     if re.fullmatch("[0-9]+", text):
         raise WrongError(f"{shorten(text)} has no unit; write e.g. {shorten(text)}s")
-    match = _DURATION.fullmatch(text)
+    match = DURATION.fullmatch(text)
     if not match or not text:
         raise WrongError(f"{quote(text)} is not a duration; write it as in Prometheus, e.g. 30d or 1h30m")
     counts = zip(match.groups("0"), _UNITS, strict=True)
@@ -80,65 +81,91 @@ def format_duration(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
-def pattern(regex: str, complaint: str, *, shortest: int = 1, longest: int = 256) -> Callable[[str], str]:
-    compiled = re.compile(regex, re.ASCII)
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What a text must look like; lengths are in characters."""
 
-    def check(text: str) -> str:
-        if not (shortest <= len(text) <= longest and compiled.fullmatch(text)):
-            raise WrongError(f"{quote(text)} {complaint}")
+    regex: re.Pattern[str]
+    complaint: str
+    shortest: int
+    longest: int
+
+    def allows(self, text: str) -> bool:
+        return self.shortest <= len(text) <= self.longest and self.regex.fullmatch(text) is not None
+
+    def __call__(self, text: str) -> str:
+        if not self.allows(text):
+            raise WrongError(f"{quote(text)} {self.complaint}")
         return text
 
-    return check
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """As its pattern, for what must not be shown even where it is wrong."""
 
-def secret(regex: str, complaint: str, *, shortest: int = 1, longest: int = 256) -> Callable[[str], Secret]:
-    """As `pattern`, for what must not be shown even where it is wrong."""
-    compiled = re.compile(regex, re.ASCII)
+    pattern: Pattern
 
-    def check(text: str) -> Secret:
-        if not (shortest <= len(text) <= longest and compiled.fullmatch(text)):
-            raise WrongError(complaint)
+    def __call__(self, text: str) -> Secret:
+        if not self.pattern.allows(text):
+            raise WrongError(self.pattern.complaint)
         return Secret(text)
 
-    return check
+
+def pattern(regex: str, complaint: str, *, shortest: int = 1, longest: int = 256) -> Pattern:
+    return Pattern(re.compile(regex, re.ASCII), complaint, shortest, longest)
 
 
-def globbing(check: Callable[[str], str], glob: Callable[[str], str]) -> Callable[[str], str]:
-    def either(text: str) -> str:
+def secret(regex: str, complaint: str, *, shortest: int = 1, longest: int = 256) -> Hidden:
+    return Hidden(pattern(regex, complaint, shortest=shortest, longest=longest))
+
+
+@dataclass(frozen=True, slots=True)
+class Globbing:
+    """A text without any character of a glob, or a glob."""
+
+    check: Pattern
+    glob: Pattern
+
+    def __call__(self, text: str) -> str:
         if GLOB.isdisjoint(text):
-            return check(text)
-        if re.search(r"\[(?!!?\]?[^]]*\])", text):
+            return self.check(text)
+        if text.rfind("[") > text.rfind("]"):
             raise WrongError(f"{quote(text)} opens a [ that no ] closes")
-        return glob(text)
-
-    return either
+        return self.glob(text)
 
 
-def duration(shortest: float) -> Callable[[str], float]:
-    def check(text: str) -> float:
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A duration of at least so many seconds."""
+
+    shortest: float
+
+    def __call__(self, text: str) -> float:
         seconds = parse_duration(text)
-        if seconds < shortest:
-            raise WrongError(f"{quote(text)} is too short; at least {format_duration(shortest)}")
+        if seconds < self.shortest:
+            raise WrongError(f"{quote(text)} is too short; at least {format_duration(self.shortest)}")
         return seconds
 
-    return check
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of a few words; `refused` says of others why they are not among them."""
+
+    words: Sequence[str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, text: str) -> str:
+        if text in self.refused:
+            raise WrongError(f"{text} {self.refused[text]}")
+        if text not in self.words:
+            raise WrongError(f"{quote(text)} is not one of {', '.join(self.words)}")
+        return text
 
 
 def name(text: str) -> str:
     if not text or len(text) > 256 or not text.isprintable() or text != text.strip():
         raise WrongError(f"{quote(text)} is not a name: 1 to 256 visible characters, no spaces around them")
     return text
-
-
-def one_of(words: Sequence[str], *, refused: Mapping[str, str] | None = None) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if refused and text in refused:
-            raise WrongError(f"{text} {refused[text]}")
-        if text not in words:
-            raise WrongError(f"{quote(text)} is not one of {', '.join(words)}")
-        return text
-
-    return check
 
 
 file = pattern(r"[^\0]+", "is not the name of a file", longest=4096)

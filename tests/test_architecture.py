@@ -13,7 +13,7 @@ FLOORS = (
     {"model", "log", "letter", "deadline"},
     {"words"},
     {"config"},
-    {"budget", "errors"},
+    {"budget", "errors", "schema"},
     {"ecr", "targets", "schedule", "state"},
     {"agenda", "statefile"},
     {"repository"},

@@ -1,0 +1,48 @@
+{{/*
+The groups of alerts: what files/alerts.yaml says, with the numbers of prometheusRule.alerts in place of
+its <words>. An alert that is switched off is left out, and so is a group without alerts.
+*/}}
+{{- define "ecr-replication-exporter.ruleGroups" -}}
+{{- $rule := .Values.prometheusRule }}
+{{- $source := .Files.Get "files/alerts.yaml" | fromYaml }}
+{{- $selector := ternary "" (printf "%s," (trimSuffix "," $rule.selector)) (empty $rule.selector) }}
+{{- $groups := list }}
+{{- range $group := $source.groups }}
+  {{- $alerts := list }}
+  {{- range $asked := $group.rules }}
+    {{- $knobs := get $rule.alerts $asked.alert | default dict }}
+    {{- if $knobs.enabled }}
+      {{- $texts := dict "expr" $asked.expr "summary" $asked.summary "description" $asked.description }}
+      {{- range $key, $text := $texts }}
+        {{- range $words := list $source.words $knobs (dict "selector" $selector) }}
+          {{- range $word, $meaning := $words }}
+            {{- $text = replace (printf "<%s>" $word) (toString $meaning) $text }}
+          {{- end }}
+        {{- end }}
+        {{- $_ := set $texts $key ($text | replace ",}" "}" | replace "{}" "") }}
+      {{- end }}
+      {{- $alert := dict "alert" $asked.alert "expr" $texts.expr }}
+      {{- if $knobs.for }}
+        {{- $_ := set $alert "for" $knobs.for }}
+      {{- end }}
+      {{- if $knobs.keepFiringFor }}
+        {{- $_ := set $alert "keep_firing_for" $knobs.keepFiringFor }}
+      {{- end }}
+      {{- $_ := set $alert "labels" (merge (dict "severity" $knobs.severity) ($knobs.labels | default dict) $rule.alertLabels) }}
+      {{- $_ := set $alert "annotations" (dict
+        "summary" $texts.summary
+        "description" $texts.description
+        "runbook_url" (printf "%s/%s.md" (trimSuffix "/" $rule.runbookBaseUrl) $asked.alert)) }}
+      {{- $alerts = append $alerts $alert }}
+    {{- end }}
+  {{- end }}
+  {{- if $alerts }}
+    {{- $rendered := dict "name" $group.name "rules" $alerts }}
+    {{- with $rule.interval }}
+      {{- $_ := set $rendered "interval" . }}
+    {{- end }}
+    {{- $groups = append $groups $rendered }}
+  {{- end }}
+{{- end }}
+{{- toYaml (dict "groups" (concat $groups $rule.additionalGroups)) }}
+{{- end }}

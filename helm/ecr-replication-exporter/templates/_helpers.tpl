@@ -1,0 +1,126 @@
+{{/*
+Names. A StatefulSet's pods bear its name and a hash of ten characters in a label of at most 63, and other objects
+bear it and a suffix of up to eleven: 52 are left. A Service's name has no dot and begins with a letter.
+*/}}
+{{- define "ecr-replication-exporter.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- $full = default $full .Values.fullnameOverride | replace "." "-" }}
+{{- if regexMatch "^[0-9]" $full }}
+{{- $full = printf "ecr-%s" $full }}
+{{- end }}
+{{- regexReplaceAll "-+$" (trunc 52 $full) "" }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.serviceAccountName" -}}
+{{- $default := ternary (include "ecr-replication-exporter.fullname" .) "default" .Values.serviceAccount.create }}
+{{- default $default .Values.serviceAccount.name }}
+{{- end }}
+
+{{/* Labels. What selects pods can never change, and nobody's labels override it. */}}
+{{- define "ecr-replication-exporter.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "ecr-replication-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.labels" -}}
+{{- $own := include "ecr-replication-exporter.selectorLabels" . | fromYaml }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $own "app.kubernetes.io/version" (.Chart.AppVersion | replace "+" "_" | trunc 63) }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service }}
+{{- merge $own (default dict .Values.commonLabels) | toYaml }}
+{{- end }}
+
+{{/* Not the chart's version: an upgrade that changes nothing else restarts no pod. */}}
+{{- define "ecr-replication-exporter.podLabels" -}}
+{{- $own := include "ecr-replication-exporter.selectorLabels" . | fromYaml }}
+{{- merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels) | toYaml }}
+{{- end }}
+
+{{/*
+What every object of the chart says of itself: (dict "root" . "suffix" "" "labels" dict "annotations" dict). A component
+is what a ServiceMonitor tells Services apart by, so nobody's label overrides it.
+*/}}
+{{- define "ecr-replication-exporter.metadata" -}}
+name: "{{ include "ecr-replication-exporter.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}"
+namespace: {{ default (include "ecr-replication-exporter.namespace" .root) .namespace | quote }}
+labels:
+  {{- $component := ternary (dict "app.kubernetes.io/component" .component) dict (hasKey . "component") }}
+  {{- merge $component (include "ecr-replication-exporter.labels" .root | fromYaml) (default dict .labels) | toYaml | nindent 2 }}
+{{- with .annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.image" -}}
+{{- $image := .Values.image }}
+{{- $name := list $image.registry $image.repository | compact | join "/" }}
+{{- $tag := default .Chart.AppVersion $image.tag }}
+{{- ternary (printf "%s@%s" $name $image.digest) (printf "%s:%s" $name $tag) (ne $image.digest "") }}
+{{- end }}
+
+{{/* Shapes */}}
+{{- define "ecr-replication-exporter.isStateful" -}}
+{{- if or .Values.stateFile.enabled (gt (int .Values.shards) 1) }}true{{ end }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.reloads" -}}
+{{- if not (has .Values.autoReloadInterval (list "" "0" "0s")) }}true{{ end }}
+{{- end }}
+
+{{/* The configuration, and where to keep the state if there is a place for it. */}}
+{{- define "ecr-replication-exporter.config" -}}
+{{- $config := required "config is empty: name its targets, an existingConfigMap or an existingConfigSecret" .Values.config | deepCopy }}
+{{- if and (include "ecr-replication-exporter.isStateful" .) (not $config.state_file) }}
+{{- $_ := set $config "state_file" (printf "%s/state" .Values.stateFile.mountPath) }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* The web configuration */}}
+{{- define "ecr-replication-exporter.webSecret" -}}
+{{- if .Values.web.existingSecret }}
+{{- tpl .Values.web.existingSecret . }}
+{{- else if .Values.web.config }}
+{{- include "ecr-replication-exporter.fullname" . }}-web
+{{- end }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.scheme" -}}
+{{- if or .Values.web.tls (default dict .Values.web.config).tls_server_config }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{/* Kubernetes' probes have no client certificate and know no password: for these the open port has to do. */}}
+{{- define "ecr-replication-exporter.isLocked" -}}
+{{- $web := default dict .Values.web.config }}
+{{- $tls := default dict $web.tls_server_config }}
+{{- if or $web.basic_auth_users (eq (default "" $tls.client_auth_type) "RequireAndVerifyClientCert") }}true{{ end }}
+{{- end }}
+
+{{/* (dict "root" . "probe" .Values.livenessProbe "path" "/-/healthy") */}}
+{{- define "ecr-replication-exporter.probe" -}}
+{{- $probe := omit (deepCopy .probe) "enabled" }}
+{{- if not (or $probe.exec $probe.tcpSocket) }}
+{{- if and (include "ecr-replication-exporter.isLocked" .root) (not $probe.httpGet) }}
+{{- $probe = merge (dict "tcpSocket" (dict "port" "http")) $probe }}
+{{- else }}
+{{- $scheme := include "ecr-replication-exporter.scheme" .root | upper }}
+{{- $probe = merge $probe (dict "httpGet" (dict "path" .path "port" "http" "scheme" $scheme)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $probe }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.testLabels" -}}
+app.kubernetes.io/name: "{{ include "ecr-replication-exporter.name" . }}-test"
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}

@@ -1,0 +1,186 @@
+"""What an exporter shows while all is well, while something is wrong, and across a restart, for promtool.
+
+A timeline has a sample a minute: good, with a restart near its end; bad, with a restart after the alert
+fired; good again. At a restart all series go for two minutes, counters begin anew, and the exporter comes
+back under another address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: What every exporter shows.
+BUILD = "ecr_replication_exporter_build_info"
+#: Minutes.
+GOOD, RESTART, BAD_AFTER_FIRING = 90, 2, 30
+
+#: The value at a minute of its phase, or None where there is none.
+Value = float | Callable[["Moment"], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    #: Minutes of the timeline, of the phase, and since the exporter started.
+    minute: int
+    phase: int
+    since_start: int
+
+
+def clock(moment: Moment) -> float:
+    """A timestamp that keeps up."""
+    return moment.minute * 60.0
+
+
+def phase_start(moment: Moment) -> float:
+    """A timestamp that stays where the phase began."""
+    return (moment.minute - moment.phase) * 60.0
+
+
+def counting(per_minute: float) -> Callable[[Moment], float]:
+    """A counter, which starts at 0 with the exporter."""
+    return lambda moment: per_minute * moment.since_start
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An alert, what makes it fire, and what it says then."""
+
+    alert: str
+    severity: str
+    #: Series while all is well, and while it is not. What is in one alone is absent in the other.
+    good: Mapping[str, Value]
+    bad: Mapping[str, Value]
+    #: Minutes from the first bad sample until it fires, and from the first good one until it is over.
+    fires_after: int
+    resolves_within: int
+    labels: Mapping[str, str]
+    summary: str
+    #: Whether the exporter comes back from a restart under another address.
+    moves: bool = True
+    about: str = ""
+
+    @property
+    def fired(self) -> int:
+        return GOOD + self.fires_after
+
+    @property
+    def healed(self) -> int:
+        """The first good minute after the bad ones."""
+        return self.fired + BAD_AFTER_FIRING
+
+    @property
+    def end(self) -> int:
+        return self.healed + self.resolves_within
+
+
+@dataclass(slots=True)
+class _Track:
+    tokens: list[str] = field(default_factory=list)
+    shown: bool = False
+
+    def add(self, value: float | None) -> None:
+        gone = "stale" if self.shown else "_"
+        self.tokens.append(gone if value is None else f"{value:g}" if value < 1e5 else f"{value:.0f}")
+        self.shown = value is not None
+
+
+def _restarts(case: Case) -> list[int]:
+    return [GOOD - 10, case.fired + 5]
+
+
+def input_series(case: Case) -> list[dict[str, str]]:
+    """The timeline in promtool's notation."""
+    tracks: dict[str, _Track] = {}
+    first, second = _restarts(case)
+    for minute in range(case.end + 1):
+        series = case.bad if GOOD <= minute < case.healed else case.good
+        phase = minute - (0 if minute < GOOD else GOOD if minute < case.healed else case.healed)
+        started = max((r + RESTART for r in (first, second) if r + RESTART <= minute), default=-1000)
+        away = any(r <= minute < r + RESTART for r in (first, second))
+        moment = Moment(minute, phase, minute - started)
+        address = "10.0.0.2:10042" if case.moves and minute >= second else "10.0.0.1:10042"
+        now: dict[str, float | None] = {}
+        for name, value in series.items():
+            full = name if "instance=" in name else _labelled(name, f'instance="{address}"')
+            seen = value(moment) if callable(value) else value
+            now[_labelled(full, 'job="ecr"')] = seen if not away else 0 if name == "up" else None
+        for name in now.keys() | tracks.keys():
+            if name not in tracks:
+                tracks[name] = _Track(["_"] * minute)
+            tracks[name].add(now.get(name))
+    return [{"series": name, "values": " ".join(track.tokens)} for name, track in sorted(tracks.items())]
+
+
+def episode(
+    healthy: Mapping[str, Value],
+    meanwhile: Mapping[str, Value],
+    *,
+    begins: int,
+    ends: int,
+    until: int,
+    alerts: Sequence[str],
+) -> dict[str, Any]:
+    """A promtool test: for some minutes other series are there, and only these alerts may ever tell of it."""
+    series = []
+    for name in healthy.keys() | meanwhile.keys():
+        track = _Track()
+        for minute in range(until + 1):
+            on = begins <= minute < ends
+            started = ends if minute >= ends and not meanwhile.get(BUILD) else -1000
+            moment = Moment(minute, minute - begins, minute - started)
+            value = (meanwhile if on else healthy).get(name)
+            track.add(value(moment) if callable(value) else value)
+        full = name if "instance=" in name else _labelled(name, 'instance="10.0.0.1:10042"')
+        series.append({"series": _labelled(full, 'job="ecr"'), "values": " ".join(track.tokens)})
+
+    def fired(minutes: int) -> str:
+        return f'group by (alertname) (count_over_time(ALERTS{{alertstate="firing"}}[{minutes}m]))'
+
+    told = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
+    return {
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [
+            {"expr": fired(begins), "eval_time": f"{begins}m", "exp_samples": []},
+            {"expr": fired(until), "eval_time": f"{until}m", "exp_samples": told},
+        ],
+    }
+
+
+def _labelled(series: str, label: str) -> str:
+    return f"{series[:-1]},{label}}}" if series.endswith("}") else f"{series}{{{label}}}"
+
+
+def promtool_test(case: Case) -> dict[str, Any]:
+    """The case as one of promtool's tests."""
+    labels = {"severity": case.severity, "job": "ecr", **case.labels}
+    if labels["job"] == "":
+        del labels["job"]
+    text = ",".join(f'{key}="{value}"' for key, value in {"alertname": case.alert, **labels}.items())
+    firing = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
+
+    def samples(until: int, minutes: int, expected: list[dict[str, Any]]) -> dict[str, Any]:
+        """How often it fired in so many minutes up to one, that one included."""
+        expr = f"count_over_time({firing}[{minutes * 60 - 30}s])"
+        return {"expr": expr, "eval_time": f"{until}m", "exp_samples": expected}
+
+    steady = {"labels": f'{{{text},alertstate="firing"}}', "value": case.healed - case.fired}
+    return {
+        "name": f"{case.alert} {case.about}".strip(),
+        "interval": "1m",
+        "input_series": input_series(case),
+        "alert_rule_test": [
+            {
+                "eval_time": f"{case.fired + 1}m",
+                "alertname": case.alert,
+                "exp_alerts": [{"exp_labels": labels, "exp_annotations": {"summary": case.summary}}],
+            }
+        ],
+        "promql_expr_test": [
+            samples(case.fired - 1, case.fired, []),
+            samples(case.healed - 1, case.healed - case.fired, [steady]),
+            samples(case.end, 1, []),
+        ],
+    }
