@@ -86,6 +86,12 @@ class Instruments:
         self._state_written = self._state_written or self._make(prometheus_client.Gauge, STATE_WRITTEN)
         self._state_written.set(at)
 
+    def state_moved(self) -> None:
+        """Another state file was not written yet, and none never is."""
+        if self._state_written:
+            self.registry.unregister(self._state_written)
+            self._state_written = None
+
     def state_failed(self, operation: str) -> None:
         """Count that the state file could not be read or written."""
         self._state_failures.labels(operation).inc()

@@ -248,6 +248,8 @@ class Watcher(Protocol):
 
     def state_failed(self, operation: str) -> None: ...
 
+    def state_moved(self) -> None: ...
+
 
 class Keeper:
     """Reads the state file once, and writes it now and then in a thread of its own, and in the end.
@@ -276,6 +278,8 @@ class Keeper:
 
     def configure(self, settings: Settings) -> None:
         """Another file from now on, or none. What it holds is older than what is known."""
+        if settings.state_file != self._settings.state_file:
+            self._watcher.state_moved()
         self._settings = settings
 
     def stop(self) -> None:

@@ -305,3 +305,14 @@ def test_there_is_no_zero_before_all_images_are_known() -> None:
         ledger.registries = [RegistryFacts(HOME, labels=("*",), repositories={"app": facts})]
         counted = parse(page(ledger))["ecr_repository_replication_images"].samples
         assert [(sample.labels["status"], sample.value) for sample in counted] == [("COMPLETE", 1.0)]
+
+
+def test_nothing_is_told_of_a_state_file_that_is_no_longer_written() -> None:
+    instruments = Instruments()
+    name = PREFIX + "state_file_last_success_timestamp_seconds"
+    instruments.state_written(at=PUSHED)
+    assert instruments.registry.get_sample_value(name) == PUSHED
+    instruments.state_moved()
+    assert instruments.registry.get_sample_value(name) is None
+    instruments.state_written(at=PUSHED + 1)
+    assert instruments.registry.get_sample_value(name) == PUSHED + 1

@@ -61,12 +61,16 @@ class Tally:
 
     written_at: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    moved: int = 0
 
     def state_written(self, *, at: float) -> None:
         self.written_at.append(at)
 
     def state_failed(self, operation: str) -> None:
         self.failed.append(operation)
+
+    def state_moved(self) -> None:
+        self.moved += 1
 
 
 def settings(state_file: object = None, **knobs: object) -> Settings:
@@ -211,9 +215,12 @@ def test_somebody_elses_file_is_moved_not_lost(tmp_path: Path) -> None:
 
 
 def test_a_reload_to_somebody_elses_file_does_not_lose_it_either(tmp_path: Path) -> None:
-    kept = keeper(tmp_path / "state")
+    tally = Tally()
+    kept = keeper(tmp_path / "state", tally=tally)
     (tmp_path / "notes").write_text("do not lose this")
     kept.configure(settings(tmp_path / "notes"))
+    kept.configure(settings(tmp_path / "notes"))
+    assert tally.moved == 1
     kept.write()
     (moved,) = tmp_path.glob("notes.unusable-*")
     assert moved.read_text() == "do not lose this"
