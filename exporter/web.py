@@ -3,7 +3,8 @@
 The file is exporter-toolkit's. It is not watched: each connection and each request looks whether
 the file or a certificate is another one than last time, so that a rotated certificate or a new
 password counts from the next connection on. A broken file or certificate leaves the last good ones
-in force.
+in force, and is tried again now and then: what broke may be the reading, and then nothing changes
+when it is over.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import bcrypt
@@ -26,6 +29,8 @@ from exporter.config import ClientAuth, ConfigError, Problem, Secret, TLSSetting
 
 #: Seconds that a password may wait for its turn to be checked.
 PATIENCE = 1.0
+#: Seconds until what could not be taken is tried again, even if no file changed.
+RETRY = 10.0
 #: bcrypt looks at no more of a password; what Go's ignores of a longer one, bcrypt 5 refuses.
 _BCRYPT_BYTES = 72
 
@@ -120,14 +125,11 @@ def _checked_context(path: str, settings: TLSSettings) -> ssl.SSLContext:
         raise ConfigError([Problem(path, None, "tls_server_config", message)]) from error
 
 
-def _certificates(settings: WebSettings) -> tuple[str, ...]:
-    tls = settings.tls
-    files = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
-    return tuple(file for file in files if file)
+#: Of a file: changes whenever the file does, also through a symlink that is swapped; () if there is none.
+_Version = tuple[int, ...]
 
 
-def _version(file: str) -> tuple[int, ...]:
-    """Changes whenever the file does, also through a symlink that is swapped; () if there is none."""
+def _version(file: str) -> _Version:
     try:
         stat = Path(file).stat()
     except OSError:
@@ -135,13 +137,22 @@ def _version(file: str) -> tuple[int, ...]:
     return (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
+def _certificates(settings: WebSettings) -> dict[str, _Version]:
+    """The files that TLS is made of."""
+    tls = settings.tls
+    files = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
+    return {file: _version(file) for file in files if file}
+
+
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     """A web configuration in force."""
 
+    settings: WebSettings
+    #: Their versions just before they were read.
+    certificates: Mapping[str, _Version]
     tls: ssl.SSLContext | None
     passwords: Passwords
-    headers: Mapping[str, str]
 
 
 class Web:
@@ -150,15 +161,17 @@ class Web:
     Raises ConfigError when it is made, and never later.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._loaded = _Loaded(tls=None, passwords=Passwords({}), headers={})
-        #: The files that the configuration was made of, and their versions just before.
-        self._seen: dict[str, tuple[int, ...]] = {}
+    def __init__(self, path: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loaded = _Loaded(settings=WebSettings(), certificates={}, tls=None, passwords=Passwords({}))
+        #: The files that the configuration is made of, or was to be made of, and their versions just before.
+        self._seen: dict[str, _Version] = {}
+        self._retry_at = inf
         self._path = path or ""
+        self._clock = clock
         self._loading = threading.Lock()
         self._folds = log.Folds(_log)
         if path:
-            self._load()
+            self._loaded = self._anew(self._seen)
 
     def secure(self, connection: socket.socket) -> socket.socket:
         """The connection with TLS around it, if so configured. The handshake is still to be made."""
@@ -176,36 +189,63 @@ class Web:
 
     def headers(self) -> Mapping[str, str]:
         """What every answer carries."""
-        return self._current().headers
+        return self._current().settings.headers
 
     def _current(self) -> _Loaded:
-        if self._changed():
+        if self._is_due():
             with self._loading:
-                if self._changed():
+                if self._is_due():
                     self._reload()
         return self._loaded
 
-    def _changed(self) -> bool:
-        return any(_version(file) != version for file, version in self._seen.items())
+    def _is_due(self) -> bool:
+        changed = any(_version(file) != version for file, version in self._seen.items())
+        return changed or self._clock() >= self._retry_at
 
     def _reload(self) -> None:
-        """What turns out broken is not looked at again until it changes once more."""
-        try:
-            self._load()
-        except ConfigError as error:
-            problems = "; ".join(map(str, error.problems))
-            self._folds.failed(self._path, self._path, "web_config_invalid", error=problems)
+        """Take all of it, or at least the certificates of what is in force: they expire."""
+        seen: dict[str, _Version] = {}
+        problems: list[Problem] = []
+        for way in (self._anew, self._renewed):
+            try:
+                self._loaded = way(seen)
+                break
+            except ConfigError as error:
+                problems += error.problems
+        # Last, so that nobody goes on with the old ones while the new ones are read.
+        self._seen = seen
+        self._retry_at = self._clock() + RETRY if problems else inf
+        self._tell(problems)
+
+    def _anew(self, seen: dict[str, _Version]) -> _Loaded:
+        """What the file says; notes the versions of all files that matter. Raises ConfigError."""
+        seen[self._path] = _version(self._path)
+        settings = load_web(self._path)
+        certificates = _certificates(settings)
+        seen.update(certificates)
+        return _Loaded(
+            settings=settings,
+            certificates=certificates,
+            tls=self._context(settings),
+            passwords=Passwords(settings.basic_auth_users),
+        )
+
+    def _renewed(self, seen: dict[str, _Version]) -> _Loaded:
+        """What is in force, with the certificates of now. Raises ConfigError."""
+        certificates = _certificates(self._loaded.settings)
+        for file, version in certificates.items():
+            seen.setdefault(file, version)
+        if certificates == self._loaded.certificates:
+            return self._loaded
+        return replace(self._loaded, certificates=certificates, tls=self._context(self._loaded.settings))
+
+    def _context(self, settings: WebSettings) -> ssl.SSLContext | None:
+        return _checked_context(self._path, settings.tls) if settings.tls else None
+
+    def _tell(self, problems: list[Problem]) -> None:
+        if problems:
+            error = "; ".join(dict.fromkeys(map(str, problems)))
+            self._folds.failed(self._path, self._path, "web_config_invalid", error=error)
         else:
             self._folds.recovered(self._path, self._path)
             _log.info("web_config_reloaded", file=self._path)
-
-    def _load(self) -> None:
-        self._seen = {self._path: _version(self._path)}
-        settings = load_web(self._path)
-        certificates = {file: _version(file) for file in _certificates(settings)}
-        self._seen = self._seen | certificates
-        self._loaded = _Loaded(
-            tls=_checked_context(self._path, settings.tls) if settings.tls else None,
-            passwords=Passwords(settings.basic_auth_users),
-            headers=settings.headers,
-        )

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import io
+import resource
 import socket
 import ssl
 import threading
@@ -22,12 +23,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from fakes import FakeClock
 
 from exporter import log
 from exporter.config import ConfigError, Secret
 from exporter.desk import Desk, Request, Response, text
 from exporter.server import Limits, Server, parse_address
-from exporter.web import Passwords, Web
+from exporter.web import RETRY, Passwords, Web
 
 
 def hashed(password: str, rounds: int = 4) -> str:
@@ -443,6 +445,46 @@ def test_certificates_that_come_after_the_file_that_names_them(folder: Path, aut
         assert certificate(server, trusting(folder)) == before
         authority.issue(folder, "late")
         assert certificate(server, trusting(folder)) != before
+
+
+def test_a_certificate_is_rotated_also_while_the_file_is_broken(folder: Path, authority: Authority) -> None:
+    with serving(folder, TLS) as server:
+        before = certificate(server, trusting(folder))
+        (folder / "web.yaml").write_text(TLS + "oops: 1\n")
+        assert certificate(server, trusting(folder)) == before
+        authority.issue(folder, "server")
+        rotated = certificate(server, trusting(folder))
+        assert rotated != before
+        (folder / "web.yaml").write_text(TLS.replace("server.", "nothing."))
+        assert certificate(server, trusting(folder)) == rotated
+        authority.issue(folder, "server")
+        assert certificate(server, trusting(folder)) != rotated
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Nothing can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_could_not_be_read_is_tried_again_though_it_does_not_change(tmp_path: Path) -> None:
+    clock = FakeClock(now=0.0)
+    path = tmp_path / "web.yaml"
+    path.write_text(f"basic_auth_users:\n  prom: {hashed('old')}\n")
+    web = Web(str(path), clock=clock.monotonic)
+    path.write_text(f"basic_auth_users:\n  prom: {hashed('new')}\n")
+    with no_descriptors():
+        assert web.admit(basic("prom", "old"))
+    clock.now += RETRY - 1
+    assert not web.admit(basic("prom", "new"))
+    clock.now += 1
+    assert web.admit(basic("prom", "new"))
+    assert not web.admit(basic("prom", "old"))
 
 
 @pytest.mark.parametrize(
