@@ -158,10 +158,17 @@ class _Loaded:
 class Web:
     """The web configuration of now, for any number of threads. The path None stands for an empty file.
 
-    Raises ConfigError when it is made, and never later.
+    Raises ConfigError when it is made, and never later. `on_load` is told whether all of it could be
+    taken, each time it was tried; never without a file, and by one thread at a time.
     """
 
-    def __init__(self, path: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        on_load: Callable[[bool], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._loaded = _Loaded(settings=WebSettings(), certificates={}, tls=None, passwords=Passwords({}))
         #: The files that the configuration is made of, or was to be made of, and their versions just before.
         self._seen: dict[str, _Version] = {}
@@ -169,9 +176,12 @@ class Web:
         self._path = path or ""
         self._clock = clock
         self._loading = threading.Lock()
-        self._folds = log.Folds(_log)
+        self._on_load = on_load
+        #: The failure that was logged last, unless it is over.
+        self._said: tuple[dict[str, _Version], str] | None = None
         if path:
             self._loaded = self._anew(self._seen)
+            on_load(True)
 
     def secure(self, connection: socket.socket) -> socket.socket:
         """The connection with TLS around it, if so configured. The handshake is still to be made."""
@@ -215,7 +225,7 @@ class Web:
         # Last, so that nobody goes on with the old ones while the new ones are read.
         self._seen = seen
         self._retry_at = self._clock() + RETRY if problems else inf
-        self._tell(problems)
+        self._tell("; ".join(dict.fromkeys(map(str, problems))))
 
     def _anew(self, seen: dict[str, _Version]) -> _Loaded:
         """What the file says; notes the versions of all files that matter. Raises ConfigError."""
@@ -242,10 +252,11 @@ class Web:
     def _context(self, settings: WebSettings) -> ssl.SSLContext | None:
         return _checked_context(self._path, settings.tls) if settings.tls else None
 
-    def _tell(self, problems: list[Problem]) -> None:
-        if problems:
-            error = "; ".join(dict.fromkeys(map(str, problems)))
-            self._folds.failed(self._path, self._path, "web_config_invalid", error=error)
-        else:
-            self._folds.recovered(self._path, self._path)
+    def _tell(self, error: str) -> None:
+        """A failure is said once for each change of a file, not for each time that it is tried."""
+        self._on_load(not error)
+        said, self._said = self._said, (self._seen, error) if error else None
+        if not error:
             _log.info("web_config_reloaded", file=self._path)
+        elif self._said != said:
+            _log.warning("web_config_invalid", file=self._path, error=error)

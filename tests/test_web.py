@@ -301,6 +301,12 @@ def is_refused(server: Server, tls: ssl.SSLContext) -> bool:
     return False
 
 
+def test_without_a_file_nothing_is_told_of_it() -> None:
+    shown: list[bool] = []
+    assert Web(None, on_load=shown.append).headers() == {}
+    assert not shown
+
+
 def test_no_file_is_no_tls_and_no_password(tmp_path: Path) -> None:
     with serving(tmp_path, "") as server:
         assert get(server).status == 200
@@ -433,7 +439,8 @@ def test_a_broken_file_keeps_the_last_good_one(tmp_path: Path, written: io.Strin
         assert get(server).status == 401
         (tmp_path / "web.yaml").write_text("")
         assert get(server).status == 200
-    assert "msg=recovered" in written.getvalue()
+    assert written.getvalue().count("msg=web_config_invalid") == 4
+    assert written.getvalue().count("msg=web_config_reloaded") == 1
     assert hash_ not in written.getvalue()
     assert "open sesame" not in written.getvalue()
 
@@ -459,6 +466,23 @@ def test_a_certificate_is_rotated_also_while_the_file_is_broken(folder: Path, au
         assert certificate(server, trusting(folder)) == rotated
         authority.issue(folder, "server")
         assert certificate(server, trusting(folder)) != rotated
+
+
+def test_each_change_that_breaks_the_file_is_told_once(tmp_path: Path, written: io.StringIO) -> None:
+    clock, path = FakeClock(now=0.0), tmp_path / "web.yaml"
+    good = "http_server_config: {headers: {X-Frame-Options: deny}}\n"
+    path.write_text(good)
+    shown: list[bool] = []
+    web = Web(str(path), on_load=shown.append, clock=clock.monotonic)
+    assert shown.pop()
+    for content, count in (("oops: 1\n", 1), (good, 1), ("others: 1\n", 2), ("third: 1\n", 3)):
+        path.write_text(content)
+        for _ in range(3):
+            clock.now += RETRY
+            assert web.headers() == {"X-Frame-Options": "deny"}
+        assert shown.pop() == (content == good)
+        assert written.getvalue().count("level=warn logger=web msg=web_config_invalid") == count
+    assert "third" in written.getvalue()
 
 
 @contextmanager
