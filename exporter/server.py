@@ -21,7 +21,7 @@ from http import HTTPStatus
 from exporter import log
 from exporter.desk import Desk, Request, Response, text
 from exporter.head import Head, UnreadableError, head_length
-from exporter.web import Web
+from exporter.web import Web, shake_hands
 
 #: Connections that may wait to be accepted; one more is not heard, and tries again a second later.
 _BACKLOG = 4096
@@ -273,7 +273,7 @@ class _Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(self._limits.handshake_time)
-            self._socket.do_handshake()
+            shake_hands(self._socket)
         patience = self._limits.request_time
         while self._goes_on() and (self._received or self._receive(time.monotonic() + patience)):
             self._exchange()
@@ -374,7 +374,8 @@ class _Connection:
     # -- sending ------------------------------------------------------------------------------
 
     def _send(self, response: Response, *, to: Request | None = None) -> None:
-        self._last = not self._goes_on()
+        # Whoever came before TLS or certificates changed has to come anew, and prove who it is.
+        self._last = not self._goes_on() or not self._server.web.is_current(self._socket)
         self._socket.settimeout(self._limits.answer_time)
         self._sending_since = time.monotonic()
         self._socket.sendall(self._head(response))

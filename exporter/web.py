@@ -113,7 +113,23 @@ def _tls_context(settings: TLSSettings) -> ssl.SSLContext:
     if settings.client_ca_file:
         context.load_verify_locations(settings.client_ca_file)
     context.verify_mode = _CLIENT_AUTH[settings.client_auth_type]
+    if context.verify_mode != ssl.CERT_NONE:
+        # A session that is taken up again would not have its client certificate verified again.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     return context
+
+
+def shake_hands(connection: ssl.SSLSocket) -> None:
+    """The handshake, by which clients prove who they are. Raises OSError.
+
+    TLS 1.2 has sessions without tickets, which Python cannot turn off; an expired certificate in one is
+    refused here. Other authorities are another context, which knows no sessions of this one.
+    """
+    connection.do_handshake()
+    certificate = connection.getpeercert() if connection.session_reused else None
+    if certificate and ssl.cert_time_to_seconds(str(certificate["notAfter"])) < time.time():
+        raise ssl.SSLError("the client's certificate has expired")
 
 
 def _checked_context(path: str, settings: TLSSettings) -> ssl.SSLContext:
@@ -189,6 +205,11 @@ class Web:
         if tls is None:
             return connection
         return tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+    def is_current(self, connection: socket.socket) -> bool:
+        """Whether a new connection would have the same TLS, certificates and all, or none like this one."""
+        tls = connection.context if isinstance(connection, ssl.SSLSocket) else None
+        return tls is self._current().tls
 
     def admit(self, authorization: str) -> bool:
         """Whether the Authorization header, "" if there is none, lets in.

@@ -168,7 +168,14 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._certificate = self._sign(name, self._key, is_authority=True)
 
-    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.Certificate:
+    def _sign(
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        is_authority: bool,
+        lasting: timedelta = timedelta(hours=1),
+    ) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = subject if is_authority else self._certificate.subject
         now = datetime.now(UTC)
@@ -180,7 +187,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_after(now + lasting)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(alternative, critical=False)
             # Python 3.13 verifies as strictly as RFC 5280, which wants these.
@@ -196,10 +203,16 @@ class Authority:
         path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
-    def issue(self, folder: Path, name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
+    def issue(
+        self,
+        folder: Path,
+        name: str,
+        passphrase: bytes | None = None,
+        lasting: timedelta = timedelta(hours=1),
+    ) -> tuple[Path, Path]:
         """A certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(name, key, is_authority=False)
+        certificate = self._sign(name, key, is_authority=False, lasting=lasting)
         encryption = (
             serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
         )
@@ -531,6 +544,93 @@ def test_what_is_broken_at_the_start_is_a_problem_with_its_file(
     path.write_text(config)
     with pytest.raises(ConfigError, match=r"web\.yaml.*tls_server_config"):
         Web(str(path))
+
+
+# -- connections and sessions from before ---------------------------------------------------------
+
+
+CLIENTS = "  client_ca_file: ca.crt\n  client_auth_type: RequireAndVerifyClientCert\n"
+
+
+@pytest.mark.parametrize(("before", "after"), [("", TLS), (TLS, TLS + CLIENTS), (TLS, "")])
+def test_a_connection_from_before_tls_changed_gets_one_more_answer(
+    folder: Path, before: str, after: str
+) -> None:
+    with serving(folder, before) as server, closing(open_to(server, folder, before)) as connection:
+        assert not is_last(connection)
+        assert not is_last(connection)
+        (folder / "web.yaml").write_text(after)
+        assert is_last(connection)
+
+
+def test_a_connection_from_before_a_rotation_gets_one_more_answer(folder: Path, authority: Authority) -> None:
+    with serving(folder, TLS) as server, closing(open_to(server, folder, TLS)) as connection:
+        assert not is_last(connection)
+        authority.issue(folder, "server")
+        assert is_last(connection)
+
+
+def test_a_connection_outlives_a_web_configuration_that_broke(folder: Path) -> None:
+    with serving(folder, TLS) as server, closing(open_to(server, folder, TLS)) as connection:
+        (folder / "web.yaml").write_text("oops: 1")
+        assert not is_last(connection)
+        assert not is_last(connection)
+
+
+def test_a_password_that_is_newly_demanded_holds_for_connections_from_before(tmp_path: Path) -> None:
+    with serving(tmp_path, "") as server, closing(open_to(server, tmp_path, "")) as connection:
+        assert not is_last(connection)
+        (tmp_path / "web.yaml").write_text(f"basic_auth_users:\n  prom: {hashed('new')}\n")
+        connection.request("GET", "/")
+        with connection.getresponse() as response:
+            assert response.status == 401
+
+
+def open_to(server: Server, folder: Path, config: str) -> http.client.HTTPConnection:
+    port = port_of(server)
+    if not config:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=trusting(folder))
+
+
+def is_last(connection: http.client.HTTPConnection) -> bool:
+    """Whether the answer to one more request is the last one."""
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    assert response.status == 200
+    response.read()
+    return response.will_close
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_expired_client_certificate_is_refused_also_where_a_session_is_taken_up_again(
+    folder: Path, authority: Authority, version: ssl.TLSVersion
+) -> None:
+    lasting = timedelta(seconds=3)
+    expires = time.time() + lasting.total_seconds()
+    client = trusting(folder, authority.issue(folder, "client", lasting=lasting))
+    client.maximum_version = version
+    with serving(folder, TLS + CLIENTS) as server:
+        answer, session = taken_up(server, client, None)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        threading.Event().wait(expires + 1 - time.time())
+        assert is_refused(server, client)
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            answer, _ = taken_up(server, client, session)
+            assert answer == b""
+
+
+def taken_up(
+    server: Server, tls: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[bytes, ssl.SSLSession | None]:
+    """The answer, and the session that it was sent in."""
+    with (
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+        tls.wrap_socket(connection, server_hostname="127.0.0.1", session=session) as secure,
+    ):
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = secure.recv(100)
+        return answer, secure.session
 
 
 # -- hostile -------------------------------------------------------------------------------------
