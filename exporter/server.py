@@ -318,9 +318,16 @@ class _Connection:
 
     # -- reading ------------------------------------------------------------------------------
 
+    def _patience(self, end: float) -> None:
+        """Wait for the client no longer than this. Raises TimeoutError if that is over."""
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left)
+
     def _receive(self, end: float) -> bool:
         """Wait for more; False if the client sends no more. Raises TimeoutError."""
-        self._socket.settimeout(max(0.001, end - time.monotonic()))
+        self._patience(end)
         received = self._socket.recv(self._limits.head)
         self._received += received
         return bool(received)
@@ -376,15 +383,22 @@ class _Connection:
     def _send(self, response: Response, *, to: Request | None = None) -> None:
         # Whoever came before TLS or certificates changed has to come anew, and prove who it is.
         self._last = not self._goes_on() or not self._server.web.is_current(self._socket)
-        self._socket.settimeout(self._limits.answer_time)
         self._sending_since = time.monotonic()
-        self._socket.sendall(self._head(response))
+        end = self._sending_since + self._limits.answer_time
+        self._send_all(self._head(response), end)
         if to is None or to.method != "HEAD":
             for portion in _portions(response.pieces):
-                self._socket.sendall(portion)
+                self._send_all(portion, end)
         self._sending_since = None
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
+
+    def _send_all(self, data: bytes, end: float) -> None:
+        """Raises TimeoutError. `sendall` of the standard library gives each record of TLS so much time."""
+        left = memoryview(data)
+        while left:
+            self._patience(end)
+            left = left[self._socket.send(left) :]
 
     def _head(self, response: Response) -> bytes:
         headers = {

@@ -384,6 +384,24 @@ def test_who_does_not_take_the_answer_is_closed_in_time(written: io.StringIO) ->
     assert "level=error" not in written.getvalue()
 
 
+def test_who_takes_the_answer_in_sips_is_closed_in_time(written: io.StringIO) -> None:
+    page = Response(200, (b"x" * 65536,) * 4000)
+    with serving(Echo(lambda _: page), limits=QUICK) as server, connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        sip(connection, until=lambda: "timed out" in written.getvalue())
+
+
+def sip(connection: socket.socket, *, until: Callable[[], bool]) -> None:
+    """Take an answer about a megabyte at a time: never fast, but so that there is always room for more."""
+    pause = threading.Event()
+    end = time.monotonic() + 3
+    while not until():
+        assert time.monotonic() < end, "it is still being sent"
+        for _ in range(64):
+            connection.recv(16384)
+        pause.wait(0.05)
+
+
 def test_aborted_downloads_leave_nothing_behind(written: io.StringIO) -> None:
     with serving(Echo(lambda _: Response(200, (b"x" * 5_000_000,)))) as server:
         for _ in range(20):

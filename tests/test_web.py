@@ -258,10 +258,12 @@ class _Hello(Desk):
 
 
 @contextmanager
-def serving(folder: Path, config: str, limits: Limits | None = None) -> Iterator[Server]:
+def serving(
+    folder: Path, config: str, limits: Limits | None = None, desk: Desk | None = None
+) -> Iterator[Server]:
     path = folder / "web.yaml"
     path.write_text(config)
-    server = Server(["127.0.0.1:0"], _Hello(), Web(str(path)), limits=limits)
+    server = Server(["127.0.0.1:0"], desk or _Hello(), Web(str(path)), limits=limits)
     server.start()
     try:
         yield server
@@ -667,3 +669,25 @@ def test_large_answers_and_refusals_over_tls(folder: Path) -> None:
     with serving(folder, TLS, Limits(linger_time=0.3)) as server:
         assert get(server, trusting(folder), path="/" + "a" * 10_000).status == 200
         assert get(server, trusting(folder), path="/" + "a" * 20_000).status == 414
+
+
+class _Bulk(_Hello):
+    def answer(self, request: Request) -> Response:  # noqa: ARG002 - as declared
+        return Response(200, (b"x" * 65536,) * 1000)
+
+
+def test_who_takes_the_answer_in_sips_is_closed_in_time_also_over_tls(
+    folder: Path, written: io.StringIO
+) -> None:
+    with (
+        serving(folder, TLS, Limits(answer_time=0.3), _Bulk()) as server,
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+        trusting(folder).wrap_socket(connection, server_hostname="127.0.0.1") as secure,
+    ):
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        end, pause = time.monotonic() + 3, threading.Event()
+        while "timed out" not in written.getvalue():
+            assert time.monotonic() < end, "it is still being sent"
+            for _ in range(64):
+                secure.recv(16384)
+            pause.wait(0.05)
