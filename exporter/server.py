@@ -299,6 +299,9 @@ class _Connection:
         if refusal := self._refusal(request):
             self._send(refusal, to=request)
             return
+        if self._server.desk.is_probe(request):
+            self._send(self._ask(request), to=request)
+            return
         with self._server.request() as room:
             self._send(self._ask(request) if room else _OVERLOADED, to=request)
 

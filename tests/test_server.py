@@ -471,6 +471,23 @@ def test_of_too_many_requests_the_last_is_refused() -> None:
         assert is_served(server)
 
 
+@pytest.mark.parametrize("path", [b"/-/healthy", b"/-/ready"])
+def test_probes_are_answered_however_many_requests_there_are(path: bytes) -> None:
+    gate = Gate()
+
+    def reply(request: Request) -> Response:
+        return gate(request) if request.path == "/metrics" else Response(200, (b"well",))
+
+    with serving(Echo(reply), limits=Limits(requests=1)) as server, connect(server) as busy:
+        busy.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert gate.entered.acquire(timeout=5)
+        end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert status(exchange(server, b"GET " + path + end)) == 200
+        assert status(exchange(server, b"GET /" + end)) == 503
+        gate.open.set()
+        assert status(read_all(busy)) == 200
+
+
 def test_who_does_not_take_the_answer_makes_room_for_who_does() -> None:
     page = Response(200, (b"x" * 20_000_000,))
     limits = Limits(requests=2, slow_answer_time=0.1)

@@ -253,6 +253,9 @@ class _Hello(Desk):
     def __init__(self) -> None:
         pass
 
+    def is_probe(self, request: Request) -> bool:
+        return request.path.startswith("/-/")
+
     def answer(self, request: Request) -> Response:
         return text(200, request.path, ("X-Frame-Options", "SAMEORIGIN"))
 
