@@ -39,6 +39,8 @@ class Limits:
     requests: int = 40
     #: Open at once; for one more the oldest that still waits for its request has to go.
     connections: int = 256
+    #: Threads of connections that had to go, which may not have ended yet.
+    leaving: int = 16
     #: The longest head and the longest body that are read to the end.
     head: int = 16 * 1024
     body: int = 64 * 1024
@@ -129,6 +131,8 @@ class Server:
         self.stopping = threading.Event()
         self._requests = threading.BoundedSemaphore(self.limits.requests)
         self._places = threading.BoundedSemaphore(self.limits.connections)
+        #: Of those who gave their place to another, until their threads have ended.
+        self._leaving = threading.BoundedSemaphore(self.limits.leaving)
         self._lock = threading.Lock()
         self._connections: dict[_Connection, threading.Thread] = {}
         self._listeners: list[socket.socket] = []
@@ -211,10 +215,20 @@ class Server:
             self._connections[connection] = thread
 
     def _make_place(self) -> bool:
+        """A place that is free, or that of whoever waits longest, without waiting for its thread to end.
+
+        Those behind in the queue would wait too, and on a busy machine a thread takes its time.
+        """
         if self._places.acquire(blocking=False):
             return True
+        if not self._leaving.acquire(timeout=1.0):
+            return False
         with self._lock:
-            any(connection.drop_if_waiting() for connection in self._connections)
+            for connection in self._connections:
+                if connection.drop_if_waiting():
+                    del self._connections[connection]
+                    return True
+        self._leaving.release()
         return self._places.acquire(timeout=1.0)
 
     def _serve(self, connection: _Connection) -> None:
@@ -228,8 +242,8 @@ class Server:
         finally:
             connection.close()
             with self._lock:
-                del self._connections[connection]
-            self._places.release()
+                has_place = self._connections.pop(connection, None)
+            (self._places if has_place else self._leaving).release()
 
 
 class _Connection:

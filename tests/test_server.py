@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -435,10 +436,54 @@ def test_slow_connections_are_bounded_and_scrapes_go_on() -> None:
             began = time.monotonic()
             assert is_served(server)
             assert time.monotonic() < began + 1
-            assert connection_threads() <= 20
+            assert connection_threads() <= 20 + Limits().leaving
         finally:
             for connection in slow:
                 connection.close()
+
+
+class Stuck(io.StringIO):
+    """A log whose writers wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.reached.set()
+        self.open.wait(10)
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("written")
+def test_a_newcomer_does_not_wait_until_the_thread_of_whoever_had_to_go_ends() -> None:
+    stuck = Stuck()
+    with serving(limits=Limits(connections=1)) as server, connect(server) as slow:
+        slow.sendall(b"GET / HT")
+        wait_for(lambda: connection_threads() == 1)
+        log.setup("debug", "logfmt", stuck)
+        with connect(server) as newcomer:
+            newcomer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert status(newcomer.recv(1000)) == 200
+        assert stuck.reached.is_set()
+        stuck.open.set()
+    assert "Traceback" not in stuck.getvalue()
+
+
+@pytest.mark.usefixtures("written")
+def test_threads_that_do_not_end_are_bounded() -> None:
+    stuck = Stuck()
+    with serving(limits=Limits(connections=1, leaving=2)) as server, contextlib.ExitStack() as stack:
+        log.setup("debug", "logfmt", stuck)
+        for _ in range(4):
+            stack.enter_context(connect(server)).sendall(b"GET / HT")
+            wait_for(lambda: connection_threads() > 0)
+        wait_for(stuck.reached.is_set)
+        assert connection_threads() <= 1 + 2
+        stuck.open.set()
+        wait_for(lambda: connection_threads() == 1)
+        assert is_served(server)
+    assert "Traceback" not in stuck.getvalue()
 
 
 class Gate:
