@@ -65,6 +65,8 @@ class Office(Protocol):
         """Stop the process soon."""
 
 
+_HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
+
 _STYLE = "body{font-family:sans-serif;margin:3rem auto;max-width:40rem;padding:0 1rem;line-height:1.5}"
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _PAGE_HEADERS = (
@@ -99,11 +101,15 @@ class Desk:
         self._to_look: dict[str, Callable[[Request], Response]] = {
             "/": self._landing,
             "/config": self._config,
-            "/-/healthy": self._healthy,
-            "/-/ready": self._ready,
+            _HEALTHY: self._healthy,
+            _READY: self._ready,
             telemetry_path: self._metrics,
         }
         self._to_act = {"/-/reload": self._reload, "/-/quit": self._quit}
+
+    def is_probe(self, request: Request) -> bool:
+        """Whether it asks how the exporter is: that is cheap, and has to be told also where much is asked."""
+        return request.path in _PROBES and request.path != self._telemetry_path
 
     def answer(self, request: Request) -> Response:
         """The answer; one to HEAD still has the body that is not to be sent."""
@@ -154,8 +160,8 @@ class Desk:
             for path, says in (
                 (self._telemetry_path, "the metrics"),
                 ("/config", "the configuration in force, secrets masked"),
-                ("/-/healthy", "whether the process works"),
-                ("/-/ready", "whether every target had its first round"),
+                (_HEALTHY, "whether the process works"),
+                (_READY, "whether every target had its first round"),
             )
         )
         page = _LANDING.format(state=escape(state), links=links)

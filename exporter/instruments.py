@@ -27,6 +27,7 @@ from exporter.metrics import (
     STATE_FAILURES,
     STATE_WRITTEN,
     TOTAL_SHARDS,
+    WEB_RELOAD_SUCCESSFUL,
     Row,
 )
 from exporter.model import Destination, Source
@@ -64,6 +65,7 @@ class Instruments:
         self._make(prometheus_client.Gauge, TOTAL_SHARDS).set(shard.total)
         #: Made with its first value: before, there is nothing to tell.
         self._state_written: Any = None
+        self._web_reload_successful: Any = None
         self._state_failures = self._make(prometheus_client.Counter, STATE_FAILURES)
         for operation in ("read", "write"):
             self._state_failures.labels(operation)
@@ -101,6 +103,13 @@ class Instruments:
         self._reload_successful.set(success)
         if success:
             self._reload_time.set(at)
+
+    def web_loaded(self, success: bool) -> None:
+        """Tell how the last attempt to load the web configuration ended; never, if there is none."""
+        self._web_reload_successful = self._web_reload_successful or self._make(
+            prometheus_client.Gauge, WEB_RELOAD_SUCCESSFUL
+        )
+        self._web_reload_successful.set(success)
 
 
 class Gauges(Collector):

@@ -271,7 +271,7 @@ def _run(
     aws: AWS,
 ) -> int:
     settings = loader.load()
-    web = Web(flags.web_config_file)
+    web = Web(flags.web_config_file, on_load=instruments.web_loaded)
     exporter = Exporter(
         settings=settings,
         loader=loader,

@@ -177,6 +177,12 @@ RELOAD_TIME = Row(
     "gauge",
     "Unix time at which the configuration in force was loaded.",
 )
+WEB_RELOAD_SUCCESSFUL = Row(
+    PREFIX + "web_config_last_reload_successful",
+    "gauge",
+    "1 if the web configuration and its certificates could be taken when they last changed, 0 if not."
+    " Absent without --web.config.file.",
+)
 AWS_REQUESTS = Row(
     PREFIX + "aws_requests_total",
     "counter",
@@ -331,6 +337,7 @@ OWN = (
     BUILD_INFO,
     RELOAD_SUCCESSFUL,
     RELOAD_TIME,
+    WEB_RELOAD_SUCCESSFUL,
     AWS_REQUESTS,
     AWS_DURATION,
     IMAGES,

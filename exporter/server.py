@@ -21,7 +21,7 @@ from http import HTTPStatus
 from exporter import log
 from exporter.desk import Desk, Request, Response, text
 from exporter.head import Head, UnreadableError, head_length
-from exporter.web import Web
+from exporter.web import Web, shake_hands
 
 #: Connections that may wait to be accepted; one more is not heard, and tries again a second later.
 _BACKLOG = 4096
@@ -39,6 +39,8 @@ class Limits:
     requests: int = 40
     #: Open at once; for one more the oldest that still waits for its request has to go.
     connections: int = 256
+    #: Threads of connections that had to go, which may not have ended yet.
+    leaving: int = 16
     #: The longest head and the longest body that are read to the end.
     head: int = 16 * 1024
     body: int = 64 * 1024
@@ -129,6 +131,8 @@ class Server:
         self.stopping = threading.Event()
         self._requests = threading.BoundedSemaphore(self.limits.requests)
         self._places = threading.BoundedSemaphore(self.limits.connections)
+        #: Of those who gave their place to another, until their threads have ended.
+        self._leaving = threading.BoundedSemaphore(self.limits.leaving)
         self._lock = threading.Lock()
         self._connections: dict[_Connection, threading.Thread] = {}
         self._listeners: list[socket.socket] = []
@@ -211,10 +215,20 @@ class Server:
             self._connections[connection] = thread
 
     def _make_place(self) -> bool:
+        """A place that is free, or that of whoever waits longest, without waiting for its thread to end.
+
+        Those behind in the queue would wait too, and on a busy machine a thread takes its time.
+        """
         if self._places.acquire(blocking=False):
             return True
+        if not self._leaving.acquire(timeout=1.0):
+            return False
         with self._lock:
-            any(connection.drop_if_waiting() for connection in self._connections)
+            for connection in self._connections:
+                if connection.drop_if_waiting():
+                    del self._connections[connection]
+                    return True
+        self._leaving.release()
         return self._places.acquire(timeout=1.0)
 
     def _serve(self, connection: _Connection) -> None:
@@ -228,8 +242,8 @@ class Server:
         finally:
             connection.close()
             with self._lock:
-                del self._connections[connection]
-            self._places.release()
+                has_place = self._connections.pop(connection, None)
+            (self._places if has_place else self._leaving).release()
 
 
 class _Connection:
@@ -273,7 +287,7 @@ class _Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(self._limits.handshake_time)
-            self._socket.do_handshake()
+            shake_hands(self._socket)
         patience = self._limits.request_time
         while self._goes_on() and (self._received or self._receive(time.monotonic() + patience)):
             self._exchange()
@@ -299,6 +313,9 @@ class _Connection:
         if refusal := self._refusal(request):
             self._send(refusal, to=request)
             return
+        if self._server.desk.is_probe(request):
+            self._send(self._ask(request), to=request)
+            return
         with self._server.request() as room:
             self._send(self._ask(request) if room else _OVERLOADED, to=request)
 
@@ -318,9 +335,16 @@ class _Connection:
 
     # -- reading ------------------------------------------------------------------------------
 
+    def _patience(self, end: float) -> None:
+        """Wait for the client no longer than this. Raises TimeoutError if that is over."""
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left)
+
     def _receive(self, end: float) -> bool:
         """Wait for more; False if the client sends no more. Raises TimeoutError."""
-        self._socket.settimeout(max(0.001, end - time.monotonic()))
+        self._patience(end)
         received = self._socket.recv(self._limits.head)
         self._received += received
         return bool(received)
@@ -374,16 +398,24 @@ class _Connection:
     # -- sending ------------------------------------------------------------------------------
 
     def _send(self, response: Response, *, to: Request | None = None) -> None:
-        self._last = not self._goes_on()
-        self._socket.settimeout(self._limits.answer_time)
+        # Whoever came before TLS or certificates changed has to come anew, and prove who it is.
+        self._last = not self._goes_on() or not self._server.web.is_current(self._socket)
         self._sending_since = time.monotonic()
-        self._socket.sendall(self._head(response))
+        end = self._sending_since + self._limits.answer_time
+        self._send_all(self._head(response), end)
         if to is None or to.method != "HEAD":
             for portion in _portions(response.pieces):
-                self._socket.sendall(portion)
+                self._send_all(portion, end)
         self._sending_since = None
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
+
+    def _send_all(self, data: bytes, end: float) -> None:
+        """Raises TimeoutError. `sendall` of the standard library gives each record of TLS so much time."""
+        left = memoryview(data)
+        while left:
+            self._patience(end)
+            left = left[self._socket.send(left) :]
 
     def _head(self, response: Response) -> bytes:
         headers = {

@@ -3,7 +3,8 @@
 The file is exporter-toolkit's. It is not watched: each connection and each request looks whether
 the file or a certificate is another one than last time, so that a rotated certificate or a new
 password counts from the next connection on. A broken file or certificate leaves the last good ones
-in force.
+in force, and is tried again now and then: what broke may be the reading, and then nothing changes
+when it is over.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import bcrypt
@@ -26,6 +29,8 @@ from exporter.config import ClientAuth, ConfigError, Problem, Secret, TLSSetting
 
 #: Seconds that a password may wait for its turn to be checked.
 PATIENCE = 1.0
+#: Seconds until what could not be taken is tried again, even if no file changed.
+RETRY = 10.0
 #: bcrypt looks at no more of a password; what Go's ignores of a longer one, bcrypt 5 refuses.
 _BCRYPT_BYTES = 72
 
@@ -108,7 +113,23 @@ def _tls_context(settings: TLSSettings) -> ssl.SSLContext:
     if settings.client_ca_file:
         context.load_verify_locations(settings.client_ca_file)
     context.verify_mode = _CLIENT_AUTH[settings.client_auth_type]
+    if context.verify_mode != ssl.CERT_NONE:
+        # A session that is taken up again would not have its client certificate verified again.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     return context
+
+
+def shake_hands(connection: ssl.SSLSocket) -> None:
+    """The handshake, by which clients prove who they are. Raises OSError.
+
+    TLS 1.2 has sessions without tickets, which Python cannot turn off; an expired certificate in one is
+    refused here. Other authorities are another context, which knows no sessions of this one.
+    """
+    connection.do_handshake()
+    certificate = connection.getpeercert() if connection.session_reused else None
+    if certificate and ssl.cert_time_to_seconds(str(certificate["notAfter"])) < time.time():
+        raise ssl.SSLError("the client's certificate has expired")
 
 
 def _checked_context(path: str, settings: TLSSettings) -> ssl.SSLContext:
@@ -120,14 +141,11 @@ def _checked_context(path: str, settings: TLSSettings) -> ssl.SSLContext:
         raise ConfigError([Problem(path, None, "tls_server_config", message)]) from error
 
 
-def _certificates(settings: WebSettings) -> tuple[str, ...]:
-    tls = settings.tls
-    files = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
-    return tuple(file for file in files if file)
+#: Of a file: changes whenever the file does, also through a symlink that is swapped; () if there is none.
+_Version = tuple[int, ...]
 
 
-def _version(file: str) -> tuple[int, ...]:
-    """Changes whenever the file does, also through a symlink that is swapped; () if there is none."""
+def _version(file: str) -> _Version:
     try:
         stat = Path(file).stat()
     except OSError:
@@ -135,30 +153,51 @@ def _version(file: str) -> tuple[int, ...]:
     return (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
+def _certificates(settings: WebSettings) -> dict[str, _Version]:
+    """The files that TLS is made of."""
+    tls = settings.tls
+    files = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
+    return {file: _version(file) for file in files if file}
+
+
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     """A web configuration in force."""
 
+    settings: WebSettings
+    #: Their versions just before they were read.
+    certificates: Mapping[str, _Version]
     tls: ssl.SSLContext | None
     passwords: Passwords
-    headers: Mapping[str, str]
 
 
 class Web:
     """The web configuration of now, for any number of threads. The path None stands for an empty file.
 
-    Raises ConfigError when it is made, and never later.
+    Raises ConfigError when it is made, and never later. `on_load` is told whether all of it could be
+    taken, each time it was tried; never without a file, and by one thread at a time.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._loaded = _Loaded(tls=None, passwords=Passwords({}), headers={})
-        #: The files that the configuration was made of, and their versions just before.
-        self._seen: dict[str, tuple[int, ...]] = {}
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        on_load: Callable[[bool], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loaded = _Loaded(settings=WebSettings(), certificates={}, tls=None, passwords=Passwords({}))
+        #: The files that the configuration is made of, or was to be made of, and their versions just before.
+        self._seen: dict[str, _Version] = {}
+        self._retry_at = inf
         self._path = path or ""
+        self._clock = clock
         self._loading = threading.Lock()
-        self._folds = log.Folds(_log)
+        self._on_load = on_load
+        #: The failure that was logged last, unless it is over.
+        self._said: tuple[dict[str, _Version], str] | None = None
         if path:
-            self._load()
+            self._loaded = self._anew(self._seen)
+            on_load(True)
 
     def secure(self, connection: socket.socket) -> socket.socket:
         """The connection with TLS around it, if so configured. The handshake is still to be made."""
@@ -166,6 +205,11 @@ class Web:
         if tls is None:
             return connection
         return tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+    def is_current(self, connection: socket.socket) -> bool:
+        """Whether a new connection would have the same TLS, certificates and all, or none like this one."""
+        tls = connection.context if isinstance(connection, ssl.SSLSocket) else None
+        return tls is self._current().tls
 
     def admit(self, authorization: str) -> bool:
         """Whether the Authorization header, "" if there is none, lets in.
@@ -176,36 +220,64 @@ class Web:
 
     def headers(self) -> Mapping[str, str]:
         """What every answer carries."""
-        return self._current().headers
+        return self._current().settings.headers
 
     def _current(self) -> _Loaded:
-        if self._changed():
+        if self._is_due():
             with self._loading:
-                if self._changed():
+                if self._is_due():
                     self._reload()
         return self._loaded
 
-    def _changed(self) -> bool:
-        return any(_version(file) != version for file, version in self._seen.items())
+    def _is_due(self) -> bool:
+        changed = any(_version(file) != version for file, version in self._seen.items())
+        return changed or self._clock() >= self._retry_at
 
     def _reload(self) -> None:
-        """What turns out broken is not looked at again until it changes once more."""
-        try:
-            self._load()
-        except ConfigError as error:
-            problems = "; ".join(map(str, error.problems))
-            self._folds.failed(self._path, self._path, "web_config_invalid", error=problems)
-        else:
-            self._folds.recovered(self._path, self._path)
-            _log.info("web_config_reloaded", file=self._path)
+        """Take all of it, or at least the certificates of what is in force: they expire."""
+        seen: dict[str, _Version] = {}
+        problems: list[Problem] = []
+        for way in (self._anew, self._renewed):
+            try:
+                self._loaded = way(seen)
+                break
+            except ConfigError as error:
+                problems += error.problems
+        # Last, so that nobody goes on with the old ones while the new ones are read.
+        self._seen = seen
+        self._retry_at = self._clock() + RETRY if problems else inf
+        self._tell("; ".join(dict.fromkeys(map(str, problems))))
 
-    def _load(self) -> None:
-        self._seen = {self._path: _version(self._path)}
+    def _anew(self, seen: dict[str, _Version]) -> _Loaded:
+        """What the file says; notes the versions of all files that matter. Raises ConfigError."""
+        seen[self._path] = _version(self._path)
         settings = load_web(self._path)
-        certificates = {file: _version(file) for file in _certificates(settings)}
-        self._seen = self._seen | certificates
-        self._loaded = _Loaded(
-            tls=_checked_context(self._path, settings.tls) if settings.tls else None,
+        certificates = _certificates(settings)
+        seen.update(certificates)
+        return _Loaded(
+            settings=settings,
+            certificates=certificates,
+            tls=self._context(settings),
             passwords=Passwords(settings.basic_auth_users),
-            headers=settings.headers,
         )
+
+    def _renewed(self, seen: dict[str, _Version]) -> _Loaded:
+        """What is in force, with the certificates of now. Raises ConfigError."""
+        certificates = _certificates(self._loaded.settings)
+        for file, version in certificates.items():
+            seen.setdefault(file, version)
+        if certificates == self._loaded.certificates:
+            return self._loaded
+        return replace(self._loaded, certificates=certificates, tls=self._context(self._loaded.settings))
+
+    def _context(self, settings: WebSettings) -> ssl.SSLContext | None:
+        return _checked_context(self._path, settings.tls) if settings.tls else None
+
+    def _tell(self, error: str) -> None:
+        """A failure is said once for each change of a file, not for each time that it is tried."""
+        self._on_load(not error)
+        said, self._said = self._said, (self._seen, error) if error else None
+        if not error:
+            _log.info("web_config_reloaded", file=self._path)
+        elif self._said != said:
+            _log.warning("web_config_invalid", file=self._path, error=error)

@@ -178,3 +178,10 @@ def test_metrics_at_the_root_take_the_place_of_the_landing_page(office: FakeOffi
     desk = Desk(office, telemetry_path="/")
     assert ask(desk, "/").body == b"a 1\n"
     assert ask(desk, "/metrics").status == 404
+
+
+def test_probes_are_told_from_what_costs_something(office: FakeOffice) -> None:
+    desk = Desk(office, telemetry_path="/-/ready")
+    assert desk.is_probe(Request("GET", "/-/healthy"))
+    for path in ("/", "/-/ready", "/-/reload", "/metrics"):
+        assert not desk.is_probe(Request("GET", path))

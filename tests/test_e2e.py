@@ -226,6 +226,19 @@ def test_a_good_configuration_is_told_so_in_one_line(tmp_path: Path) -> None:
     assert done.stdout.count("\n") == 1
 
 
+def test_a_web_configuration_that_breaks_is_a_metric_and_none_is_no_metric(
+    demo: Command, tmp_path: Path
+) -> None:
+    name = "ecr_replication_exporter_web_config_last_reload_successful"
+    assert demo.series(name) == []
+    file = tmp_path / "web.yaml"
+    file.write_text("")
+    with running(tmp_path, "--demo", f"--web.config.file={file}") as command:
+        assert command.series(name) == [({}, 1)]
+        file.write_text("oops: 1\n")
+        assert command.series(name) == [({}, 0)]
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [

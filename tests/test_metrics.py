@@ -128,6 +128,7 @@ def exposition(ledger: Ledger) -> Exposition:
     instruments.aws_request("ecr", "DescribeImages", HOME, Reason.THROTTLED, 0.2)
     instruments.replicated(HOME, IRELAND, 42.0)
     instruments.state_written(at=PUSHED + 7)
+    instruments.web_loaded(True)
     clock = FakeClock(now=0.0)
     return Exposition(instruments=instruments, ledger=ledger, figures=Figures(), clock=clock)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -384,6 +385,24 @@ def test_who_does_not_take_the_answer_is_closed_in_time(written: io.StringIO) ->
     assert "level=error" not in written.getvalue()
 
 
+def test_who_takes_the_answer_in_sips_is_closed_in_time(written: io.StringIO) -> None:
+    page = Response(200, (b"x" * 65536,) * 4000)
+    with serving(Echo(lambda _: page), limits=QUICK) as server, connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        sip(connection, until=lambda: "timed out" in written.getvalue())
+
+
+def sip(connection: socket.socket, *, until: Callable[[], bool]) -> None:
+    """Take an answer about a megabyte at a time: never fast, but so that there is always room for more."""
+    pause = threading.Event()
+    end = time.monotonic() + 3
+    while not until():
+        assert time.monotonic() < end, "it is still being sent"
+        for _ in range(64):
+            connection.recv(16384)
+        pause.wait(0.05)
+
+
 def test_aborted_downloads_leave_nothing_behind(written: io.StringIO) -> None:
     with serving(Echo(lambda _: Response(200, (b"x" * 5_000_000,)))) as server:
         for _ in range(20):
@@ -417,10 +436,54 @@ def test_slow_connections_are_bounded_and_scrapes_go_on() -> None:
             began = time.monotonic()
             assert is_served(server)
             assert time.monotonic() < began + 1
-            assert connection_threads() <= 20
+            assert connection_threads() <= 20 + Limits().leaving
         finally:
             for connection in slow:
                 connection.close()
+
+
+class Stuck(io.StringIO):
+    """A log whose writers wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.reached.set()
+        self.open.wait(10)
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("written")
+def test_a_newcomer_does_not_wait_until_the_thread_of_whoever_had_to_go_ends() -> None:
+    stuck = Stuck()
+    with serving(limits=Limits(connections=1)) as server, connect(server) as slow:
+        slow.sendall(b"GET / HT")
+        wait_for(lambda: connection_threads() == 1)
+        log.setup("debug", "logfmt", stuck)
+        with connect(server) as newcomer:
+            newcomer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert status(newcomer.recv(1000)) == 200
+        assert stuck.reached.is_set()
+        stuck.open.set()
+    assert "Traceback" not in stuck.getvalue()
+
+
+@pytest.mark.usefixtures("written")
+def test_threads_that_do_not_end_are_bounded() -> None:
+    stuck = Stuck()
+    with serving(limits=Limits(connections=1, leaving=2)) as server, contextlib.ExitStack() as stack:
+        log.setup("debug", "logfmt", stuck)
+        for _ in range(4):
+            stack.enter_context(connect(server)).sendall(b"GET / HT")
+            wait_for(lambda: connection_threads() > 0)
+        wait_for(stuck.reached.is_set)
+        assert connection_threads() <= 1 + 2
+        stuck.open.set()
+        wait_for(lambda: connection_threads() == 1)
+        assert is_served(server)
+    assert "Traceback" not in stuck.getvalue()
 
 
 class Gate:
@@ -451,6 +514,23 @@ def test_of_too_many_requests_the_last_is_refused() -> None:
         for connection in busy:
             connection.close()
         assert is_served(server)
+
+
+@pytest.mark.parametrize("path", [b"/-/healthy", b"/-/ready"])
+def test_probes_are_answered_however_many_requests_there_are(path: bytes) -> None:
+    gate = Gate()
+
+    def reply(request: Request) -> Response:
+        return gate(request) if request.path == "/metrics" else Response(200, (b"well",))
+
+    with serving(Echo(reply), limits=Limits(requests=1)) as server, connect(server) as busy:
+        busy.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert gate.entered.acquire(timeout=5)
+        end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert status(exchange(server, b"GET " + path + end)) == 200
+        assert status(exchange(server, b"GET /" + end)) == 503
+        gate.open.set()
+        assert status(read_all(busy)) == 200
 
 
 def test_who_does_not_take_the_answer_makes_room_for_who_does() -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import io
+import resource
 import socket
 import ssl
 import threading
@@ -22,12 +23,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from fakes import FakeClock
 
 from exporter import log
 from exporter.config import ConfigError, Secret
 from exporter.desk import Desk, Request, Response, text
 from exporter.server import Limits, Server, parse_address
-from exporter.web import Passwords, Web
+from exporter.web import RETRY, Passwords, Web
 
 
 def hashed(password: str, rounds: int = 4) -> str:
@@ -166,7 +168,14 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._certificate = self._sign(name, self._key, is_authority=True)
 
-    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.Certificate:
+    def _sign(
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        is_authority: bool,
+        lasting: timedelta = timedelta(hours=1),
+    ) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = subject if is_authority else self._certificate.subject
         now = datetime.now(UTC)
@@ -178,7 +187,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_after(now + lasting)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(alternative, critical=False)
             # Python 3.13 verifies as strictly as RFC 5280, which wants these.
@@ -194,10 +203,16 @@ class Authority:
         path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
-    def issue(self, folder: Path, name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
+    def issue(
+        self,
+        folder: Path,
+        name: str,
+        passphrase: bytes | None = None,
+        lasting: timedelta = timedelta(hours=1),
+    ) -> tuple[Path, Path]:
         """A certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(name, key, is_authority=False)
+        certificate = self._sign(name, key, is_authority=False, lasting=lasting)
         encryption = (
             serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
         )
@@ -238,15 +253,20 @@ class _Hello(Desk):
     def __init__(self) -> None:
         pass
 
+    def is_probe(self, request: Request) -> bool:
+        return request.path.startswith("/-/")
+
     def answer(self, request: Request) -> Response:
         return text(200, request.path, ("X-Frame-Options", "SAMEORIGIN"))
 
 
 @contextmanager
-def serving(folder: Path, config: str, limits: Limits | None = None) -> Iterator[Server]:
+def serving(
+    folder: Path, config: str, limits: Limits | None = None, desk: Desk | None = None
+) -> Iterator[Server]:
     path = folder / "web.yaml"
     path.write_text(config)
-    server = Server(["127.0.0.1:0"], _Hello(), Web(str(path)), limits=limits)
+    server = Server(["127.0.0.1:0"], desk or _Hello(), Web(str(path)), limits=limits)
     server.start()
     try:
         yield server
@@ -297,6 +317,12 @@ def is_refused(server: Server, tls: ssl.SSLContext) -> bool:
     except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
         return True
     return False
+
+
+def test_without_a_file_nothing_is_told_of_it() -> None:
+    shown: list[bool] = []
+    assert Web(None, on_load=shown.append).headers() == {}
+    assert not shown
 
 
 def test_no_file_is_no_tls_and_no_password(tmp_path: Path) -> None:
@@ -431,7 +457,8 @@ def test_a_broken_file_keeps_the_last_good_one(tmp_path: Path, written: io.Strin
         assert get(server).status == 401
         (tmp_path / "web.yaml").write_text("")
         assert get(server).status == 200
-    assert "msg=recovered" in written.getvalue()
+    assert written.getvalue().count("msg=web_config_invalid") == 4
+    assert written.getvalue().count("msg=web_config_reloaded") == 1
     assert hash_ not in written.getvalue()
     assert "open sesame" not in written.getvalue()
 
@@ -443,6 +470,63 @@ def test_certificates_that_come_after_the_file_that_names_them(folder: Path, aut
         assert certificate(server, trusting(folder)) == before
         authority.issue(folder, "late")
         assert certificate(server, trusting(folder)) != before
+
+
+def test_a_certificate_is_rotated_also_while_the_file_is_broken(folder: Path, authority: Authority) -> None:
+    with serving(folder, TLS) as server:
+        before = certificate(server, trusting(folder))
+        (folder / "web.yaml").write_text(TLS + "oops: 1\n")
+        assert certificate(server, trusting(folder)) == before
+        authority.issue(folder, "server")
+        rotated = certificate(server, trusting(folder))
+        assert rotated != before
+        (folder / "web.yaml").write_text(TLS.replace("server.", "nothing."))
+        assert certificate(server, trusting(folder)) == rotated
+        authority.issue(folder, "server")
+        assert certificate(server, trusting(folder)) != rotated
+
+
+def test_each_change_that_breaks_the_file_is_told_once(tmp_path: Path, written: io.StringIO) -> None:
+    clock, path = FakeClock(now=0.0), tmp_path / "web.yaml"
+    good = "http_server_config: {headers: {X-Frame-Options: deny}}\n"
+    path.write_text(good)
+    shown: list[bool] = []
+    web = Web(str(path), on_load=shown.append, clock=clock.monotonic)
+    assert shown.pop()
+    for content, count in (("oops: 1\n", 1), (good, 1), ("others: 1\n", 2), ("third: 1\n", 3)):
+        path.write_text(content)
+        for _ in range(3):
+            clock.now += RETRY
+            assert web.headers() == {"X-Frame-Options": "deny"}
+        assert shown.pop() == (content == good)
+        assert written.getvalue().count("level=warn logger=web msg=web_config_invalid") == count
+    assert "third" in written.getvalue()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Nothing can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_could_not_be_read_is_tried_again_though_it_does_not_change(tmp_path: Path) -> None:
+    clock = FakeClock(now=0.0)
+    path = tmp_path / "web.yaml"
+    path.write_text(f"basic_auth_users:\n  prom: {hashed('old')}\n")
+    web = Web(str(path), clock=clock.monotonic)
+    path.write_text(f"basic_auth_users:\n  prom: {hashed('new')}\n")
+    with no_descriptors():
+        assert web.admit(basic("prom", "old"))
+    clock.now += RETRY - 1
+    assert not web.admit(basic("prom", "new"))
+    clock.now += 1
+    assert web.admit(basic("prom", "new"))
+    assert not web.admit(basic("prom", "old"))
 
 
 @pytest.mark.parametrize(
@@ -465,6 +549,93 @@ def test_what_is_broken_at_the_start_is_a_problem_with_its_file(
     path.write_text(config)
     with pytest.raises(ConfigError, match=r"web\.yaml.*tls_server_config"):
         Web(str(path))
+
+
+# -- connections and sessions from before ---------------------------------------------------------
+
+
+CLIENTS = "  client_ca_file: ca.crt\n  client_auth_type: RequireAndVerifyClientCert\n"
+
+
+@pytest.mark.parametrize(("before", "after"), [("", TLS), (TLS, TLS + CLIENTS), (TLS, "")])
+def test_a_connection_from_before_tls_changed_gets_one_more_answer(
+    folder: Path, before: str, after: str
+) -> None:
+    with serving(folder, before) as server, closing(open_to(server, folder, before)) as connection:
+        assert not is_last(connection)
+        assert not is_last(connection)
+        (folder / "web.yaml").write_text(after)
+        assert is_last(connection)
+
+
+def test_a_connection_from_before_a_rotation_gets_one_more_answer(folder: Path, authority: Authority) -> None:
+    with serving(folder, TLS) as server, closing(open_to(server, folder, TLS)) as connection:
+        assert not is_last(connection)
+        authority.issue(folder, "server")
+        assert is_last(connection)
+
+
+def test_a_connection_outlives_a_web_configuration_that_broke(folder: Path) -> None:
+    with serving(folder, TLS) as server, closing(open_to(server, folder, TLS)) as connection:
+        (folder / "web.yaml").write_text("oops: 1")
+        assert not is_last(connection)
+        assert not is_last(connection)
+
+
+def test_a_password_that_is_newly_demanded_holds_for_connections_from_before(tmp_path: Path) -> None:
+    with serving(tmp_path, "") as server, closing(open_to(server, tmp_path, "")) as connection:
+        assert not is_last(connection)
+        (tmp_path / "web.yaml").write_text(f"basic_auth_users:\n  prom: {hashed('new')}\n")
+        connection.request("GET", "/")
+        with connection.getresponse() as response:
+            assert response.status == 401
+
+
+def open_to(server: Server, folder: Path, config: str) -> http.client.HTTPConnection:
+    port = port_of(server)
+    if not config:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=trusting(folder))
+
+
+def is_last(connection: http.client.HTTPConnection) -> bool:
+    """Whether the answer to one more request is the last one."""
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    assert response.status == 200
+    response.read()
+    return response.will_close
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_expired_client_certificate_is_refused_also_where_a_session_is_taken_up_again(
+    folder: Path, authority: Authority, version: ssl.TLSVersion
+) -> None:
+    lasting = timedelta(seconds=3)
+    expires = time.time() + lasting.total_seconds()
+    client = trusting(folder, authority.issue(folder, "client", lasting=lasting))
+    client.maximum_version = version
+    with serving(folder, TLS + CLIENTS) as server:
+        answer, session = taken_up(server, client, None)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        threading.Event().wait(expires + 1 - time.time())
+        assert is_refused(server, client)
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            answer, _ = taken_up(server, client, session)
+            assert answer == b""
+
+
+def taken_up(
+    server: Server, tls: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[bytes, ssl.SSLSession | None]:
+    """The answer, and the session that it was sent in."""
+    with (
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+        tls.wrap_socket(connection, server_hostname="127.0.0.1", session=session) as secure,
+    ):
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = secure.recv(100)
+        return answer, secure.session
 
 
 # -- hostile -------------------------------------------------------------------------------------
@@ -501,3 +672,25 @@ def test_large_answers_and_refusals_over_tls(folder: Path) -> None:
     with serving(folder, TLS, Limits(linger_time=0.3)) as server:
         assert get(server, trusting(folder), path="/" + "a" * 10_000).status == 200
         assert get(server, trusting(folder), path="/" + "a" * 20_000).status == 414
+
+
+class _Bulk(_Hello):
+    def answer(self, request: Request) -> Response:  # noqa: ARG002 - as declared
+        return Response(200, (b"x" * 65536,) * 1000)
+
+
+def test_who_takes_the_answer_in_sips_is_closed_in_time_also_over_tls(
+    folder: Path, written: io.StringIO
+) -> None:
+    with (
+        serving(folder, TLS, Limits(answer_time=0.3), _Bulk()) as server,
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+        trusting(folder).wrap_socket(connection, server_hostname="127.0.0.1") as secure,
+    ):
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        end, pause = time.monotonic() + 3, threading.Event()
+        while "timed out" not in written.getvalue():
+            assert time.monotonic() < end, "it is still being sent"
+            for _ in range(64):
+                secure.recv(16384)
+            pause.wait(0.05)
