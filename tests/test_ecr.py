@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import __version__
+from exporter.answers import FIRST_PUSH, SKEW
 from exporter.config import RegistrySettings, Secret
 from exporter.demo import (
     ACCOUNT,
@@ -61,6 +62,8 @@ ROLE = f"arn:aws:iam::{OTHER}:role/reader"
 DIGEST = "sha256:" + "0" * 64
 JSON = "application/x-amz-json-1.1"
 NOON = 1.8e9
+EARLIER = 1.6e9
+ASKED = {"repositoryName": "team/app", "imageId": {"imageDigest": DIGEST}}
 
 CALLS: dict[str, Callable[[Gate], Any]] = {
     "GetCallerIdentity": lambda gate: gate.account(),
@@ -128,6 +131,13 @@ def failure(call: Callable[[], object]) -> ECRError:
     assert len(text) <= len(caught.value.action) + MAX_LABEL + MAX_MESSAGE + 4
     assert "AKIADEMO" not in text
     return caught.value
+
+
+def unusable(call: Callable[[], object]) -> bool:
+    """Whether the call's answer is none that anything is concluded from."""
+    error = failure(call)
+    told = error.code.startswith("UnusableAnswer")  # or UnusableAnswer(AttributeError): botocore's parser
+    return told and (error.reason, error.everything) == (Reason.UNAVAILABLE, False)
 
 
 def named(parameter: object) -> str:
@@ -391,11 +401,9 @@ class TestPartialAnswers:
     def test_statuses(self, aws: EmbeddedAWS, gate: Gate) -> None:
         rows = [
             {},
-            None,
-            {"status": "FAILED"},
+            {"status": "FAILED", "surprise": 1},
             {"region": "eu-west-1", "status": "COMPLETE", "failureCode": "LEFT_OVER"},
-            {"registryId": OTHER, "status": "T" * 1000},
-            {"region": 7, "registryId": ["x"], "status": 3, "surprise": 1},
+            {"registryId": OTHER, "status": "T" * 1000, "region": None},
         ]
         Recorder(aws, said({"replicationStatuses": rows}))
         nowhere = Destination("", "")
@@ -404,27 +412,131 @@ class TestPartialAnswers:
             Replication(nowhere, Status.FAILED, "UNKNOWN"),
             Replication(Destination("eu-west-1", ""), Status.COMPLETE),
             Replication(Destination("", OTHER), "T" * MAX_LABEL),
-            Replication(nowhere, Status.UNKNOWN),
         )
 
-    @pytest.mark.parametrize("answer", [{"replicationStatuses": []}, {"imageId": {"imageDigest": DIGEST}}])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"replicationStatuses": []},
+            ASKED | {"replicationStatuses": []},
+            ASKED,
+            ASKED | {"replicationStatuses": None},
+        ],
+    )
     def test_nothing_reported(self, aws: EmbeddedAWS, gate: Gate, answer: object) -> None:
         Recorder(aws, said(answer))
         assert gate.status("team/app", DIGEST) == ()
 
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"replicationStatuses": [None]},
+            {"replicationStatuses": [{"region": "eu-west-1", "status": "COMPLETE"}, None]},
+            {"replicationStatuses": ["COMPLETE"]},
+            {"replicationStatuses": {"region": "eu-west-1"}},
+            {"replicationStatuses": [{"region": 7}]},
+            {"replicationStatuses": [{"status": ["FAILED"]}]},
+            ASKED | {"replicationStatuses": 7},
+            {"imageId": {"imageDigest": DIGEST}},
+            {"repositoryName": "team/app"},
+            {"repositoryName": "team/app", "imageId": {"imageTag": "v1"}},
+            {"repositoryName": "team/app", "imageId": {"imageDigest": None}},
+            ASKED | {"repositoryName": "team/api", "replicationStatuses": []},
+            ASKED | {"imageId": {"imageDigest": "sha256:" + "1" * 64}, "replicationStatuses": []},
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_read_is_not_taken_for_nothing_reported(
+        self, aws: EmbeddedAWS, gate: Gate, answer: object
+    ) -> None:
+        Recorder(aws, said(answer))
+        assert unusable(lambda: gate.status("team/app", DIGEST))
+
     def test_images(self, aws: EmbeddedAWS, gate: Gate) -> None:
-        rows = [{}, None, {"imageDigest": 5}, {"imageDigest": DIGEST, "imageTags": ["v1", None, 2]}]
+        rows = [{"imageDigest": DIGEST, "imageTags": ["v1"]}, {"imageDigest": "sha256:1", "imageTags": None}]
         Recorder(aws, said({"imageDetails": rows, "nextToken": ""}))
-        assert gate.images("team/app", None, untagged=False) == Page((Image(DIGEST, ("v1",)),))
+        assert gate.images("team/app", None, untagged=False) == Page(
+            (Image(DIGEST, ("v1",)), Image("sha256:1"))
+        )
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {},
+            None,
+            "row",
+            {"imageDigest": 5},
+            {"imageTags": ["v1"]},
+            {"imageDigest": "sha256:1", "imageTags": ["v1", None]},
+        ],
+        ids=str,
+    )
+    def test_an_image_that_cannot_be_read_is_not_taken_for_deleted(
+        self, aws: EmbeddedAWS, gate: Gate, row: object
+    ) -> None:
+        Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imageTags": ["v1"]}, row]}))
+        assert unusable(lambda: gate.images("team/app", None, untagged=False))
+        assert unusable(lambda: gate.find("team/app", [Name("v1", "")]))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"imageDetails": []},
+            {"nextToken": "x"},
+            {"imageDetails": None, "nextToken": "x"},
+            {"imageDetails": [{"imageDigest": DIGEST, "imageTags": ["v1"]}]},
+            {"imageDetails": [{"imageDigest": "sha256:2", "imageTags": ["v1", "v2"]}]},
+        ],
+        ids=str,
+    )
+    def test_a_look_up_finds_all_or_nothing(self, aws: EmbeddedAWS, gate: Gate, answer: object) -> None:
+        Recorder(aws, said(answer))
+        assert unusable(lambda: gate.find("team/app", [Name("v1", ""), Name("v2", ""), Name("", DIGEST)]))
+
+    @pytest.mark.parametrize("at", [True, -62135596799, 0, 1.5, FIRST_PUSH - 1, NOON + SKEW + 1, 1e11])
+    @pytest.mark.parametrize("field", ["imagePushedAt", "lastActivatedAt"])
+    def test_a_time_that_cannot_be_is_unknown(
+        self, aws: EmbeddedAWS, session: boto3.Session, at: float, field: str
+    ) -> None:
+        client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: NOON)
+        gate = client.gate(RegistrySettings(), connections=1)
+        for said_at, expected in ((at, None), (FIRST_PUSH, FIRST_PUSH), (NOON + SKEW, NOON + SKEW)):
+            Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, field: said_at}]}))
+            (found,) = gate.images("team/app", None, untagged=True).items
+            assert found.replicated_from == expected
+
+    @pytest.mark.parametrize("registry_id", ['evil\n"x', "12345678901", "1234567890123", "\u0661" * 12, 7])
+    def test_a_registry_is_named_by_twelve_digits(
+        self, aws: EmbeddedAWS, gate: Gate, registry_id: object
+    ) -> None:
+        seen = Recorder(aws, said({"registryId": registry_id, "replicationConfiguration": {"rules": []}}))
+        assert unusable(gate.registry)
+        seen.fault = said({"replicationConfiguration": {"rules": []}})
+        assert gate.registry() == Registry("")
+
+    @pytest.mark.parametrize(
+        "rule", [None, {"destinations": [None]}, {"repositoryFilters": [None]}, {"destinations": 7}], ids=str
+    )
+    def test_a_rule_that_cannot_be_read_is_not_taken_for_deleted(
+        self, aws: EmbeddedAWS, gate: Gate, rule: object
+    ) -> None:
+        Recorder(aws, said({"replicationConfiguration": {"rules": [{"destinations": []}, rule]}}))
+        assert unusable(gate.registry)
 
     def test_one_garbled_time_spoils_the_page(self, aws: EmbeddedAWS, gate: Gate) -> None:
         Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imagePushedAt": "yesterday"}]}))
         assert failure(lambda: gate.find("team/app", [Name("v1", "")])).reason is Reason.UNAVAILABLE
 
     def test_repositories(self, aws: EmbeddedAWS, gate: Gate) -> None:
-        rows = [{}, None, {"repositoryName": ""}, {"repositoryName": "team/app"}]
-        Recorder(aws, said({"repositories": rows, "nextToken": None}))
+        Recorder(aws, said({"repositories": [{"repositoryName": "team/app"}], "nextToken": None}))
         assert gate.repositories(None) == Page(("team/app",))
+
+    @pytest.mark.parametrize("row", [{}, None, {"repositoryName": ""}, {"repositoryName": 7}], ids=str)
+    def test_a_repository_that_cannot_be_read_is_not_taken_for_deleted(
+        self, aws: EmbeddedAWS, gate: Gate, row: object
+    ) -> None:
+        Recorder(aws, said({"repositories": [{"repositoryName": "team/app"}, row]}))
+        assert unusable(lambda: gate.repositories(None))
 
     @pytest.mark.parametrize(
         "half",
@@ -462,15 +574,14 @@ def test_filters(aws: EmbeddedAWS, gate: Gate) -> None:
     assert covered(aws, gate) == {"prod", "test"}
     assert covered(aws, gate, prefix("pro"), prefix("x")) == {"prod"}
     assert covered(aws, gate, prefix("pro"), {"filter": "test", "filterType": "REGEX"}) == {"prod"}
-    for unreadable in ({"filter": "prod", "filterType": "REGEX"}, {"filter": "prod"}, {}, None, prefix(None)):
+    for unreadable in ({"filter": "prod", "filterType": "REGEX"}, {"filter": "prod"}, {}, prefix(None)):
         assert covered(aws, gate, unreadable) == set()
 
 
 def test_several_rules(aws: EmbeddedAWS, gate: Gate) -> None:
     rules: list[Any] = [
-        None,
         {"destinations": None},
-        {"destinations": [{"region": "eu-west-1", "registryId": OTHER}, None]},
+        {"destinations": [{"region": "eu-west-1", "registryId": OTHER}]},
         {"destinations": [{"region": "us-west-2", "registryId": ACCOUNT}], "repositoryFilters": None},
     ]
     aws.set_rules(ACCOUNT, REGION, rules)
@@ -630,7 +741,7 @@ class TestCredentialsOfTheEnvironment:
         assert gate.registry().registry_id == ACCOUNT
 
     @pytest.mark.parametrize(
-        "pushed_at", [NOON, NOON + 0.123, 1.5, datetime.fromtimestamp(NOON, UTC).isoformat()]
+        "pushed_at", [EARLIER, EARLIER + 0.123, datetime.fromtimestamp(EARLIER, UTC).isoformat()]
     )
     def test_times_are_what_boto3_would_make_of_them(
         self, aws: EmbeddedAWS, file: Path, pushed_at: float | str
@@ -823,6 +934,8 @@ class TestServiceModel:
             ("ecr", "DescribeImages", "imageDetails.[].imagePushedAt", "timestamp"),
             ("ecr", "DescribeImages", "imageDetails.[].lastActivatedAt", "timestamp"),
             ("ecr", "DescribeImages", "nextToken", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "repositoryName", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "imageId.imageDigest", "string"),
             ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].region", "string"),
             ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].registryId", "string"),
             ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].failureCode", "string"),

@@ -197,13 +197,28 @@ def pinned(aws: EmbeddedAWS, statuses: object) -> None:
 
 
 def test_fields_are_empty_or_null(live: Live, aws: EmbeddedAWS) -> None:
-    odd: list[object] = [{}, None, IRELAND | {"status": None}, IRELAND | {"failureCode": None, "status": ""}]
+    odd: list[object] = [{}, IRELAND | {"status": None}, IRELAND | {"failureCode": None, "status": ""}]
     pinned(aws, odd)
     eventually(lambda: live.statuses(repository="team/app") == {"UNKNOWN"}, within=5)
     partner_goes_on(live)
     assert live.statuses(repository="team/api") == {"COMPLETE"}
     pinned(aws, None)
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        {"replicationStatuses": [None]},
+        {"repositoryName": "team/app", "imageId": {}},
+        {"repositoryName": "team/app", "imageId": {"imageDigest": "another"}, "replicationStatuses": []},
+    ],
+    ids=str,
+)
+def test_a_status_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), STATUS, "team/app")
+    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+    heals(live, aws)
 
 
 def test_a_status_is_unheard_of(live: Live, aws: EmbeddedAWS) -> None:
@@ -227,7 +242,19 @@ def test_a_destination_is_told_twice(live: Live, aws: EmbeddedAWS) -> None:
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
 
 
-@pytest.mark.parametrize("half", [{}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
+ONE_MORE = {"imageDigest": "sha256:1", "imageTags": ["v1"]}
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        {},
+        {"imageDetails": None, "nextToken": "x"},
+        {"imageDetails": [{}]},
+        {"imageDetails": [ONE_MORE, {}]},
+        {"imageDetails": [ONE_MORE, {"imageDigest": "sha256:2", "imageTags": [None]}]},
+    ],
+)
 def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object) -> None:
     aws.fault = at_home(said(half), "DescribeImages", "base/img")
     fails(live, "unavailable", "base/*")
@@ -235,9 +262,52 @@ def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object
     heals(live, aws)
 
 
-def test_the_rules_are_left_out(live: Live, aws: EmbeddedAWS) -> None:
-    aws.fault = at_home(said({"registryId": ACCOUNT}), "DescribeRegistry")
-    fails(live, "unavailable", word="no replication rules")
+@pytest.mark.parametrize(
+    "half", [{"imageDetails": []}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}]
+)
+def test_a_look_up_finds_less_than_was_asked(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), "DescribeImages", "team/app")
+    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+    heals(live, aws)
+
+
+def test_the_repositories_are_half_listed(live: Live, aws: EmbeddedAWS) -> None:
+    half = {"repositories": [{"repositoryName": "base/other"}, {}]}
+    aws.fault = at_home(said(half), "DescribeRepositories")
+    fails(live, "unavailable", "base/*", word="UnusableAnswer")
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("at", [True, 1e9, 4e9])
+def test_a_push_time_cannot_be(live: Live, aws: EmbeddedAWS, at: float) -> None:
+    def mistimed(call: Call) -> Fault | None:
+        if not at_home(DropConnection(), "DescribeImages", "team/app")(call):
+            return None
+        (image,) = aws.serve(call)["imageDetails"]
+        return said({"imageDetails": [image | {"imagePushedAt": at}]})
+
+    assert live.series("ecr_image_pushed_timestamp_seconds", repository="team/app")
+    aws.fault = mistimed
+    eventually(lambda: not live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
+    partner_goes_on(live)
+    eventually(lambda: live.statuses(repository="team/app") == {"COMPLETE"}, within=5)
+    aws.fault = lambda _: None
+    eventually(lambda: live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
+
+
+def test_the_registry_has_no_account_id(live: Live, aws: EmbeddedAWS) -> None:
+    answer = {"registryId": "0", "replicationConfiguration": {"rules": []}}
+    aws.fault = at_home(said(answer), "DescribeRegistry")
+    fails(live, "unavailable", word="no account id of 12 digits")
+    assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("rules", [None, [None]])
+def test_the_rules_are_left_out(live: Live, aws: EmbeddedAWS, rules: object) -> None:
+    answer = {"registryId": ACCOUNT, "replicationConfiguration": {"rules": rules}}
+    aws.fault = at_home(said(answer), "DescribeRegistry")
+    fails(live, "unavailable", word="no rules that can be understood")
     assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
     heals(live, aws)
 
