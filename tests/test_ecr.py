@@ -6,7 +6,9 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from exporter import __version__
 from exporter.answers import FIRST_PUSH, SKEW
 from exporter.config import RegistrySettings, Secret
+from exporter.deadline import MOST_READ
 from exporter.demo import (
     ACCOUNT,
     REGION,
@@ -254,6 +257,34 @@ class TestNoAnswer:
         drip.released.set()
         seen.fault = None
         assert gate.registry().registry_id == ACCOUNT
+
+    @pytest.mark.parametrize("told", [False, True], ids=["head tells of no length", "head tells the length"])
+    def test_an_answer_is_too_long_to_be_one(self, session: boto3.Session, told: bool) -> None:
+        """What is read, whatever else is sent, is not many times what the longest answer may be."""
+
+        class Endless(BaseHTTPRequestHandler):
+            sent = 0
+
+            def do_POST(self) -> None:
+                self.send_response(200)
+                if told:
+                    self.send_header("Content-Length", str(20 * MOST_READ))
+                self.end_headers()
+                with suppress(OSError):
+                    while Endless.sent < 20 * MOST_READ:
+                        Endless.sent += self.wfile.write(b" " * (1 << 20))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), Endless) as server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}"
+            gate = AWS(session=lambda: session, endpoint_url=url).gate(RegistrySettings(), connections=1)
+            error = failure(gate.registry)
+        assert (error.reason, error.everything) == (Reason.UNAVAILABLE, False)
+        assert "the answer is longer than 32 MiB" in str(error)
+        assert Endless.sent < 2 * MOST_READ
 
     def test_a_deadline_leaves_no_thread_behind(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
         client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, answer_timeout=0.3)
