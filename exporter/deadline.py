@@ -124,9 +124,11 @@ class _Known:
 
 
 def make_known(client: Any) -> None:
-    """Have the calls of a boto3 client know their connections, through whatever proxy."""
+    """Have the calls of a boto3 client know their connections, through whatever proxy. Once is enough."""
     with suppress(AttributeError):
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001
         for scheme, pool in list(pools.items()):
+            if issubclass(pool.ConnectionCls, _Known):
+                return
             connection = type("Connection", (_Known, pool.ConnectionCls), {})
             pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})

@@ -330,13 +330,22 @@ class RegistryGate:
                 ) from error
 
 
+class _Session(botocore.session.Session):
+    """Its clients are all under the deadline, also those with which botocore itself borrows credentials."""
+
+    def create_client(self, *args: Any, **options: Any) -> Any:
+        client = super().create_client(*args, **options)
+        make_known(client)
+        return client
+
+
 def _sessions() -> Callable[[], boto3.Session]:
     """Makes boto3's own sessions, but for the time zone of the times in answers; they share what is large."""
     loader: Any = None
 
     def make() -> boto3.Session:
         nonlocal loader
-        core = botocore.session.Session()
+        core = _Session()
         if loader:
             core.register_component("data_loader", loader)
         loader = core.get_component("data_loader")

@@ -852,6 +852,22 @@ class TestCredentialsOfTheEnvironment:
         seen.fault = None
         assert gate.registry().registry_id
 
+    @pytest.mark.usefixtures("file")
+    def test_sts_drips_when_botocore_asks_it(
+        self, aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
+        (tmp_path / "token").write_text("token")
+        gate = AWS(endpoint_url=aws.endpoint_url, answer_timeout=0.3).gate(RegistrySettings(), connections=1)
+        seen = Recorder(aws, drip := Drip(0.05), "AssumeRoleWithWebIdentity")
+        error = failure(gate.registry)
+        assert (error.reason, error.code) == (Reason.UNAVAILABLE, "AnswerTooSlow")
+        drip.released.set()
+        seen.fault = None
+        assert gate.registry().registry_id
+
     @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECR"])
     def test_the_endpoint(
         self, aws: EmbeddedAWS, file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
