@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -328,6 +329,20 @@ class TestWhatMayBeShown:
         message = "The signature does not match.\n\nThe Canonical String\nx-amz-security-token:t0ken"
         Recorder(aws, Refuse(403, "InvalidSignatureException", message))
         assert str(failure(gate.registry)).endswith(": The signature does not match.")
+
+    @pytest.mark.parametrize(
+        "secret", ["AKIADEMO111122223333", "IQoJb3JpZ2luX2VjE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"]
+    )
+    def test_not_a_key_or_token(self, aws: EmbeddedAWS, gate: Gate, secret: str) -> None:
+        Recorder(aws, Refuse(400, "ExpiredTokenException", f"The token '{secret}' is expired"))
+        assert str(failure(gate.registry)).endswith(": The token '<secret>' is expired")
+
+    @pytest.mark.parametrize(
+        "word", [DIGEST, ROLE, "6a5f9f0e-31c4-4a6e-8c6c-0d6f5ae1e0cc", f"{'team/' * 9}app"]
+    )
+    def test_but_the_names_of_things(self, aws: EmbeddedAWS, gate: Gate, word: str) -> None:
+        Recorder(aws, Refuse(400, "SomethingNew", f"{word} is not known"))
+        assert str(failure(gate.registry)).endswith(f": {word} is not known")
 
     def test_not_the_external_id(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
         gate = connect(aws, session, role_arn=ROLE, external_id=Secret("hush-hush"))
@@ -851,6 +866,22 @@ class TestCredentialsOfTheEnvironment:
         assert (error.action, error.everything) == ("sts:AssumeRoleWithWebIdentity", True)
         seen.fault = None
         assert gate.registry().registry_id
+
+    @pytest.mark.parametrize("said", ['{"Version": "s.PLANTED"}', "s.PLANTED >&2; exit 1"])
+    def test_what_a_credential_process_prints_is_not_shown(
+        self, aws: EmbeddedAWS, file: Path, said: str
+    ) -> None:
+        script = file.with_name("script")
+        script.write_text(f"echo {said if 'exit' in said else shlex.quote(said)}")
+        file.with_name("config").write_text(f"[default]\ncredential_process = sh {script}\n")
+        gate = self.gate(aws)
+        error = failure(gate.registry)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert "credential_process gave no credentials" in str(error)
+        assert "PLANTED" not in str(error)
+        keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x"}
+        script.write_text(f"echo {shlex.quote(json.dumps(keys))}")
+        assert gate.registry().registry_id == ACCOUNT
 
     @pytest.mark.usefixtures("file")
     def test_sts_drips_when_botocore_asks_it(
