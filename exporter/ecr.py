@@ -10,6 +10,7 @@ All methods are called from worker threads, and may be called from several at on
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -107,6 +108,9 @@ class AWS:
         read_timeout: float = READ_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
+        # It logs each failure to borrow credentials, at every call and with a traceback that holds what a
+        # credential_process printed. The call's own error tells of it, in bounds.
+        logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
         self._make_session = session or _sessions()
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ import boto3
 import pytest
 from command import eventually
 from fakes import ACCOUNT as FAKE_ACCOUNT
-from fakes import FakeECR, Rig, refusal
+from fakes import FakeECR, Inline, Rig, Stuck, refusal
 from live import HOME, IRELAND, PARTNER, Live, living, peopled
+from test_credentials import Lender
 
+from exporter.agenda import LOST_AFTER
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.demo import (
     ACCOUNT,
@@ -38,6 +42,7 @@ from exporter.demo import (
 )
 from exporter.ecr import RENEW_BEFORE
 from exporter.model import Destination, Reason, Replication, Status
+from exporter.poller import HEARTBEAT, MAX_HANDED_OUT, Crew
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "failure-modes.md"
 JSON = "application/x-amz-json-1.1"
@@ -56,9 +61,10 @@ def aws() -> Iterator[EmbeddedAWS]:
 
 
 @contextmanager
-def settled(session: boto3.Session, url: str, **options: Any) -> Iterator[Live]:
+def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator[Live]:
     """An exporter that knows everything; in the end it is as well, and nothing was touched on the way."""
-    with living(lambda: session, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
+    made = (lambda: session) if session else None
+    with living(made, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
         eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
         live.heals(within=5)
         yield live
@@ -497,17 +503,105 @@ def home_goes_on(live: Live) -> None:
     assert set(live.success().values()) == {1}
 
 
+@pytest.fixture
+def bare(aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without credentials, for those that are lent."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+        "AWS_DEFAULT_REGION": REGION,
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def soon() -> str:
+    """When credentials end that botocore asks for anew at every call."""
+    return (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            Refuse(400, "InvalidIdentityToken", "no such key"),
+            "access_denied InvalidIdentityToken: no such key",
+        ),
+        (Refuse(403, "AccessDenied", "not yours"), "access_denied AccessDenied: not yours"),
+        (Drip(0.1), "unavailable AnswerTooSlow"),
+        (Hang(), "unavailable AnswerTooSlow"),
+    ],
+    ids=["token", "role", "drip", "hang"],
+)
+def test_a_web_identity_is_lent_nothing(
+    aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path, fault: Fault, told: str
+) -> None:
+    (tmp_path / "token").write_text("token")
+    bare.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    bare.setenv("AWS_ROLE_ARN", f"arn:aws:iam::{ACCOUNT}:role/reader")
+    body = f"""<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+        <AccessKeyId>AKIADEMO{ACCOUNT}</AccessKeyId><SecretAccessKey>x</SecretAccessKey>
+        <SessionToken>x</SessionToken><Expiration>{soon()}</Expiration></Credentials>
+        </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+    answer: list[Fault] = [Garbage(body.encode(), content_type="text/xml")]
+    aws.fault = lambda call: answer[0] if call.operation == "AssumeRoleWithWebIdentity" else None
+    with settled(None, aws.endpoint_url) as live:
+        answer[0] = fault
+        reason, _, word = told.partition(" ")
+        fails(live, reason, word=word)
+        if isinstance(fault, Drip | Hang):
+            fault.released.set()
+        heals(live, aws, within=15)
+
+
+def test_a_credential_process_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    del bare  # the environment is all that is needed
+    keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x", "Expiration": soon()}
+    good = f"echo {shlex.quote(json.dumps(keys))}"
+    (tmp_path / "script").write_text(good)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {tmp_path / 'script'}\n")
+    with settled(None, aws.endpoint_url) as live:
+        (tmp_path / "script").write_text("echo the vault is sealed >&2; exit 1")
+        fails(live, "access_denied", word="credential_process gave no credentials")
+        assert not [line for line in live.lines() if "vault" in str(line)]
+        (tmp_path / "script").write_text(good)
+        heals(live, aws, within=15)
+
+
+def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> None:
+    lender = Lender()
+    bare.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", lender.url)
+    good = lender.answer
+    with settled(None, aws.endpoint_url) as live:
+        bare.setattr(lender, "answer", lambda *_: "")
+        fails(live, "access_denied", word="Credential")
+        bare.setattr(lender, "answer", good)
+        heals(live, aws, within=15)
+    lender.stop()
+
+
 # -- longer than a test may take: virtual time -----------------------------------------------------
+
+
+def within_reach(ecr: FakeECR, crew: Callable[[str], Crew] = Inline) -> Rig:
+    digest = ecr.push("team/app", "v1", at=1.8e9)
+    ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
+    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
+    rig = Rig(settings, ecr, crew=crew)
+    rig.run(120)
+    assert rig.target("*").success is True
+    return rig
 
 
 def far_from_reach() -> tuple[FakeECR, Rig]:
     ecr = FakeECR()
-    digest = ecr.push("team/app", "v1", at=1.8e9)
-    ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
-    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
-    rig = Rig(settings, ecr)
-    rig.run(120)
-    assert rig.target("*").success is True
+    rig = within_reach(ecr)
     ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
     return ecr, rig
 
@@ -539,6 +633,27 @@ def test_however_long_an_outage_was_it_is_over_within_a_minute(hours: float) -> 
     rig.run(60)
     assert rig.target("*").success is True
     assert rig.journal.failing == {}
+
+
+def test_what_lends_credentials_hangs() -> None:
+    """Every worker hangs in it in the end."""
+    crew = Stuck()
+    rig = within_reach(FakeECR(), lambda _: crew)
+    crew.hangs = True
+    while not crew.stuck:
+        rig.run(1)
+    rig.run(LOST_AFTER + HEARTBEAT)
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    rig.run(7200)
+    assert len(crew.stuck) == MAX_HANDED_OUT
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert rig.states() == {}
+    crew.free()
+    rig.run(60)
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
 
 
 # -- the document ----------------------------------------------------------------------------------
