@@ -6,6 +6,7 @@ letter      YAML as nodes that know their lines; words, what each text may be
 config      the operator's letter -> frozen settings, or every problem with its place
 schema      the same shape as JSON Schema, for editors and the Helm chart
 errors      what AWS raises -> the few kinds that callers branch on
+answers     what AWS answered -> the nouns, or an error instead of a guess (pure)
 deadline    an end to answers that never end
 ecr         the gate: the only room that knows boto3 (demo plays the AWS behind it)
 targets     what to watch: settings + a listing -> images and names (pure)

@@ -6,7 +6,7 @@ answer means need only say "book this", "that failed", "that works again". Loop 
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from exporter.budget import Budget, Lane
 from exporter.config import Settings
+from exporter.ecr import ANSWER_TIMEOUT
 from exporter.errors import ECRError
 from exporter.model import Reason, Scope
 from exporter.schedule import Backoff, Intervals, Schedule, spread
@@ -23,6 +24,9 @@ from exporter.state import Ledger, RegistryFacts
 OUTAGE_AFTER = 3
 #: Longest pause in seconds between probes of a registry that is out of reach.
 OUTAGE_CAP = 30.0
+#: Seconds after which a call under way is not waited for: what should have ended it did not, as when
+#: something hangs that lends botocore credentials. Its worker is lost until it ends.
+LOST_AFTER = ANSWER_TIMEOUT + 60.0
 #: Seconds without a refusal after which throttling is over.
 CALM_AFTER = 300.0
 
@@ -120,6 +124,8 @@ class Agenda:
         self._journal = journal
         #: What is under way, and since when.
         self._in_flight: dict[Job, float] = {}
+        #: Calls that are waited for no longer, by identity: the same may be under way anew.
+        self._lost: dict[int, Job] = {}
         self._troubles: dict[Scope, _Trouble] = {}
         #: What got no answer since anything last did.
         self._unanswered: set[Job] = set()
@@ -156,15 +162,19 @@ class Agenda:
         return self.clock.monotonic() + seconds * self._random.random()
 
     def take(self) -> Job | None:
-        """A call to make now, for which a token of the budget is spent; None if there is none."""
+        """A call to make now, for which a token of the budget is spent; None if there is none.
+
+        Its answer is to come back under the very object that this returns.
+        """
         now = self.clock.monotonic()
         lanes = [lane for lane in self.schedule.ready(now) if self.budget.next_at(lane, now) <= now]
         while lanes and (job := self.schedule.take(now, lanes)):
             # One that is under way is booked anew by its own answer.
             if job not in self._in_flight:
                 self.budget.take(_lane(job), now)
-                self._in_flight[job] = now
-                return job
+                call = Job(*job)
+                self._in_flight[call] = now
+                return call
         return None
 
     def next_at(self) -> float:
@@ -204,6 +214,22 @@ class Agenda:
         delay = self.fail(_EVERYTHING, error, self._facts.failures, cap=OUTAGE_CAP, told_from=1)
         self.schedule.pause(until=self.clock.monotonic() + delay)
         return True
+
+    def lost(self) -> Iterable[tuple[Job, ECRError]]:
+        """Calls that are under way for too long, each once, and the error that they count as from now on.
+
+        It speaks for the whole registry: nothing but what all its calls have in common can hang so.
+        """
+        since = self.clock.monotonic() - LOST_AFTER
+        lost = [job for job, sent in self._in_flight.items() if sent <= since]
+        self._lost.update((id(job), job) for job in lost)
+        message = f"no end of the call after {LOST_AFTER:g} s; what lends the credentials may hang"
+        error = ECRError(Reason.UNAVAILABLE, action="ecr", code="CallLost", message=message, everything=True)
+        return [(job, error) for job in lost]
+
+    def came_late(self, job: Job) -> bool:
+        """Whether the call that came back was lost, so that it counted already."""
+        return self._lost.pop(id(job), None) is not None
 
     def fail(
         self,

@@ -1,7 +1,8 @@
 """An end to answers that never end.
 
 botocore's time-outs count from one byte to the next, so that whoever sends a byte now and then keeps a
-worker busy for as long as it likes. Here a call's connection is cut when its answer is not whole in time.
+worker busy for as long as it likes. Here a call's connection is cut when its answer is not whole in time;
+and its answer is read no further than any of AWS is long.
 
 Only this room touches what botocore keeps to itself; where a release of botocore has it no more, calls
 go on without a deadline.
@@ -13,8 +14,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 
@@ -85,19 +87,48 @@ class Deadline:
 _here = threading.local()
 
 
+#: Bytes of an answer. A page of 1000 images is well under two million.
+MOST_READ = 32 << 20
+
+
+class TooLongError(Exception):
+    """An answer is not one of AWS, and would fill the memory."""
+
+
+def _bounded(
+    stream: Callable[..., Iterator[bytes]], close: Callable[[], None], *args: Any, **options: Any
+) -> Iterator[bytes]:
+    """What the response streams, up to the bound; then it is closed, as nobody else will."""
+    size = 0
+    for chunk in stream(*args, **options):
+        size += len(chunk)
+        if size > MOST_READ:
+            close()
+            raise TooLongError(f"the answer is longer than {MOST_READ >> 20} MiB")
+        yield chunk
+
+
 class _Known:
-    """Of a connection: it tells the call that is made on it."""
+    """Of a connection: it tells the call that is made on it, and bounds what is read from it."""
 
     def request(self, *args: Any, **options: Any) -> Any:
         if call := getattr(_here, "call", None):
             call.connection = self
         return super().request(*args, **options)  # type: ignore[misc]
 
+    def getresponse(self, *args: Any, **options: Any) -> Any:
+        response = super().getresponse(*args, **options)  # type: ignore[misc]
+        with suppress(AttributeError):
+            response.stream = partial(_bounded, response.stream, response.close)
+        return response
+
 
 def make_known(client: Any) -> None:
-    """Have the calls of a boto3 client know their connections, through whatever proxy."""
+    """Have the calls of a boto3 client know their connections, through whatever proxy. Once is enough."""
     with suppress(AttributeError):
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001
         for scheme, pool in list(pools.items()):
+            if issubclass(pool.ConnectionCls, _Known):
+                return
             connection = type("Connection", (_Known, pool.ConnectionCls), {})
             pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})

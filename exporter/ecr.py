@@ -10,14 +10,15 @@ All methods are called from worker threads, and may be called from several at on
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache, partial
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
 import boto3
 import botocore.session
@@ -26,25 +27,20 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
-from exporter import __version__
+from exporter import __version__, answers
 from exporter.config import RegistrySettings
 from exporter.deadline import Deadline, make_known
-from exporter.errors import MAX_LABEL, ECRError, classified
+from exporter.errors import ECRError, classified
 from exporter.model import (
     PAGE_SIZE,
-    Destination,
     Image,
     Name,
     Page,
     Reason,
     Registry,
     Replication,
-    Rule,
     Source,
-    Status,
 )
-
-T = TypeVar("T")
 
 #: Every operation of ECR that is ever called; docs/iam-policy.json grants exactly these.
 OPERATIONS = (
@@ -64,9 +60,6 @@ RENEW_BEFORE = 300.0
 RENEW_EVERY = 60.0
 #: Seconds until STS is asked again that did not answer, while credentials last.
 RENEW_AGAIN = 20.0
-
-#: So many states of images at destinations are kept to be shared; a few destinations have a few each.
-_SHARED = 1024
 
 #: Told of every call: service, operation, source, outcome ("success" or a Reason) and seconds.
 Observer = Callable[[str, str, Source, str, float], None]
@@ -115,6 +108,9 @@ class AWS:
         read_timeout: float = READ_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
+        # It logs each failure to borrow credentials, at every call and with a traceback that holds what a
+        # credential_process printed. The call's own error tells of it, in bounds.
+        logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
         self._make_session = session or _sessions()
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
@@ -185,49 +181,37 @@ class RegistryGate:
         self.source = Source(static_registry_id(settings), self._region or "")
 
     def account(self) -> str:
-        account = _text(self._call("sts", "GetCallerIdentity"), "Account")
+        account = answers.account(self._call("sts", "GetCallerIdentity"))
         self._learn(account)
         return account
 
     def registry(self) -> Registry:
-        answer = self._call("ecr", "DescribeRegistry")
-        configuration = answer.get("replicationConfiguration")
-        if not isinstance(configuration, dict) or not isinstance(configuration.get("rules"), list):
-            # A registry without rules has an empty list of them; anything else says nothing.
-            message = "the answer has no replication rules, not even an empty list"
-            raise _unusable("ecr:DescribeRegistry", message)
-        registry_id = _text(answer, "registryId")
-        self._learn(registry_id)
-        return Registry(registry_id, tuple(_rule(rule) for rule in _dicts(configuration["rules"])))
+        registry = answers.registry(self._call("ecr", "DescribeRegistry"))
+        self._learn(registry.registry_id)
+        return registry
 
     def repositories(self, token: str | None) -> Page[str]:
-        answer = self._call("ecr", "DescribeRepositories", **self._page(token))
-        found = (_text(row, "repositoryName") for row in _dicts(answer.get("repositories")))
-        return _page(
-            "ecr:DescribeRepositories", answer, "repositories", tuple(name for name in found if name)
-        )
+        return answers.repositories(self._call("ecr", "DescribeRepositories", **self._page(token)))
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
-        wanted = "ANY" if untagged else "TAGGED"
         answer = self._call(
             "ecr",
             "DescribeImages",
             repositoryName=repository,
-            filter={"tagStatus": wanted},
+            filter={"tagStatus": "ANY" if untagged else "TAGGED"},
             **self._page(token),
         )
-        return _page("ecr:DescribeImages", answer, "imageDetails", _images(answer))
+        return answers.images(answer, now=self._aws.clock())
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
-        return _images(
-            self._call(
-                "ecr",
-                "DescribeImages",
-                repositoryName=repository,
-                imageIds=[{"imageTag": n.tag} if n.tag else {"imageDigest": n.digest} for n in names],
-                **self._registry_id(),
-            )
+        answer = self._call(
+            "ecr",
+            "DescribeImages",
+            repositoryName=repository,
+            imageIds=[{"imageTag": n.tag} if n.tag else {"imageDigest": n.digest} for n in names],
+            **self._registry_id(),
         )
+        return answers.found(answer, names, now=self._aws.clock())
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         answer = self._call(
@@ -237,7 +221,7 @@ class RegistryGate:
             imageId={"imageDigest": digest},
             **self._registry_id(),
         )
-        return tuple(_replication(row) for row in _dicts(answer.get("replicationStatuses")))
+        return answers.replications(answer, repository=repository, digest=digest)
 
     def _learn(self, account: str) -> None:
         """Calls are counted under the account once it is known, as everything else is."""
@@ -350,13 +334,22 @@ class RegistryGate:
                 ) from error
 
 
+class _Session(botocore.session.Session):
+    """Its clients are all under the deadline, also those with which botocore itself borrows credentials."""
+
+    def create_client(self, *args: Any, **options: Any) -> Any:
+        client = super().create_client(*args, **options)
+        make_known(client)
+        return client
+
+
 def _sessions() -> Callable[[], boto3.Session]:
     """Makes boto3's own sessions, but for the time zone of the times in answers; they share what is large."""
     loader: Any = None
 
     def make() -> boto3.Session:
         nonlocal loader
-        core = botocore.session.Session()
+        core = _Session()
         if loader:
             core.register_component("data_loader", loader)
         loader = core.get_component("data_loader")
@@ -389,80 +382,3 @@ def _stated(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict) or not answer.keys() - {"ResponseMetadata"}:
         raise ResponseParserError("the answer says nothing that can be understood")
     return answer
-
-
-def _unusable(action: str, message: str) -> ECRError:
-    return ECRError(Reason.UNAVAILABLE, action=action, code="UnusableAnswer", message=message)
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    return _encodable(value) if isinstance(value, str) else ""
-
-
-def _label(row: dict[str, Any], key: str) -> str:
-    """Text from outside that becomes the value of a label: bounded."""
-    return _text(row, key)[:MAX_LABEL]
-
-
-def _encodable(text: str) -> str:
-    """JSON can spell lone surrogates, which no exposition can."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _dicts(rows: Any) -> Iterable[dict[str, Any]]:
-    """The rows of a list that ECR may leave out, null, or fill with holes."""
-    return (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
-
-
-def _page(action: str, answer: dict[str, Any], key: str, items: tuple[T, ...]) -> Page[T]:
-    """A page of a listing. Half of one must not pass for all there is: what it lacks would be dropped."""
-    rows, token = answer.get(key), answer.get("nextToken")
-    if not isinstance(rows, list) or (rows and not items) or not isinstance(token, str | None):
-        raise _unusable(action, f"the answer has no {key} that can be understood, or no such token")
-    return Page(items, token or None)
-
-
-def _images(answer: dict[str, Any]) -> tuple[Image, ...]:
-    return tuple(
-        Image(
-            digest=digest,
-            tags=tuple(_encodable(tag) for tag in row.get("imageTags") or () if isinstance(tag, str)),
-            pushed_at=_unix(row.get("imagePushedAt")),
-            activated_at=_unix(row.get("lastActivatedAt")),
-        )
-        for row in _dicts(answer.get("imageDetails"))
-        if (digest := _text(row, "imageDigest"))
-    )
-
-
-def _unix(moment: datetime | None) -> float | None:
-    return moment.timestamp() if moment else None
-
-
-def _rule(row: dict[str, Any]) -> Rule:
-    """A filter that cannot be read covers nothing: that it covers everything would be a false MISSING."""
-    filters = [each or {} for each in row.get("repositoryFilters") or ()]
-    prefixes = (_text(each, "filter") for each in filters if each.get("filterType") == "PREFIX_MATCH")
-    return Rule(
-        destinations=tuple(_destination(d) for d in _dicts(row.get("destinations"))),
-        filters=tuple(_text(each, "filter") for each in filters),
-        prefixes=tuple(prefix for prefix in prefixes if prefix),
-    )
-
-
-def _destination(row: dict[str, Any]) -> Destination:
-    return Destination(region=_label(row, "region"), registry_id=_label(row, "registryId"))
-
-
-def _replication(row: dict[str, Any]) -> Replication:
-    status = _label(row, "status") or Status.UNKNOWN
-    failed = status == Status.FAILED
-    code = _label(row, "failureCode") or "UNKNOWN"
-    return _shared(_label(row, "region"), _label(row, "registryId"), status, code if failed else "")
-
-
-@lru_cache(maxsize=_SHARED)
-def _shared(region: str, registry_id: str, status: str, failure_code: str) -> Replication:
-    """One object for all images that are in this state there: there are few of them, and many images."""
-    return Replication(Destination(region, registry_id), status, failure_code)

@@ -63,6 +63,11 @@ _GONE = {
 }
 
 
+_WORD = re.compile(r"[A-Za-z0-9/+=]{16,}")
+# How access key ids and session tokens begin.
+_KEYS = ("AKIA", "ASIA", "IQoJ", "FwoG", "FQoG")
+
+
 class ECRError(Exception):
     """A call that AWS did not answer, and why, in the few kinds that callers branch on."""
 
@@ -104,8 +109,15 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
         reason, everything = Reason.INVALID, True
     else:
         code = f"UnusableAnswer({code})"
-    message = _first_line(str(error), secret)
+    message = _first_line(_told(error), secret)
     return ECRError(reason, action=action, code=code, message=message, everything=everything)
+
+
+def _told(error: Exception) -> str:
+    """The text of the error, but for what a credential_process printed: that may hold secrets."""
+    if isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") == "custom-process":
+        return "credential_process gave no credentials; run it by hand to see what it says"
+    return str(error)
 
 
 def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
@@ -133,8 +145,16 @@ def _first_line(text: str, secret: Secret | None = None) -> str:
     """What may be shown of a message from outside.
 
     What AWS and botocore put below the first line quotes the request or the answer: the canonical
-    request of a wrong signature holds the session token. STS quotes an external id that it dislikes.
+    request of a wrong signature holds the session token. STS quotes an external id that it dislikes, and
+    a proxy may quote a header: whatever looks like a key or a token is left out.
     """
     shown = text.replace(secret.reveal(), str(secret)) if secret else text
-    line = shown.strip().partition("\n")[0]
+    line = _WORD.sub(_masked, shown.strip().partition("\n")[0])
     return re.sub(r"[\s\x00-\x1f\x7f]+", " ", line).strip()[:MAX_MESSAGE]
+
+
+def _masked(word: re.Match[str]) -> str:
+    """A word, unless it is a key or a token: it begins so, or is as long and as mixed as a secret key."""
+    text = word.group()
+    mixed = re.search("[A-Z]", text) and re.search("[a-z]", text) and re.search("[0-9]", text)
+    return "<secret>" if text.startswith(_KEYS) or (len(text) >= 40 and mixed) else text

@@ -175,6 +175,7 @@ class Poller:
         self._journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         for watched in self._watched:
+            watched.watch.give_up()
             self._start_calls(watched)
         dues = [due for w in self._watched if (due := w.watch.agenda.schedule.oldest_due(now)) is not None]
         self._oldest_due = min(dues, default=None)

@@ -112,6 +112,8 @@ class RegistryWatch:
 
     def answered(self, job: Job, answer: Any) -> None:
         """Take what a call gave."""
+        if self.agenda.came_late(job):
+            return
         self.agenda.answered(job)
         if job.kind is Kind.REGISTRY:
             self._described(answer)
@@ -124,6 +126,15 @@ class RegistryWatch:
 
     def failed(self, job: Job, error: ECRError) -> None:
         """Take that a call gave nothing. Nothing known is forgotten; the call is booked again."""
+        if not self.agenda.came_late(job):
+            self._failed(job, error)
+
+    def give_up(self) -> None:
+        """Take that calls give nothing which are under way for too long."""
+        for job, error in self.agenda.lost():
+            self._failed(job, error)
+
+    def _failed(self, job: Job, error: ECRError) -> None:
         repository = self._repositories.get(job.repository)
         if self.agenda.refused(job, error):
             if repository:

@@ -28,7 +28,7 @@ from exporter.model import (
     Scope,
     Source,
 )
-from exporter.poller import Poller
+from exporter.poller import Crew, Poller
 from exporter.state import Ledger, Snapshot
 from exporter.statefile import Memory
 from exporter.targets import WHOLE, Shard
@@ -193,6 +193,27 @@ class Inline:
         pass
 
 
+class Stuck(Inline):
+    """Workers that hang in each call for as long as they are told to."""
+
+    hangs = False
+
+    def __init__(self) -> None:
+        self.stuck: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[[], None]) -> None:
+        if self.hangs:
+            self.stuck.append(call)
+        else:
+            call()
+
+    def free(self) -> None:
+        """Let all that hang come back."""
+        self.hangs = False
+        while self.stuck:
+            self.stuck.pop(0)()
+
+
 @dataclass
 class FakeJournal:
     """Remembers what it is told."""
@@ -229,6 +250,7 @@ class Rig:
         memory: Memory | None = None,
         shard: Shard = WHOLE,
         clock: FakeClock | None = None,
+        crew: Callable[[str], Crew] = Inline,
     ) -> None:
         self.clock = clock or FakeClock()
         self.memory = memory or Memory()
@@ -244,7 +266,7 @@ class Rig:
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *seen: self.completions.append(seen),
-            crew=Inline,
+            crew=crew,
             memory=self.memory,
             shard=shard,
         )

@@ -97,14 +97,14 @@ class Live(Scraped):
 
 @contextmanager
 def living(
-    session: Callable[[], boto3.Session],
+    session: Callable[[], boto3.Session] | None,
     endpoint_url: str,
     *,
     text: str = CONFIG,
     format_: str = "logfmt",
     **options: Any,
 ) -> Iterator[Live]:
-    """An exporter of the configuration; `options` are those of `AWS`."""
+    """An exporter of the configuration; no session means the environment's. `options` are those of `AWS`."""
     written = io.StringIO()
     log.setup("debug", format_, written)
     instruments = Instruments()

@@ -14,6 +14,7 @@ FLOORS = (
     {"words"},
     {"config"},
     {"budget", "errors", "schema"},
+    {"answers"},
     {"ecr", "targets", "schedule", "state"},
     {"agenda", "statefile"},
     {"repository"},

@@ -21,7 +21,7 @@ from exporter.ecr import AWS, Gate
 from exporter.errors import ECRError
 from exporter.model import LOOKUP_SIZE, Destination, Image, Name, Reason, Replication, Rule, Status
 
-PUSHED_AT = 1_790_000_000.0
+PUSHED_AT = 1_600_000_000.0
 IRELAND = Destination("eu-west-1", "444455556666")
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import __version__
+from exporter.answers import FIRST_PUSH, SKEW
 from exporter.config import RegistrySettings, Secret
+from exporter.deadline import MOST_READ
 from exporter.demo import (
     ACCOUNT,
     REGION,
@@ -61,6 +66,8 @@ ROLE = f"arn:aws:iam::{OTHER}:role/reader"
 DIGEST = "sha256:" + "0" * 64
 JSON = "application/x-amz-json-1.1"
 NOON = 1.8e9
+EARLIER = 1.6e9
+ASKED = {"repositoryName": "team/app", "imageId": {"imageDigest": DIGEST}}
 
 CALLS: dict[str, Callable[[Gate], Any]] = {
     "GetCallerIdentity": lambda gate: gate.account(),
@@ -128,6 +135,13 @@ def failure(call: Callable[[], object]) -> ECRError:
     assert len(text) <= len(caught.value.action) + MAX_LABEL + MAX_MESSAGE + 4
     assert "AKIADEMO" not in text
     return caught.value
+
+
+def unusable(call: Callable[[], object]) -> bool:
+    """Whether the call's answer is none that anything is concluded from."""
+    error = failure(call)
+    told = error.code.startswith("UnusableAnswer")  # or UnusableAnswer(AttributeError): botocore's parser
+    return told and (error.reason, error.everything) == (Reason.UNAVAILABLE, False)
 
 
 def named(parameter: object) -> str:
@@ -245,6 +259,34 @@ class TestNoAnswer:
         seen.fault = None
         assert gate.registry().registry_id == ACCOUNT
 
+    @pytest.mark.parametrize("told", [False, True], ids=["head tells of no length", "head tells the length"])
+    def test_an_answer_is_too_long_to_be_one(self, session: boto3.Session, told: bool) -> None:
+        """What is read, whatever else is sent, is not many times what the longest answer may be."""
+
+        class Endless(BaseHTTPRequestHandler):
+            sent = 0
+
+            def do_POST(self) -> None:
+                self.send_response(200)
+                if told:
+                    self.send_header("Content-Length", str(20 * MOST_READ))
+                self.end_headers()
+                with suppress(OSError):
+                    while Endless.sent < 20 * MOST_READ:
+                        Endless.sent += self.wfile.write(b" " * (1 << 20))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), Endless) as server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}"
+            gate = AWS(session=lambda: session, endpoint_url=url).gate(RegistrySettings(), connections=1)
+            error = failure(gate.registry)
+        assert (error.reason, error.everything) == (Reason.UNAVAILABLE, False)
+        assert "the answer is longer than 32 MiB" in str(error)
+        assert Endless.sent < 2 * MOST_READ
+
     def test_a_deadline_leaves_no_thread_behind(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
         client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, answer_timeout=0.3)
         client.gate(RegistrySettings(), connections=1).registry()
@@ -287,6 +329,20 @@ class TestWhatMayBeShown:
         message = "The signature does not match.\n\nThe Canonical String\nx-amz-security-token:t0ken"
         Recorder(aws, Refuse(403, "InvalidSignatureException", message))
         assert str(failure(gate.registry)).endswith(": The signature does not match.")
+
+    @pytest.mark.parametrize(
+        "secret", ["AKIADEMO111122223333", "IQoJb3JpZ2luX2VjE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"]
+    )
+    def test_not_a_key_or_token(self, aws: EmbeddedAWS, gate: Gate, secret: str) -> None:
+        Recorder(aws, Refuse(400, "ExpiredTokenException", f"The token '{secret}' is expired"))
+        assert str(failure(gate.registry)).endswith(": The token '<secret>' is expired")
+
+    @pytest.mark.parametrize(
+        "word", [DIGEST, ROLE, "6a5f9f0e-31c4-4a6e-8c6c-0d6f5ae1e0cc", f"{'team/' * 9}app"]
+    )
+    def test_but_the_names_of_things(self, aws: EmbeddedAWS, gate: Gate, word: str) -> None:
+        Recorder(aws, Refuse(400, "SomethingNew", f"{word} is not known"))
+        assert str(failure(gate.registry)).endswith(f": {word} is not known")
 
     def test_not_the_external_id(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
         gate = connect(aws, session, role_arn=ROLE, external_id=Secret("hush-hush"))
@@ -391,11 +447,9 @@ class TestPartialAnswers:
     def test_statuses(self, aws: EmbeddedAWS, gate: Gate) -> None:
         rows = [
             {},
-            None,
-            {"status": "FAILED"},
+            {"status": "FAILED", "surprise": 1},
             {"region": "eu-west-1", "status": "COMPLETE", "failureCode": "LEFT_OVER"},
-            {"registryId": OTHER, "status": "T" * 1000},
-            {"region": 7, "registryId": ["x"], "status": 3, "surprise": 1},
+            {"registryId": OTHER, "status": "T" * 1000, "region": None},
         ]
         Recorder(aws, said({"replicationStatuses": rows}))
         nowhere = Destination("", "")
@@ -404,27 +458,131 @@ class TestPartialAnswers:
             Replication(nowhere, Status.FAILED, "UNKNOWN"),
             Replication(Destination("eu-west-1", ""), Status.COMPLETE),
             Replication(Destination("", OTHER), "T" * MAX_LABEL),
-            Replication(nowhere, Status.UNKNOWN),
         )
 
-    @pytest.mark.parametrize("answer", [{"replicationStatuses": []}, {"imageId": {"imageDigest": DIGEST}}])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"replicationStatuses": []},
+            ASKED | {"replicationStatuses": []},
+            ASKED,
+            ASKED | {"replicationStatuses": None},
+        ],
+    )
     def test_nothing_reported(self, aws: EmbeddedAWS, gate: Gate, answer: object) -> None:
         Recorder(aws, said(answer))
         assert gate.status("team/app", DIGEST) == ()
 
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"replicationStatuses": [None]},
+            {"replicationStatuses": [{"region": "eu-west-1", "status": "COMPLETE"}, None]},
+            {"replicationStatuses": ["COMPLETE"]},
+            {"replicationStatuses": {"region": "eu-west-1"}},
+            {"replicationStatuses": [{"region": 7}]},
+            {"replicationStatuses": [{"status": ["FAILED"]}]},
+            ASKED | {"replicationStatuses": 7},
+            {"imageId": {"imageDigest": DIGEST}},
+            {"repositoryName": "team/app"},
+            {"repositoryName": "team/app", "imageId": {"imageTag": "v1"}},
+            {"repositoryName": "team/app", "imageId": {"imageDigest": None}},
+            ASKED | {"repositoryName": "team/api", "replicationStatuses": []},
+            ASKED | {"imageId": {"imageDigest": "sha256:" + "1" * 64}, "replicationStatuses": []},
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_read_is_not_taken_for_nothing_reported(
+        self, aws: EmbeddedAWS, gate: Gate, answer: object
+    ) -> None:
+        Recorder(aws, said(answer))
+        assert unusable(lambda: gate.status("team/app", DIGEST))
+
     def test_images(self, aws: EmbeddedAWS, gate: Gate) -> None:
-        rows = [{}, None, {"imageDigest": 5}, {"imageDigest": DIGEST, "imageTags": ["v1", None, 2]}]
+        rows = [{"imageDigest": DIGEST, "imageTags": ["v1"]}, {"imageDigest": "sha256:1", "imageTags": None}]
         Recorder(aws, said({"imageDetails": rows, "nextToken": ""}))
-        assert gate.images("team/app", None, untagged=False) == Page((Image(DIGEST, ("v1",)),))
+        assert gate.images("team/app", None, untagged=False) == Page(
+            (Image(DIGEST, ("v1",)), Image("sha256:1"))
+        )
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {},
+            None,
+            "row",
+            {"imageDigest": 5},
+            {"imageTags": ["v1"]},
+            {"imageDigest": "sha256:1", "imageTags": ["v1", None]},
+        ],
+        ids=str,
+    )
+    def test_an_image_that_cannot_be_read_is_not_taken_for_deleted(
+        self, aws: EmbeddedAWS, gate: Gate, row: object
+    ) -> None:
+        Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imageTags": ["v1"]}, row]}))
+        assert unusable(lambda: gate.images("team/app", None, untagged=False))
+        assert unusable(lambda: gate.find("team/app", [Name("v1", "")]))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"imageDetails": []},
+            {"nextToken": "x"},
+            {"imageDetails": None, "nextToken": "x"},
+            {"imageDetails": [{"imageDigest": DIGEST, "imageTags": ["v1"]}]},
+            {"imageDetails": [{"imageDigest": "sha256:2", "imageTags": ["v1", "v2"]}]},
+        ],
+        ids=str,
+    )
+    def test_a_look_up_finds_all_or_nothing(self, aws: EmbeddedAWS, gate: Gate, answer: object) -> None:
+        Recorder(aws, said(answer))
+        assert unusable(lambda: gate.find("team/app", [Name("v1", ""), Name("v2", ""), Name("", DIGEST)]))
+
+    @pytest.mark.parametrize("at", [True, -62135596799, 0, 1.5, FIRST_PUSH - 1, NOON + SKEW + 1, 1e11])
+    @pytest.mark.parametrize("field", ["imagePushedAt", "lastActivatedAt"])
+    def test_a_time_that_cannot_be_is_unknown(
+        self, aws: EmbeddedAWS, session: boto3.Session, at: float, field: str
+    ) -> None:
+        client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: NOON)
+        gate = client.gate(RegistrySettings(), connections=1)
+        for said_at, expected in ((at, None), (FIRST_PUSH, FIRST_PUSH), (NOON + SKEW, NOON + SKEW)):
+            Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, field: said_at}]}))
+            (found,) = gate.images("team/app", None, untagged=True).items
+            assert found.replicated_from == expected
+
+    @pytest.mark.parametrize("registry_id", ['evil\n"x', "12345678901", "1234567890123", "\u0661" * 12, 7])
+    def test_a_registry_is_named_by_twelve_digits(
+        self, aws: EmbeddedAWS, gate: Gate, registry_id: object
+    ) -> None:
+        seen = Recorder(aws, said({"registryId": registry_id, "replicationConfiguration": {"rules": []}}))
+        assert unusable(gate.registry)
+        seen.fault = said({"replicationConfiguration": {"rules": []}})
+        assert gate.registry() == Registry("")
+
+    @pytest.mark.parametrize(
+        "rule", [None, {"destinations": [None]}, {"repositoryFilters": [None]}, {"destinations": 7}], ids=str
+    )
+    def test_a_rule_that_cannot_be_read_is_not_taken_for_deleted(
+        self, aws: EmbeddedAWS, gate: Gate, rule: object
+    ) -> None:
+        Recorder(aws, said({"replicationConfiguration": {"rules": [{"destinations": []}, rule]}}))
+        assert unusable(gate.registry)
 
     def test_one_garbled_time_spoils_the_page(self, aws: EmbeddedAWS, gate: Gate) -> None:
         Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imagePushedAt": "yesterday"}]}))
         assert failure(lambda: gate.find("team/app", [Name("v1", "")])).reason is Reason.UNAVAILABLE
 
     def test_repositories(self, aws: EmbeddedAWS, gate: Gate) -> None:
-        rows = [{}, None, {"repositoryName": ""}, {"repositoryName": "team/app"}]
-        Recorder(aws, said({"repositories": rows, "nextToken": None}))
+        Recorder(aws, said({"repositories": [{"repositoryName": "team/app"}], "nextToken": None}))
         assert gate.repositories(None) == Page(("team/app",))
+
+    @pytest.mark.parametrize("row", [{}, None, {"repositoryName": ""}, {"repositoryName": 7}], ids=str)
+    def test_a_repository_that_cannot_be_read_is_not_taken_for_deleted(
+        self, aws: EmbeddedAWS, gate: Gate, row: object
+    ) -> None:
+        Recorder(aws, said({"repositories": [{"repositoryName": "team/app"}, row]}))
+        assert unusable(lambda: gate.repositories(None))
 
     @pytest.mark.parametrize(
         "half",
@@ -462,15 +620,14 @@ def test_filters(aws: EmbeddedAWS, gate: Gate) -> None:
     assert covered(aws, gate) == {"prod", "test"}
     assert covered(aws, gate, prefix("pro"), prefix("x")) == {"prod"}
     assert covered(aws, gate, prefix("pro"), {"filter": "test", "filterType": "REGEX"}) == {"prod"}
-    for unreadable in ({"filter": "prod", "filterType": "REGEX"}, {"filter": "prod"}, {}, None, prefix(None)):
+    for unreadable in ({"filter": "prod", "filterType": "REGEX"}, {"filter": "prod"}, {}, prefix(None)):
         assert covered(aws, gate, unreadable) == set()
 
 
 def test_several_rules(aws: EmbeddedAWS, gate: Gate) -> None:
     rules: list[Any] = [
-        None,
         {"destinations": None},
-        {"destinations": [{"region": "eu-west-1", "registryId": OTHER}, None]},
+        {"destinations": [{"region": "eu-west-1", "registryId": OTHER}]},
         {"destinations": [{"region": "us-west-2", "registryId": ACCOUNT}], "repositoryFilters": None},
     ]
     aws.set_rules(ACCOUNT, REGION, rules)
@@ -630,7 +787,7 @@ class TestCredentialsOfTheEnvironment:
         assert gate.registry().registry_id == ACCOUNT
 
     @pytest.mark.parametrize(
-        "pushed_at", [NOON, NOON + 0.123, 1.5, datetime.fromtimestamp(NOON, UTC).isoformat()]
+        "pushed_at", [EARLIER, EARLIER + 0.123, datetime.fromtimestamp(EARLIER, UTC).isoformat()]
     )
     def test_times_are_what_boto3_would_make_of_them(
         self, aws: EmbeddedAWS, file: Path, pushed_at: float | str
@@ -707,6 +864,38 @@ class TestCredentialsOfTheEnvironment:
         seen = Recorder(aws, Refuse(403, "AccessDenied", "no"), "AssumeRoleWithWebIdentity")
         error = failure(gate.registry)
         assert (error.action, error.everything) == ("sts:AssumeRoleWithWebIdentity", True)
+        seen.fault = None
+        assert gate.registry().registry_id
+
+    @pytest.mark.parametrize("said", ['{"Version": "s.PLANTED"}', "s.PLANTED >&2; exit 1"])
+    def test_what_a_credential_process_prints_is_not_shown(
+        self, aws: EmbeddedAWS, file: Path, said: str
+    ) -> None:
+        script = file.with_name("script")
+        script.write_text(f"echo {said if 'exit' in said else shlex.quote(said)}")
+        file.with_name("config").write_text(f"[default]\ncredential_process = sh {script}\n")
+        gate = self.gate(aws)
+        error = failure(gate.registry)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert "credential_process gave no credentials" in str(error)
+        assert "PLANTED" not in str(error)
+        keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x"}
+        script.write_text(f"echo {shlex.quote(json.dumps(keys))}")
+        assert gate.registry().registry_id == ACCOUNT
+
+    @pytest.mark.usefixtures("file")
+    def test_sts_drips_when_botocore_asks_it(
+        self, aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
+        (tmp_path / "token").write_text("token")
+        gate = AWS(endpoint_url=aws.endpoint_url, answer_timeout=0.3).gate(RegistrySettings(), connections=1)
+        seen = Recorder(aws, drip := Drip(0.05), "AssumeRoleWithWebIdentity")
+        error = failure(gate.registry)
+        assert (error.reason, error.code) == (Reason.UNAVAILABLE, "AnswerTooSlow")
+        drip.released.set()
         seen.fault = None
         assert gate.registry().registry_id
 
@@ -823,6 +1012,8 @@ class TestServiceModel:
             ("ecr", "DescribeImages", "imageDetails.[].imagePushedAt", "timestamp"),
             ("ecr", "DescribeImages", "imageDetails.[].lastActivatedAt", "timestamp"),
             ("ecr", "DescribeImages", "nextToken", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "repositoryName", "string"),
+            ("ecr", "DescribeImageReplicationStatus", "imageId.imageDigest", "string"),
             ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].region", "string"),
             ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].registryId", "string"),
             ("ecr", "DescribeImageReplicationStatus", "replicationStatuses.[].failureCode", "string"),

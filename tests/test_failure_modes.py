@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ import boto3
 import pytest
 from command import eventually
 from fakes import ACCOUNT as FAKE_ACCOUNT
-from fakes import FakeECR, Rig, refusal
+from fakes import FakeECR, Inline, Rig, Stuck, refusal
 from live import HOME, IRELAND, PARTNER, Live, living, peopled
+from test_credentials import Lender
 
+from exporter.agenda import LOST_AFTER
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.demo import (
     ACCOUNT,
@@ -38,6 +42,7 @@ from exporter.demo import (
 )
 from exporter.ecr import RENEW_BEFORE
 from exporter.model import Destination, Reason, Replication, Status
+from exporter.poller import HEARTBEAT, MAX_HANDED_OUT, Crew
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "failure-modes.md"
 JSON = "application/x-amz-json-1.1"
@@ -56,9 +61,10 @@ def aws() -> Iterator[EmbeddedAWS]:
 
 
 @contextmanager
-def settled(session: boto3.Session, url: str, **options: Any) -> Iterator[Live]:
+def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator[Live]:
     """An exporter that knows everything; in the end it is as well, and nothing was touched on the way."""
-    with living(lambda: session, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
+    made = (lambda: session) if session else None
+    with living(made, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
         eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
         live.heals(within=5)
         yield live
@@ -197,13 +203,28 @@ def pinned(aws: EmbeddedAWS, statuses: object) -> None:
 
 
 def test_fields_are_empty_or_null(live: Live, aws: EmbeddedAWS) -> None:
-    odd: list[object] = [{}, None, IRELAND | {"status": None}, IRELAND | {"failureCode": None, "status": ""}]
+    odd: list[object] = [{}, IRELAND | {"status": None}, IRELAND | {"failureCode": None, "status": ""}]
     pinned(aws, odd)
     eventually(lambda: live.statuses(repository="team/app") == {"UNKNOWN"}, within=5)
     partner_goes_on(live)
     assert live.statuses(repository="team/api") == {"COMPLETE"}
     pinned(aws, None)
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        {"replicationStatuses": [None]},
+        {"repositoryName": "team/app", "imageId": {}},
+        {"repositoryName": "team/app", "imageId": {"imageDigest": "another"}, "replicationStatuses": []},
+    ],
+    ids=str,
+)
+def test_a_status_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), STATUS, "team/app")
+    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+    heals(live, aws)
 
 
 def test_a_status_is_unheard_of(live: Live, aws: EmbeddedAWS) -> None:
@@ -227,7 +248,19 @@ def test_a_destination_is_told_twice(live: Live, aws: EmbeddedAWS) -> None:
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
 
 
-@pytest.mark.parametrize("half", [{}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
+ONE_MORE = {"imageDigest": "sha256:1", "imageTags": ["v1"]}
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        {},
+        {"imageDetails": None, "nextToken": "x"},
+        {"imageDetails": [{}]},
+        {"imageDetails": [ONE_MORE, {}]},
+        {"imageDetails": [ONE_MORE, {"imageDigest": "sha256:2", "imageTags": [None]}]},
+    ],
+)
 def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object) -> None:
     aws.fault = at_home(said(half), "DescribeImages", "base/img")
     fails(live, "unavailable", "base/*")
@@ -235,9 +268,52 @@ def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object
     heals(live, aws)
 
 
-def test_the_rules_are_left_out(live: Live, aws: EmbeddedAWS) -> None:
-    aws.fault = at_home(said({"registryId": ACCOUNT}), "DescribeRegistry")
-    fails(live, "unavailable", word="no replication rules")
+@pytest.mark.parametrize(
+    "half", [{"imageDetails": []}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}]
+)
+def test_a_look_up_finds_less_than_was_asked(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), "DescribeImages", "team/app")
+    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+    heals(live, aws)
+
+
+def test_the_repositories_are_half_listed(live: Live, aws: EmbeddedAWS) -> None:
+    half = {"repositories": [{"repositoryName": "base/other"}, {}]}
+    aws.fault = at_home(said(half), "DescribeRepositories")
+    fails(live, "unavailable", "base/*", word="UnusableAnswer")
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("at", [True, 1e9, 4e9])
+def test_a_push_time_cannot_be(live: Live, aws: EmbeddedAWS, at: float) -> None:
+    def mistimed(call: Call) -> Fault | None:
+        if not at_home(DropConnection(), "DescribeImages", "team/app")(call):
+            return None
+        (image,) = aws.serve(call)["imageDetails"]
+        return said({"imageDetails": [image | {"imagePushedAt": at}]})
+
+    assert live.series("ecr_image_pushed_timestamp_seconds", repository="team/app")
+    aws.fault = mistimed
+    eventually(lambda: not live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
+    partner_goes_on(live)
+    eventually(lambda: live.statuses(repository="team/app") == {"COMPLETE"}, within=5)
+    aws.fault = lambda _: None
+    eventually(lambda: live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
+
+
+def test_the_registry_has_no_account_id(live: Live, aws: EmbeddedAWS) -> None:
+    answer = {"registryId": "0", "replicationConfiguration": {"rules": []}}
+    aws.fault = at_home(said(answer), "DescribeRegistry")
+    fails(live, "unavailable", word="no account id of 12 digits")
+    assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("rules", [None, [None]])
+def test_the_rules_are_left_out(live: Live, aws: EmbeddedAWS, rules: object) -> None:
+    answer = {"registryId": ACCOUNT, "replicationConfiguration": {"rules": rules}}
+    aws.fault = at_home(said(answer), "DescribeRegistry")
+    fails(live, "unavailable", word="no rules that can be understood")
     assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
     heals(live, aws)
 
@@ -427,17 +503,105 @@ def home_goes_on(live: Live) -> None:
     assert set(live.success().values()) == {1}
 
 
+@pytest.fixture
+def bare(aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without credentials, for those that are lent."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+        "AWS_DEFAULT_REGION": REGION,
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def soon() -> str:
+    """When credentials end that botocore asks for anew at every call."""
+    return (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            Refuse(400, "InvalidIdentityToken", "no such key"),
+            "access_denied InvalidIdentityToken: no such key",
+        ),
+        (Refuse(403, "AccessDenied", "not yours"), "access_denied AccessDenied: not yours"),
+        (Drip(0.1), "unavailable AnswerTooSlow"),
+        (Hang(), "unavailable AnswerTooSlow"),
+    ],
+    ids=["token", "role", "drip", "hang"],
+)
+def test_a_web_identity_is_lent_nothing(
+    aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path, fault: Fault, told: str
+) -> None:
+    (tmp_path / "token").write_text("token")
+    bare.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    bare.setenv("AWS_ROLE_ARN", f"arn:aws:iam::{ACCOUNT}:role/reader")
+    body = f"""<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+        <AccessKeyId>AKIADEMO{ACCOUNT}</AccessKeyId><SecretAccessKey>x</SecretAccessKey>
+        <SessionToken>x</SessionToken><Expiration>{soon()}</Expiration></Credentials>
+        </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+    answer: list[Fault] = [Garbage(body.encode(), content_type="text/xml")]
+    aws.fault = lambda call: answer[0] if call.operation == "AssumeRoleWithWebIdentity" else None
+    with settled(None, aws.endpoint_url) as live:
+        answer[0] = fault
+        reason, _, word = told.partition(" ")
+        fails(live, reason, word=word)
+        if isinstance(fault, Drip | Hang):
+            fault.released.set()
+        heals(live, aws, within=15)
+
+
+def test_a_credential_process_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    del bare  # the environment is all that is needed
+    keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x", "Expiration": soon()}
+    good = f"echo {shlex.quote(json.dumps(keys))}"
+    (tmp_path / "script").write_text(good)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {tmp_path / 'script'}\n")
+    with settled(None, aws.endpoint_url) as live:
+        (tmp_path / "script").write_text("echo the vault is sealed >&2; exit 1")
+        fails(live, "access_denied", word="credential_process gave no credentials")
+        assert not [line for line in live.lines() if "vault" in str(line)]
+        (tmp_path / "script").write_text(good)
+        heals(live, aws, within=15)
+
+
+def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> None:
+    lender = Lender()
+    bare.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", lender.url)
+    good = lender.answer
+    with settled(None, aws.endpoint_url) as live:
+        bare.setattr(lender, "answer", lambda *_: "")
+        fails(live, "access_denied", word="Credential")
+        bare.setattr(lender, "answer", good)
+        heals(live, aws, within=15)
+    lender.stop()
+
+
 # -- longer than a test may take: virtual time -----------------------------------------------------
+
+
+def within_reach(ecr: FakeECR, crew: Callable[[str], Crew] = Inline) -> Rig:
+    digest = ecr.push("team/app", "v1", at=1.8e9)
+    ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
+    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
+    rig = Rig(settings, ecr, crew=crew)
+    rig.run(120)
+    assert rig.target("*").success is True
+    return rig
 
 
 def far_from_reach() -> tuple[FakeECR, Rig]:
     ecr = FakeECR()
-    digest = ecr.push("team/app", "v1", at=1.8e9)
-    ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
-    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
-    rig = Rig(settings, ecr)
-    rig.run(120)
-    assert rig.target("*").success is True
+    rig = within_reach(ecr)
     ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
     return ecr, rig
 
@@ -469,6 +633,27 @@ def test_however_long_an_outage_was_it_is_over_within_a_minute(hours: float) -> 
     rig.run(60)
     assert rig.target("*").success is True
     assert rig.journal.failing == {}
+
+
+def test_what_lends_credentials_hangs() -> None:
+    """Every worker hangs in it in the end."""
+    crew = Stuck()
+    rig = within_reach(FakeECR(), lambda _: crew)
+    crew.hangs = True
+    while not crew.stuck:
+        rig.run(1)
+    rig.run(LOST_AFTER + HEARTBEAT)
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    rig.run(7200)
+    assert len(crew.stuck) == MAX_HANDED_OUT
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert rig.states() == {}
+    crew.free()
+    rig.run(60)
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
 
 
 # -- the document ----------------------------------------------------------------------------------

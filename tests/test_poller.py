@@ -17,15 +17,16 @@ from fakes import (
     Fault,
     Inline,
     Rig,
+    Stuck,
     digest_of,
     refusal,
 )
 
-from exporter.agenda import Job, Kind
+from exporter.agenda import LOST_AFTER, Job, Kind
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.errors import ECRError
-from exporter.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
-from exporter.poller import MAX_HANDED_OUT
+from exporter.model import Destination, ImageState, Reason, Replication, Rule, Scope, Source, Status
+from exporter.poller import HEARTBEAT, MAX_HANDED_OUT
 from exporter.targets import Shard
 
 STATUS = "DescribeImageReplicationStatus"
@@ -306,6 +307,36 @@ def test_one_dropped_connection_is_no_failure() -> None:
     for _ in range(100):
         rig.run(1)
         assert rig.target("*").success is True
+
+
+def test_a_call_that_never_ends_is_a_failure_and_is_made_again() -> None:
+    ecr, crew = FakeECR(), Stuck()
+    for number in range(3):
+        pushed(ecr, tag=f"v{number}")
+    rig = Rig(settings(ALL), ecr, crew=lambda _: crew)
+    rig.run(60)
+    assert rig.target("*").success is True
+    crew.hangs = True
+    while not crew.stuck:
+        rig.run(1)
+    rig.run(LOST_AFTER + HEARTBEAT)
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert {scope for _, scope in rig.journal.failing} == {Scope("registry")}
+    crew.hangs = False
+    rig.run(60)
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+    # What the lost workers bring after all is no answer to the calls that were made in their stead.
+    assert 0 < len(crew.stuck) < MAX_HANDED_OUT
+    before, asked = rig.states(), ecr.calls.total()
+    ecr.fault = lambda *_: refusal(Reason.ACCESS_DENIED)
+    crew.free()
+    came_late = ecr.calls.total() - asked
+    ecr.fault = lambda *_: None
+    rig.run(5)
+    assert came_late > 0
+    assert rig.journal.failing == {}
+    assert (rig.target("*").success, rig.states()) == (True, before)
 
 
 def test_a_refused_call_is_booked_again_and_fails_nothing() -> None:
