@@ -23,6 +23,7 @@ exposition  the catalogue as text, rendered when facts change and kept until the
 desk        the answer to each request; head reads them, server carries them, web secures them
 flags       the command line
 orders      signals and other requests to reload or to end, and an end that comes in any case
+reloads     one at a time, however many ask
 main        builds everything, owns exit codes; __main__ holds signals back until it can
 """
 

@@ -24,6 +24,7 @@ from exporter.flags import parse
 from exporter.instruments import Instruments
 from exporter.orders import CODES, Order, Orders, leave_signals, take_signals
 from exporter.poller import Poller
+from exporter.reloads import Reloads
 from exporter.server import Limits, Server
 from exporter.state import Ledger
 from exporter.statefile import Keeper
@@ -38,6 +39,8 @@ PATIENCE = 4.0
 SHORTEST_PAUSE = 1.0
 #: Seconds after which a loop that does not come round counts as dead.
 SILENCE = 60.0
+#: Seconds until something that broke is tried again by itself, so that it does not fill the log.
+AFTER_A_BUG = 60.0
 
 _log = log.get("main")
 
@@ -99,7 +102,9 @@ class Exporter:
         self._loader = loader
         self._instruments = instruments
         self._orders = orders
-        self._reloading = threading.Lock()
+        self.reloads = Reloads(self._reload)
+        #: Whether the file is to be loaded again though it did not change: nothing came of the last time.
+        self._owed = False
         self.ledger = Ledger()
         self.keeper = Keeper(settings=settings, ledger=self.ledger, clock=time, watcher=instruments)
         self.poller = Poller(
@@ -135,21 +140,37 @@ class Exporter:
         return config.to_yaml(self._settings)
 
     def reload(self) -> Sequence[str]:
-        with self._reloading:
-            try:
-                settings = self._loader.load()
-            except ConfigError as error:
-                self._instruments.reloaded(success=False, at=time.time())
-                _log_problems(error)
-                return [str(problem) for problem in error.problems]
-            if not self.poller.reload(settings):
-                self._instruments.reloaded(success=False, at=time.time())
-                return ["the polling loop did not take the configuration in time"]
-            self._settings = settings
-            self.keeper.configure(settings)
-            self._instruments.reloaded(success=True, at=time.time())
-            _log.info("config_reloaded", targets=len(settings.targets))
-            return []
+        return self.reloads.wait()
+
+    def _reload(self) -> Sequence[str]:
+        """In the thread of reloads."""
+        try:
+            return self._load()
+        except Exception as error:  # noqa: BLE001 - the next one may work
+            self._owed = True
+            self._instruments.reloaded(success=False, at=time.time())
+            _log.broken("reload_broke", error)
+            return [f"an unexpected {type(error).__name__}; the log has more"]
+
+    def _load(self) -> Sequence[str]:
+        self._owed = False
+        try:
+            settings = self._loader.load()
+        except ConfigError as error:
+            self._instruments.reloaded(success=False, at=time.time())
+            _log_problems(error)
+            return [str(problem) for problem in error.problems]
+        if not self.poller.reload(settings):
+            self._owed = True
+            self._instruments.reloaded(success=False, at=time.time())
+            message = "the polling loop did not take the configuration in time"
+            _log.error("config_not_taken", error=message)
+            return [message]
+        self._settings = settings
+        self.keeper.configure(settings)
+        self._instruments.reloaded(success=True, at=time.time())
+        _log.info("config_reloaded", targets=len(settings.targets))
+        return []
 
     def render(self) -> None:
         """Keep the page ready, so that a scrape costs what sending it costs. For a thread of its own.
@@ -159,15 +180,32 @@ class Exporter:
         pause, wait = threading.Event(), SHORTEST_PAUSE
         while not pause.wait(wait):
             began = time.thread_time()
-            self._exposition.refresh()
-            wait = max(SHORTEST_PAUSE, 20 * (time.thread_time() - began))
+            try:
+                self._exposition.refresh()
+            except Exception as error:  # noqa: BLE001 - scrapes say so too, and the next time may go well
+                _log.broken("render_broke", error)
+                wait = AFTER_A_BUG
+            else:
+                wait = max(SHORTEST_PAUSE, 20 * (time.thread_time() - began))
 
     def watch_configuration(self, *, every: float) -> None:
         """Reload whenever the file changed, looking every so many seconds. For a thread of its own."""
-        pause = threading.Event()
-        while not pause.wait(every):
-            if self._loader.changed():
-                self.reload()
+        pause, wait = threading.Event(), every
+        while not pause.wait(wait):
+            wait = self._look(every)
+
+    def _look(self, every: float) -> float:
+        """Reload if the file changed, or nothing came of the last time; seconds until the next look."""
+        try:
+            if not self._owed and not self._loader.changed():
+                return every
+        except Exception as error:  # noqa: BLE001 - the next look may work
+            self._instruments.reloaded(success=False, at=time.time())
+            _log.broken("config_look_broke", error)
+            self._owed = True
+            return max(every, AFTER_A_BUG)
+        self.reload()
+        return max(every, AFTER_A_BUG) if self._owed else every
 
     def quit(self) -> None:
         self._orders.give(Order.STOP)
@@ -202,12 +240,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _thread_broke(broken: threading.ExceptHookArgs) -> None:
+    """One line for what nobody caught."""
+    if broken.exc_value is not None:
+        _log.broken("thread_broke", broken.exc_value, thread=broken.thread and broken.thread.name)
+
+
 def _start(flags: argparse.Namespace) -> int:
     orders = Orders()
     orders.start()
     take_signals(orders)
     instruments = Instruments(shard=flags.shard)
     log.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
+    threading.excepthook = _thread_broke
     if flags.demo:
         return _demo(flags, orders, instruments)
     file = flags.config_file or "config.yaml"
@@ -281,8 +326,9 @@ def _serve(exporter: Exporter, server: Server, orders: Orders) -> int:
     loop.start()
     exporter.keeper.start()
     threading.Thread(target=exporter.render, name="render", daemon=True).start()
+    threading.Thread(target=exporter.reloads.run, name="reload", daemon=True).start()
     while (order := orders.take()) is Order.RELOAD:
-        threading.Thread(target=exporter.reload, name="reload", daemon=True).start()
+        exporter.reloads.ask()
     _log.info("stopping")
     end = time.monotonic() + PATIENCE
     exporter.poller.stop()

@@ -123,6 +123,8 @@ class Poller:
         self._newest = Newest(settings.max_images)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
+        #: Seconds that a reload waits for the loop; fewer than anybody waits for the reload.
+        self.reload_timeout = 8.0
         self._watched: list[_Watched] = []
         #: Registries that AWS itself had to name, by entry.
         self._identified: dict[RegistrySettings, Source] = {}
@@ -141,8 +143,8 @@ class Poller:
         """End `run` at once; calls under way are abandoned."""
         self._inbox.put(self._stop)
 
-    def reload(self, settings: Settings, *, timeout: float = 10.0) -> bool:
-        """Take a new configuration; False if the loop did not get round to it in `timeout` seconds."""
+    def reload(self, settings: Settings) -> bool:
+        """Take a new configuration; False if the loop did not get round to it in `reload_timeout` seconds."""
         done, begin = threading.Event(), threading.Lock()
 
         def apply() -> None:
@@ -152,7 +154,7 @@ class Poller:
 
         self._inbox.put(apply)
         # Whoever takes the lock first decides: given up here is not done later there.
-        return done.wait(timeout) or not begin.acquire(blocking=False)
+        return done.wait(self.reload_timeout) or not begin.acquire(blocking=False)
 
     def overdue(self) -> float:
         """How many seconds the latest due call is late for want of budget."""
