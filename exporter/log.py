@@ -56,6 +56,8 @@ def setup(
         handler = Behind(sys.__stderr__.fileno(), dropped=dropped)
     else:
         handler = logging.StreamHandler(stream)
+    if level != "debug":
+        handler.addFilter(_Foreign())
     handler.setFormatter(_Line(_json if format == "json" else _logfmt))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(_ROOT).setLevel(_LEVELS[level])
@@ -164,6 +166,34 @@ class Behind(logging.Handler):
                 line = line[os.write(self._descriptor, line) :]
         except OSError:
             self._dropped()
+
+
+class _Foreign(logging.Filter):
+    """Of what libraries say, each sentence at most once a minute, and no tracebacks.
+
+    botocore warns with a traceback of each refresh of credentials that fails, which quotes what a program
+    printed that lends them. That calls fail is told by the journal.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        #: When each was said; by the sentence without what is filled in. Under the handler's lock or not:
+        #: at worst one is said twice.
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] == _ROOT:
+            return True
+        now = self._clock()
+        key = record.name, str(record.msg)
+        if now - self._said.get(key, -math.inf) < SHORTEST_PAUSE:
+            return False
+        if len(self._said) >= _WAITING:
+            self._said.clear()
+        self._said[key] = now
+        record.exc_info = record.exc_text = None
+        return True
 
 
 # -- lines ---------------------------------------------------------------------------------------

@@ -138,6 +138,40 @@ def test_others_are_quiet_below_warning_and_one_line_above() -> None:
     assert "old Python" in lines[3]["msg"]
 
 
+def test_what_libraries_repeat_is_folded_and_their_tracebacks_are_not_shown() -> None:
+    stream, logger = logged(level="info")
+    library = logging.getLogger("botocore.credentials")
+    for period in ("advisory", "mandatory") * 500:
+        try:
+            raise ValueError("vault token s.PLANTED refused")
+        except ValueError:
+            library.warning("failed during %s refresh", period, exc_info=True)
+    library.warning("another matter")
+    logger.broken("broke", ValueError("ours"))
+    logger.broken("broke", ValueError("ours"))
+    lines = [parse(line) for line in stream.getvalue().splitlines()]
+    assert [line["msg"] for line in lines] == [
+        "failed during advisory refresh",
+        "another matter",
+        "broke",
+        "broke",
+    ]
+    assert "traceback" not in lines[0]
+    assert "PLANTED" not in stream.getvalue()
+    assert "traceback" in lines[2]
+
+
+def test_what_libraries_repeat_is_said_again_after_a_minute() -> None:
+    clock = Clock()
+    filter_ = log._Foreign(clock=clock)
+    record = logging.LogRecord("urllib3", logging.WARNING, "", 0, "slow", None, None)
+    said = []
+    for _ in range(130):
+        said.append(filter_.filter(record))
+        clock.now += 1
+    assert [second for second, let in enumerate(said) if let] == [0, 60, 120]
+
+
 @pytest.mark.parametrize(
     ("level", "events"),
     [
