@@ -142,10 +142,8 @@ def test_what_libraries_repeat_is_folded_and_their_tracebacks_are_not_shown() ->
     stream, logger = logged(level="info")
     library = logging.getLogger("botocore.credentials")
     for period in ("advisory", "mandatory") * 500:
-        try:
-            raise ValueError("vault token s.PLANTED refused")
-        except ValueError:
-            library.warning("failed during %s refresh", period, exc_info=True)
+        error = ValueError("vault token s.PLANTED refused")
+        library.warning("failed during %s refresh", period, exc_info=error)
     library.warning("another matter")
     logger.broken("broke", ValueError("ours"))
     logger.broken("broke", ValueError("ours"))
