@@ -23,7 +23,9 @@ instruments the exporter's own counters, which prometheus_client keeps
 exposition  the catalogue as text, rendered when facts change and kept until they do
 desk        the answer to each request; head reads them, server carries them, web secures them
 flags       the command line
-main        builds everything, owns signals and exit codes
+orders      signals and other requests to reload or to end, and an end that comes in any case
+reloads     one at a time, however many ask
+main        builds everything, owns exit codes; __main__ holds signals back until it can
 """
 
 __version__ = "0.1.0"

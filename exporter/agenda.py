@@ -147,8 +147,8 @@ class Agenda:
 
     # -- booking -----------------------------------------------------------------------------
 
-    def book(self, job: Job, *, due: float | None = None, rank: float = 0.0) -> None:
-        """Book a call for a monotonic time, now by default. Newer pushes have a greater rank."""
+    def book(self, job: Job, *, due: float | None = None, rank: float | None = 0.0) -> None:
+        """Book a call for a monotonic time, now by default. Newer pushes rank higher; None: in no hurry."""
         due = self.clock.monotonic() if due is None else due
         scope = Scope("status", job.repository) if job.kind is Kind.STATUS else None
         self.schedule.book(job, due=due, lane=_lane(job), rank=rank, scope=scope)

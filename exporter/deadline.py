@@ -57,9 +57,11 @@ class Deadline:
         call = Call(time.monotonic() + self.seconds)
         with self._lock:
             self._calls.add(call)
-            if not self._watched:
-                self._watched = True
-                threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+            # Without a thread the call goes on, and the next one tries again for both.
+            with suppress(RuntimeError):
+                if not self._watched:
+                    threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+                    self._watched = True
         _here.call = call
         try:
             yield call

@@ -17,6 +17,7 @@ from exporter.metrics import (
     AWS_REQUESTS,
     BUILD_INFO,
     IMAGES,
+    LOG_DROPPED,
     OVERDUE,
     RATE_LIMIT,
     RELOAD_SUCCESSFUL,
@@ -69,6 +70,7 @@ class Instruments:
         self._state_failures = self._make(prometheus_client.Counter, STATE_FAILURES)
         for operation in ("read", "write"):
             self._state_failures.labels(operation)
+        self._log_dropped = self._make(prometheus_client.Counter, LOG_DROPPED)
 
     def _make(self, kind: Any, row: Row) -> Any:
         buckets = {"buckets": row.buckets} if row.buckets else {}
@@ -97,6 +99,10 @@ class Instruments:
     def state_failed(self, operation: str) -> None:
         """Count that the state file could not be read or written."""
         self._state_failures.labels(operation).inc()
+
+    def log_dropped(self) -> None:
+        """Count a log line that was lost."""
+        self._log_dropped.inc()
 
     def reloaded(self, *, success: bool, at: float) -> None:
         """Tell how the last attempt to load the configuration ended, at this Unix time."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
+import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,14 +32,32 @@ SHORTEST_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 #: How many of those that fail together are named.
 _NAMED = 5
+#: Lines that wait for a log that takes none, before further ones are dropped.
+_WAITING = 1000
+#: Seconds that the end of the process waits for them.
+_FLUSH = 1.0
 
 
-def setup(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002 - the flag's name
-    """Send all logs of the process to the stream, stderr by default; other people's from warnings on.
+def setup(
+    level: str,
+    format: str,  # noqa: A002 - the flag's name
+    stream: TextIO | None = None,
+    *,
+    dropped: Callable[[], None] = lambda: None,
+) -> None:
+    """Send all logs of the process to the stream; other people's from warnings on.
 
+    Without a stream they go to stderr by a thread of their own, so that a log that is not read holds up
+    nobody, and `dropped` is told of each line that is lost. Raises RuntimeError if there can be no thread.
     May be called again. `level` is one of LEVELS, `format` one of FORMATS.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler: logging.Handler
+    if stream is None and sys.__stderr__ is not None:
+        handler = Behind(sys.__stderr__.fileno(), dropped=dropped)
+    else:
+        handler = logging.StreamHandler(stream)
+    if level != "debug":
+        handler.addFilter(_Foreign())
     handler.setFormatter(_Line(_json if format == "json" else _logfmt))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(_ROOT).setLevel(_LEVELS[level])
@@ -73,6 +94,106 @@ class Logger:
     def broken(self, event: str, error: BaseException, /, **fields: object) -> None:
         """An error with its traceback: one that nobody expected."""
         self._logger.error(event, exc_info=error, extra={"fields": {"error": repr(error), **fields}})
+
+
+# -- the way out ---------------------------------------------------------------------------------
+
+
+class Behind(logging.Handler):
+    """Writes from a thread of its own, in order; whoever logs never waits.
+
+    To the descriptor rather than to `sys.stderr`: Python aborts at its end if somebody still holds that.
+    Once there are too many lines, all are dropped until those that wait are written, and a line says how
+    many there were.
+    """
+
+    def __init__(self, descriptor: int, *, dropped: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._dropped = dropped
+        self._lines: deque[bytes] = deque()
+        #: Guards all that follows; never held while writing.
+        self._changed = threading.Condition()
+        self._writing = False
+        self._closed = False
+        #: Lines that were dropped and not told of.
+        self._lost = 0
+        threading.Thread(target=self._write_all, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Any thread."""
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        with self._changed:
+            if not self._lost and len(self._lines) < _WAITING:
+                self._lines.append(line)
+                self._changed.notify_all()
+                return
+            self._lost += 1
+        self._dropped()
+
+    def flush(self) -> None:
+        """Wait until all is written, but no longer than a second."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines and not self._writing, _FLUSH)
+
+    def close(self) -> None:
+        """Let the thread end once all is written."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        super().close()
+
+    def _write_all(self) -> None:
+        while (line := self._next()) is not None:
+            self._write(line)
+            with self._changed:
+                self._writing = False
+                lost = 0 if self._lines else self._lost
+                self._lost -= lost
+                self._changed.notify_all()
+            if lost:
+                get("log").warning("log_lines_dropped", lines=lost)
+
+    def _next(self) -> bytes | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self._closed)
+            self._writing = bool(self._lines)
+            return self._lines.popleft() if self._lines else None
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            self._dropped()
+
+
+class _Foreign(logging.Filter):
+    """Of what libraries say, each sentence at most once a minute, and no tracebacks.
+
+    botocore warns with a traceback of each refresh of credentials that fails, which quotes what a program
+    printed that lends them. That calls fail is told by the journal.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        #: When each was said; by the sentence without what is filled in. Under the handler's lock or not:
+        #: at worst one is said twice.
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] == _ROOT:
+            return True
+        now = self._clock()
+        key = record.name, str(record.msg)
+        if now - self._said.get(key, -math.inf) < SHORTEST_PAUSE:
+            return False
+        if len(self._said) >= _WAITING:
+            self._said.clear()
+        self._said[key] = now
+        record.exc_info = record.exc_text = None
+        return True
 
 
 # -- lines ---------------------------------------------------------------------------------------

@@ -6,15 +6,12 @@ Exit codes: 0 stopped as asked, 1 could not start or broke, 2 bad flags or confi
 from __future__ import annotations
 
 import argparse
-import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
-from queue import SimpleQueue
 from random import Random
 
 from exporter import __version__, config, log
@@ -25,7 +22,9 @@ from exporter.errors import ECRError
 from exporter.exposition import Exposition, Page
 from exporter.flags import parse
 from exporter.instruments import Instruments
+from exporter.orders import CODES, Order, Orders, leave_signals, take_signals
 from exporter.poller import Poller
+from exporter.reloads import Reloads
 from exporter.server import Limits, Server
 from exporter.state import Ledger
 from exporter.statefile import Keeper
@@ -40,9 +39,8 @@ PATIENCE = 4.0
 SHORTEST_PAUSE = 1.0
 #: Seconds after which a loop that does not come round counts as dead.
 SILENCE = 60.0
-
-#: What is asked of the process by signals.
-_SIGNALS: Mapping[int, str] = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}
+#: Seconds until something that broke is tried again by itself, so that it does not fill the log.
+AFTER_A_BUG = 60.0
 
 _log = log.get("main")
 
@@ -98,13 +96,15 @@ class Exporter:
         aws: AWS,
         instruments: Instruments,
         shard: Shard,
-        quit_: SimpleQueue[str],
+        orders: Orders,
     ) -> None:
         self._settings = settings
         self._loader = loader
         self._instruments = instruments
-        self._requests = quit_
-        self._reloading = threading.Lock()
+        self._orders = orders
+        self.reloads = Reloads(self._reload)
+        #: Whether the file is to be loaded again though it did not change: nothing came of the last time.
+        self._owed = False
         self.ledger = Ledger()
         self.keeper = Keeper(settings=settings, ledger=self.ledger, clock=time, watcher=instruments)
         self.poller = Poller(
@@ -140,21 +140,37 @@ class Exporter:
         return config.to_yaml(self._settings)
 
     def reload(self) -> Sequence[str]:
-        with self._reloading:
-            try:
-                settings = self._loader.load()
-            except ConfigError as error:
-                self._instruments.reloaded(success=False, at=time.time())
-                _log_problems(error)
-                return [str(problem) for problem in error.problems]
-            if not self.poller.reload(settings):
-                self._instruments.reloaded(success=False, at=time.time())
-                return ["the polling loop did not take the configuration in time"]
-            self._settings = settings
-            self.keeper.configure(settings)
-            self._instruments.reloaded(success=True, at=time.time())
-            _log.info("config_reloaded", targets=len(settings.targets))
-            return []
+        return self.reloads.wait()
+
+    def _reload(self) -> Sequence[str]:
+        """In the thread of reloads."""
+        try:
+            return self._load()
+        except Exception as error:  # noqa: BLE001 - the next one may work
+            self._owed = True
+            self._instruments.reloaded(success=False, at=time.time())
+            _log.broken("reload_broke", error)
+            return [f"an unexpected {type(error).__name__}; the log has more"]
+
+    def _load(self) -> Sequence[str]:
+        self._owed = False
+        try:
+            settings = self._loader.load()
+        except ConfigError as error:
+            self._instruments.reloaded(success=False, at=time.time())
+            _log_problems(error)
+            return [str(problem) for problem in error.problems]
+        if not self.poller.reload(settings):
+            self._owed = True
+            self._instruments.reloaded(success=False, at=time.time())
+            message = "the polling loop did not take the configuration in time"
+            _log.error("config_not_taken", error=message)
+            return [message]
+        self._settings = settings
+        self.keeper.configure(settings)
+        self._instruments.reloaded(success=True, at=time.time())
+        _log.info("config_reloaded", targets=len(settings.targets))
+        return []
 
     def render(self) -> None:
         """Keep the page ready, so that a scrape costs what sending it costs. For a thread of its own.
@@ -164,18 +180,35 @@ class Exporter:
         pause, wait = threading.Event(), SHORTEST_PAUSE
         while not pause.wait(wait):
             began = time.thread_time()
-            self._exposition.refresh()
-            wait = max(SHORTEST_PAUSE, 20 * (time.thread_time() - began))
+            try:
+                self._exposition.refresh()
+            except Exception as error:  # noqa: BLE001 - scrapes say so too, and the next time may go well
+                _log.broken("render_broke", error)
+                wait = AFTER_A_BUG
+            else:
+                wait = max(SHORTEST_PAUSE, 20 * (time.thread_time() - began))
 
     def watch_configuration(self, *, every: float) -> None:
         """Reload whenever the file changed, looking every so many seconds. For a thread of its own."""
-        pause = threading.Event()
-        while not pause.wait(every):
-            if self._loader.changed():
-                self.reload()
+        pause, wait = threading.Event(), every
+        while not pause.wait(wait):
+            wait = self._look(every)
+
+    def _look(self, every: float) -> float:
+        """Reload if the file changed, or nothing came of the last time; seconds until the next look."""
+        try:
+            if not self._owed and not self._loader.changed():
+                return every
+        except Exception as error:  # noqa: BLE001 - the next look may work
+            self._instruments.reloaded(success=False, at=time.time())
+            _log.broken("config_look_broke", error)
+            self._owed = True
+            return max(every, AFTER_A_BUG)
+        self.reload()
+        return max(every, AFTER_A_BUG) if self._owed else every
 
     def quit(self) -> None:
-        self._requests.put("stop")
+        self._orders.give(Order.STOP)
 
 
 def _log_problems(error: ConfigError) -> None:
@@ -192,57 +225,45 @@ def _log_problems(error: ConfigError) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     flags = parse(argv)
-    log.setup(flags.log_level, flags.log_format)
-    requests: SimpleQueue[str] = SimpleQueue()
-    _take_signals(requests)
+    log.setup(flags.log_level, flags.log_format, sys.stderr)
     try:
-        return _start(flags, requests)
+        return _check(flags) if flags.config_check else _start(flags)
     except ConfigError as error:
         if flags.config_check:
             sys.stderr.write(f"{error}\n")
         else:
             _log_problems(error)
         return 2
-    except (OSError, ECRError, ImportError) as error:
+    # RuntimeError: no room for another thread.
+    except (OSError, ECRError, ImportError, RuntimeError) as error:
         _log.error("start_failed", error=str(error))
         return 1
 
 
-def _take_signals(requests: SimpleQueue[str]) -> None:
-    """Have signals asked for in the queue.
-
-    Python runs handlers in the main thread alone, and does not wake it where it waits if another thread
-    took the signal. But each signal's number is written at once to whatever `set_wakeup_fd` names.
-    """
-    numbers, wakeup = socket.socketpair()
-    wakeup.setblocking(False)
-    signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-    for number in _SIGNALS:
-        signal.signal(number, lambda *_: None)
-
-    def pass_on(_kept: socket.socket) -> None:
-        while received := numbers.recv(64):
-            for number in received:
-                if number in _SIGNALS:
-                    requests.put(_SIGNALS[number])
-
-    threading.Thread(target=pass_on, args=(wakeup,), name="signals", daemon=True).start()
+def _thread_broke(broken: threading.ExceptHookArgs) -> None:
+    """One line for what nobody caught."""
+    if broken.exc_value is not None:
+        _log.broken("thread_broke", broken.exc_value, thread=broken.thread and broken.thread.name)
 
 
-def _start(flags: argparse.Namespace, requests: SimpleQueue[str]) -> int:
-    if flags.config_check:
-        return _check(flags)
+def _start(flags: argparse.Namespace) -> int:
+    orders = Orders()
+    orders.start()
+    take_signals(orders)
     instruments = Instruments(shard=flags.shard)
+    log.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
+    threading.excepthook = _thread_broke
     if flags.demo:
-        return _demo(flags, requests, instruments)
+        return _demo(flags, orders, instruments)
     file = flags.config_file or "config.yaml"
     aws = AWS(observe=instruments.aws_request)
-    return _run(flags, requests, instruments, Loader(file, aws=aws), aws)
+    return _run(flags, orders, instruments, Loader(file, aws=aws), aws)
 
 
 def _check(flags: argparse.Namespace) -> int:
     """Judge the files as such: what AWS settings there are here has no say in that."""
     file = flags.config_file or "config.yaml"
+    leave_signals()
     settings = config.load(file)
     Web(flags.web_config_file)
     sys.stdout.write(
@@ -251,7 +272,7 @@ def _check(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(flags: argparse.Namespace, requests: SimpleQueue[str], instruments: Instruments) -> int:
+def _demo(flags: argparse.Namespace, orders: Orders, instruments: Instruments) -> int:
     # Imported here because moto is an extra, and takes half a second.
     from exporter import demo  # noqa: PLC0415
 
@@ -260,12 +281,12 @@ def _demo(flags: argparse.Namespace, requests: SimpleQueue[str], instruments: In
         aws = AWS(session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request)
         text = None if flags.config_file else demo.DEMO_CONFIG
         loader = Loader(flags.config_file or "demo", aws=aws, text=text)
-        return _run(flags, requests, instruments, loader, aws)
+        return _run(flags, orders, instruments, loader, aws)
 
 
 def _run(
     flags: argparse.Namespace,
-    requests: SimpleQueue[str],
+    orders: Orders,
     instruments: Instruments,
     loader: Loader,
     aws: AWS,
@@ -278,7 +299,7 @@ def _run(
         aws=aws,
         instruments=instruments,
         shard=flags.shard,
-        quit_=requests,
+        orders=orders,
     )
     desk = Desk(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
     limits = Limits(requests=flags.max_requests)
@@ -288,10 +309,10 @@ def _run(
     if flags.auto_reload_interval:
         watch = partial(exporter.watch_configuration, every=flags.auto_reload_interval)
         threading.Thread(target=watch, name="configuration", daemon=True).start()
-    return _serve(exporter, server, requests)
+    return _serve(exporter, server, orders)
 
 
-def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> int:
+def _serve(exporter: Exporter, server: Server, orders: Orders) -> int:
     """Poll and answer until somebody asks to stop."""
 
     def poll() -> None:
@@ -299,21 +320,15 @@ def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> in
             exporter.poller.run()
         except Exception as error:  # noqa: BLE001 - a watcher that lost its loop must not look alive
             _log.broken("polling_broke", error)
-            requests.put("broken")
+            orders.give(Order.GIVE_UP)
 
     loop = threading.Thread(target=poll, name="poller", daemon=True)
     loop.start()
     exporter.keeper.start()
     threading.Thread(target=exporter.render, name="render", daemon=True).start()
-    request = requests.get()
-    while request == "reload":
-        # Whoever asks again while a reload runs gets another one after it, and whoever asks to stop
-        # need not wait for any.
-        while not requests.empty() and request == "reload":
-            request = requests.get()
-        if request == "reload":
-            threading.Thread(target=exporter.reload, name="reload", daemon=True).start()
-            request = requests.get()
+    threading.Thread(target=exporter.reloads.run, name="reload", daemon=True).start()
+    while (order := orders.take()) is Order.RELOAD:
+        exporter.reloads.ask()
     _log.info("stopping")
     end = time.monotonic() + PATIENCE
     exporter.poller.stop()
@@ -321,8 +336,4 @@ def _serve(exporter: Exporter, server: Server, requests: SimpleQueue[str]) -> in
     server.stop(GRACE)
     loop.join(max(0.0, end - time.monotonic()))
     exporter.keeper.join(max(0.0, end - time.monotonic()))
-    return 1 if request == "broken" else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return CODES[order]

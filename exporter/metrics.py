@@ -242,6 +242,11 @@ STATE_FAILURES = Row(
     "How often the state file could not be read (read: the start was cold) or written (write).",
     ("operation",),
 )
+LOG_DROPPED = Row(
+    PREFIX + "log_lines_dropped_total",
+    "counter",
+    "Log lines that were lost because stderr did not take them.",
+)
 
 DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     ImageRow(
@@ -348,6 +353,7 @@ OWN = (
     TOTAL_SHARDS,
     STATE_WRITTEN,
     STATE_FAILURES,
+    LOG_DROPPED,
 )
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 

@@ -47,7 +47,8 @@ class Connector(Protocol):
 class Crew(Protocol):
     """Something that makes calls, sooner or later, in whatever thread."""
 
-    def submit(self, call: Callable[[], None]) -> None: ...
+    def submit(self, call: Callable[[], None]) -> None:
+        """Raises RuntimeError if there is nobody to make the call, now or later."""
 
     def close(self) -> None: ...
 
@@ -62,16 +63,33 @@ class Workers:
         self._name = name
         self._limit = limit
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        #: Calls that were handed in and are not made yet. Under the lock.
+        self._unmade = 0
         self._threads = 0
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Have the call made. Only ever called from one thread."""
-        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
-            self._threads += 1
-            name = f"{self._name}-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+        """Have the call made. Only ever called from one thread.
+
+        A thread that cannot be started is done without, if there are others. Raises RuntimeError if not.
+        """
+        with self._lock:
+            busy = self._unmade >= self._threads
+        if busy and self._threads < self._limit:
+            self._hire()
+        with self._lock:
+            self._unmade += 1
         self._calls.put(call)
+
+    def _hire(self) -> None:
+        name = f"{self._name}-{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads += 1
 
     def close(self) -> None:
         """Let the threads end, each after the call that it is making."""
@@ -81,7 +99,8 @@ class Workers:
     def _work(self) -> None:
         while call := self._calls.get():
             call()
-            self._idle.release()
+            with self._lock:
+                self._unmade -= 1
 
 
 class _Watched:
@@ -123,6 +142,8 @@ class Poller:
         self._newest = Newest(settings.max_images)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
+        #: Seconds that a reload waits for the loop; fewer than anybody waits for the reload.
+        self.reload_timeout = 8.0
         self._watched: list[_Watched] = []
         #: Registries that AWS itself had to name, by entry.
         self._identified: dict[RegistrySettings, Source] = {}
@@ -141,8 +162,8 @@ class Poller:
         """End `run` at once; calls under way are abandoned."""
         self._inbox.put(self._stop)
 
-    def reload(self, settings: Settings, *, timeout: float = 10.0) -> bool:
-        """Take a new configuration; False if the loop did not get round to it in `timeout` seconds."""
+    def reload(self, settings: Settings) -> bool:
+        """Take a new configuration; False if the loop did not get round to it in `reload_timeout` seconds."""
         done, begin = threading.Event(), threading.Lock()
 
         def apply() -> None:
@@ -152,7 +173,7 @@ class Poller:
 
         self._inbox.put(apply)
         # Whoever takes the lock first decides: given up here is not done later there.
-        return done.wait(timeout) or not begin.acquire(blocking=False)
+        return done.wait(self.reload_timeout) or not begin.acquire(blocking=False)
 
     def overdue(self) -> float:
         """How many seconds the latest due call is late for want of budget."""
@@ -199,7 +220,10 @@ class Poller:
         while watched.handed_out < MAX_HANDED_OUT and (found := watched.watch.next_call()):
             job, call = found
             watched.handed_out += 1
-            watched.crew.submit(partial(self._make, watched, job, call))
+            try:
+                watched.crew.submit(partial(self._make, watched, job, call))
+            except RuntimeError as error:
+                self._failed(watched, job, _unmade(error))
 
     def _make(self, watched: _Watched, job: Job, call: Callable[[], Any]) -> None:
         """In a worker: make the call, and let the loop thread know."""
@@ -313,6 +337,10 @@ def _anonymous(entry: RegistrySettings) -> RegistrySettings:
 def _targets(settings: Settings, entries: Iterable[RegistrySettings]) -> list[TargetSettings]:
     names = {entry.name for entry in entries}
     return [t for t in settings.targets if not t.registries or names & set(t.registries)]
+
+
+def _unmade(error: RuntimeError) -> ECRError:
+    return ECRError(Reason.UNAVAILABLE, action="ecr", code="NoThread", message=str(error))
 
 
 def _unusable(error: Exception) -> ECRError:

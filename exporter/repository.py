@@ -14,7 +14,7 @@ from typing import Any
 from exporter.agenda import OUTAGE_AFTER, Agenda, Job, Kind
 from exporter.ecr import Gate
 from exporter.errors import ECRError
-from exporter.model import Destination, Image, Name, Reason, Replication, Scope, Source, Status
+from exporter.model import Destination, Image, ImageState, Name, Reason, Replication, Scope, Source, Status
 from exporter.state import (
     RECENT,
     ImageFacts,
@@ -388,7 +388,8 @@ class RepositoryWatch:
         return Job(Kind.STATUS, self.name, digest)
 
     def _ask(self, facts: ImageFacts, *, due: float | None = None) -> None:
-        self._agenda.book(self._job(facts.digest), due=due, rank=facts.replicated_from or 0.0)
+        rank = None if facts.state is ImageState.SETTLED else facts.replicated_from or 0.0
+        self._agenda.book(self._job(facts.digest), due=due, rank=rank)
 
     def _asked(self, digest: str = "") -> None:
         """Note that the image's first answer is there; with the last, the targets can be judged."""

@@ -6,7 +6,8 @@ The policy in five sentences:
    follows from the state of the image (`Intervals`).
 2. What is due is taken in turns. While there is a backlog of everything, every second turn is for
    listings, because only they find new pushes. Of the status calls three in four are for the newest
-   push and one for the image that is overdue the longest: pushes overtake any backlog, nothing starves.
+   push of those that are not settled, and one for whatever is overdue the longest: pushes overtake any
+   backlog, nothing starves.
 3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
    allows, and one of an operation that AWS throttles alone from a second one as well (`budget`): work
    is spread evenly, in bursts of a tenth of a second at most, whatever becomes due at once.
@@ -44,14 +45,13 @@ class _Queue(StrEnum):
     OLDEST = "oldest"  # status calls, the longest overdue first
 
 
-#: Which queues a lane's work stands in; the last tells what waits the longest.
-_QUEUES = {
-    Lane.REGISTRY: (_Queue.REGISTRY,),
-    Lane.REPOSITORIES: (_Queue.REPOSITORIES,),
-    Lane.IMAGES: (_Queue.IMAGES,),
-    Lane.STATUS: (_Queue.NEWEST, _Queue.OLDEST),
+#: The queue in which all of a lane's work stands, the longest overdue first.
+_OLDEST = {
+    Lane.REGISTRY: _Queue.REGISTRY,
+    Lane.REPOSITORIES: _Queue.REPOSITORIES,
+    Lane.IMAGES: _Queue.IMAGES,
+    Lane.STATUS: _Queue.OLDEST,
 }
-_OLDEST = {lane: queues[-1] for lane, queues in _QUEUES.items()}
 #: Who may go next, over and over; a turn without due work passes to the next one at once.
 _TURNS = (
     *(_Queue.REGISTRY, _Queue.REPOSITORIES),
@@ -66,7 +66,7 @@ class _Booking(Generic[K]):
     key: K
     due: float
     lane: Lane
-    rank: float
+    rank: float | None
     scope: Hashable
     #: A heap gives up only its head: what is cancelled or moved dies, and is dropped when it comes up.
     alive: bool = True
@@ -104,8 +104,13 @@ class Schedule(Generic[K]):
     def __contains__(self, key: K) -> bool:
         return key in self._bookings
 
-    def book(self, key: K, *, due: float, lane: Lane, rank: float = 0.0, scope: Hashable = None) -> None:
-        """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first."""
+    def book(
+        self, key: K, *, due: float, lane: Lane, rank: float | None = 0.0, scope: Hashable = None
+    ) -> None:
+        """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first.
+
+        None stands for a call that is in no hurry: it waits until it is overdue the longest.
+        """
         self.cancel(key)
         self._add(_Booking(key, due, lane, rank, scope), until=due)
         self._compact()
@@ -211,9 +216,11 @@ class Schedule(Generic[K]):
         """Move what has become due from the waiting list to the queues of those who may take it."""
         while self._waiting and self._waiting[0][0] <= now:
             _, serial, booking = heappop(self._waiting)
-            for queue in _QUEUES[booking.lane] if booking.alive else ():
-                order = -booking.rank if queue is _Queue.NEWEST else booking.due
-                heappush(self._ready[queue], (order, serial, booking))
+            if not booking.alive:
+                continue
+            heappush(self._ready[_OLDEST[booking.lane]], (booking.due, serial, booking))
+            if booking.lane is Lane.STATUS and booking.rank is not None:
+                heappush(self._ready[_Queue.NEWEST], (-booking.rank, serial, booking))
 
     def _pick(self, lanes: Collection[Lane]) -> _Booking[K] | None:
         """Whose turn it is; what else stands for it in a queue is dropped there when it comes up."""

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from queue import SimpleQueue
 from typing import Any
 
 import boto3
@@ -19,6 +18,7 @@ from exporter.demo import ACCOUNT, EmbeddedAWS
 from exporter.ecr import AWS
 from exporter.instruments import Instruments
 from exporter.main import Exporter, Loader
+from exporter.orders import Orders
 from exporter.targets import WHOLE
 
 #: Seconds between two questions about anything.
@@ -122,7 +122,7 @@ def living(
         aws=aws,
         instruments=instruments,
         shard=WHOLE,
-        quit_=SimpleQueue(),
+        orders=Orders(),
     )
     loop = threading.Thread(target=exporter.poller.run, name="poller", daemon=True)
     loop.start()

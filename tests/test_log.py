@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
+import os
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -135,6 +138,38 @@ def test_others_are_quiet_below_warning_and_one_line_above() -> None:
     assert "old Python" in lines[3]["msg"]
 
 
+def test_what_libraries_repeat_is_folded_and_their_tracebacks_are_not_shown() -> None:
+    stream, logger = logged(level="info")
+    library = logging.getLogger("botocore.credentials")
+    for period in ("advisory", "mandatory") * 500:
+        error = ValueError("vault token s.PLANTED refused")
+        library.warning("failed during %s refresh", period, exc_info=error)
+    library.warning("another matter")
+    logger.broken("broke", ValueError("ours"))
+    logger.broken("broke", ValueError("ours"))
+    lines = [parse(line) for line in stream.getvalue().splitlines()]
+    assert [line["msg"] for line in lines] == [
+        "failed during advisory refresh",
+        "another matter",
+        "broke",
+        "broke",
+    ]
+    assert "traceback" not in lines[0]
+    assert "PLANTED" not in stream.getvalue()
+    assert "traceback" in lines[2]
+
+
+def test_what_libraries_repeat_is_said_again_after_a_minute() -> None:
+    clock = Clock()
+    filter_ = log._Foreign(clock=clock)
+    record = logging.LogRecord("urllib3", logging.WARNING, "", 0, "slow", None, None)
+    said = []
+    for _ in range(130):
+        said.append(filter_.filter(record))
+        clock.now += 1
+    assert [second for second, let in enumerate(said) if let] == [0, 60, 120]
+
+
 @pytest.mark.parametrize(
     ("level", "events"),
     [
@@ -158,6 +193,83 @@ def test_a_lost_stream_is_no_trouble(capsys: pytest.CaptureFixture[str]) -> None
     stream.close()
     logger.error("broke")
     assert capsys.readouterr().err == ""
+
+
+# -- a log that nobody reads ---------------------------------------------------------------------
+
+
+@dataclass
+class Pipe:
+    """What the exporter logs to, here as small as Linux has them."""
+
+    reads: int
+    writes: int
+
+    def read(self, until: str) -> list[str]:
+        text = ""
+        while until not in text:
+            text += os.read(self.reads, 65536).decode()
+        return text.splitlines()
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    reads, writes = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    yield Pipe(reads, writes)
+    os.close(reads)
+    os.close(writes)
+
+
+def behind(pipe: Pipe, dropped: Callable[[], None] = lambda: None) -> log.Behind:
+    log.setup("info", "logfmt", io.StringIO())
+    handler = log.Behind(pipe.writes, dropped=dropped)
+    handler.setFormatter(logging.getLogger().handlers[0].formatter)
+    logging.basicConfig(handlers=[handler], force=True)
+    return handler
+
+
+def test_a_log_that_is_not_read_holds_up_nobody_and_says_what_it_lost(pipe: Pipe) -> None:
+    dropped: list[None] = []
+    handler = behind(pipe, lambda: dropped.append(None))
+    logger = log.get("main")
+    for i in range(3000):
+        logger.info("said", number=i)
+    began = time.monotonic()
+    handler.flush()
+    assert time.monotonic() - began < 10
+    lines = [parse(line) for line in pipe.read("log_lines_dropped")]
+    assert dropped
+    assert [int(line["number"]) for line in lines[:-1]] == list(range(3000 - len(dropped)))
+    assert (lines[-1]["level"], lines[-1]["lines"]) == ("warn", str(len(dropped)))
+    logger.info("said", number="after")
+    handler.flush()
+    assert parse(pipe.read("after")[-1])["number"] == "after"
+    assert len(dropped) < 3000
+    handler.close()
+
+
+def test_lines_arrive_in_order_before_the_end(pipe: Pipe) -> None:
+    handler = behind(pipe)
+    for i in range(20):
+        log.get("main").info("said", number=i)
+    handler.close()
+    handler.flush()
+    assert [parse(line)["number"] for line in pipe.read("number=19")] == [str(i) for i in range(20)]
+
+
+def test_a_reader_that_left_is_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    dropped: list[None] = []
+    reads, writes = os.pipe()
+    os.close(reads)
+    handler = behind(Pipe(reads, writes), lambda: dropped.append(None))
+    log.get("main").info("said")
+    handler.flush()
+    handler.close()
+    assert len(dropped) == 1
+    assert capsys.readouterr().err == ""
+    os.close(writes)
 
 
 # -- folding -------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from command import eventually
 from fakes import (
     ACCOUNT,
     EVERYTHING,
@@ -24,9 +26,10 @@ from fakes import (
 
 from exporter.agenda import LOST_AFTER, Job, Kind
 from exporter.config import RegistrySettings, Settings, TargetSettings
+from exporter.deadline import Deadline
 from exporter.errors import ECRError
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Scope, Source, Status
-from exporter.poller import HEARTBEAT, MAX_HANDED_OUT
+from exporter.poller import HEARTBEAT, MAX_HANDED_OUT, Workers
 from exporter.targets import Shard
 
 STATUS = "DescribeImageReplicationStatus"
@@ -974,3 +977,75 @@ def test_calls_that_time_out_together_are_one_failure_in_a_row() -> None:
     rig.run(5)
     assert not rig.journal.failing
     assert rig.target("*").success is True
+
+
+class Nobody(Inline):
+    """Workers for whom there is no thread."""
+
+    def submit(self, call: Callable[[], None]) -> None:
+        del call
+        raise RuntimeError("can't start new thread")
+
+
+def test_without_threads_calls_fail_and_heal() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr)
+    rig.run(30)
+    crew, rig.poller._watched[0].crew = rig.poller._watched[0].crew, Nobody()
+    rig.run(600)
+    assert set(rig.journal.failing.values()) == {Reason.UNAVAILABLE}
+    assert rig.poller._watched[0].handed_out == 0
+    rig.poller._watched[0].crew = crew
+    rig.run(900)
+    assert not rig.journal.failing
+    assert rig.target("*").success is True
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many more threads can be started, as the first and only element."""
+    left = [0]
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if left[0] <= 0:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return left
+
+
+def test_workers_make_do_with_the_threads_that_there_are(room: list[int]) -> None:
+    workers = Workers("test", limit=4)
+    done = threading.Semaphore(0)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        workers.submit(done.release)
+    room[0] = 1
+    for _ in range(50):
+        workers.submit(done.release)
+    assert all(done.acquire(timeout=5) for _ in range(50))
+    assert workers._threads == 1
+    room[0] = 100
+    together = threading.Barrier(5)
+
+    def meet() -> None:
+        together.wait(5)
+
+    for _ in range(4):
+        workers.submit(meet)
+    assert together.wait(5) in range(5)
+    assert workers._threads == 4
+    workers.close()
+
+
+def test_a_deadline_without_a_thread_is_kept_once_there_is_one(room: list[int]) -> None:
+    deadline = Deadline(0.5)
+    with deadline() as unwatched:
+        assert not unwatched.late
+        room[0] = 1
+        with deadline() as call:
+            eventually(lambda: call.late and unwatched.late, within=5)
+    assert not deadline._calls

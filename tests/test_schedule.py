@@ -58,6 +58,17 @@ def test_listings_newest_pushes_and_the_longest_overdue_take_turns() -> None:
     ]
 
 
+def test_what_is_in_no_hurry_goes_by_how_overdue_it_is_and_never_before_a_push() -> None:
+    schedule: Schedule[str] = Schedule()
+    for number in range(9):
+        schedule.book(f"settled {number}", due=number, lane=STATUS, rank=None)
+    for number in range(3):
+        schedule.book(f"push {number}", due=10, lane=STATUS, rank=number)
+    order = drain(schedule, 30)
+    assert order[:3] == ["push 2", "push 1", "push 0"]
+    assert order[3:] == [f"settled {number}" for number in range(9)]
+
+
 def test_a_turn_without_work_passes_to_the_next() -> None:
     schedule = booked("a", "b", "c")
     assert drain(schedule, 3) == ["a", "b", "c"]

@@ -1,0 +1,178 @@
+"""Reloads: one at a time, shared by those who ask meanwhile, and none that fails without a word."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from command import eventually
+from live import CONFIG
+from test_log import parse
+
+from exporter import config, log
+from exporter.config import Settings
+from exporter.ecr import AWS
+from exporter.instruments import Instruments
+from exporter.main import Exporter, Loader
+from exporter.orders import Orders
+from exporter.reloads import MAX_WAITING, Reloads
+from exporter.targets import WHOLE
+
+
+@dataclass
+class Gated:
+    """A load that ends when it may."""
+
+    begun: int = 0
+    may_end: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __call__(self) -> Sequence[str]:
+        self.begun += 1
+        self.may_end.acquire()
+        return [f"problem {self.begun}"]
+
+
+def background(target: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_storm_is_one_reload_and_one_more() -> None:
+    load = Gated()
+    reloads = Reloads(load)
+    background(reloads.run)
+    first = reloads.ask()
+    eventually(lambda: load.begun == 1)
+    turns = {reloads.ask() for _ in range(300)}
+    assert len(turns) == 1
+    load.may_end.release(2)
+    (second,) = turns
+    assert first.done.wait(5)
+    assert second.done.wait(5)
+    assert (load.begun, first.problems, second.problems) == (2, ["problem 1"], ["problem 2"])
+
+
+def test_few_wait_and_none_for_ever() -> None:
+    load = Gated()
+    reloads = Reloads(load)
+    background(reloads.run)
+    said: list[Sequence[str]] = []
+    waiting = [background(lambda: said.append(reloads.wait(timeout=2.0))) for _ in range(45)]
+    began = time.monotonic()
+    eventually(lambda: len(said) >= 45 - MAX_WAITING, within=1.9)
+    assert time.monotonic() - began < 1.9
+    assert {problem for (problem,) in said} == {
+        "a reload is under way, and enough others wait for the next; it will come all the same"
+    }
+    for thread in waiting:
+        thread.join(5)
+    assert [problem for (problem,) in said[-MAX_WAITING:]] == [
+        "the reload did not end within 2 s; it may yet"
+    ] * MAX_WAITING
+    load.may_end.release(3)
+
+
+class Broken(Loader):
+    """Raises what nobody expects, as long as it is told to."""
+
+    error: Exception | None = None
+
+    def load(self) -> Settings:
+        if self.error:
+            raise self.error
+        return super().load()
+
+    def changed(self) -> bool:
+        if self.error:
+            raise self.error
+        return super().changed()
+
+
+@dataclass
+class Rig:
+    loader: Broken
+    exporter: Exporter
+    instruments: Instruments
+    reads: int
+
+    def successful(self) -> float | None:
+        return self.instruments.registry.get_sample_value(
+            "ecr_replication_exporter_config_last_reload_successful"
+        )
+
+    def told(self) -> list[dict[str, str]]:
+        return [parse(line) for line in os.read(self.reads, 65536).decode().splitlines()]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG)
+    instruments = Instruments()
+    aws = AWS(observe=instruments.aws_request)
+    loader = Broken(str(file), aws=aws)
+    exporter = Exporter(
+        settings=config.parse(CONFIG, file=str(file)),
+        loader=loader,
+        aws=aws,
+        instruments=instruments,
+        shard=WHOLE,
+        orders=Orders(),
+    )
+    loader.load()
+    reads, writes = os.pipe()
+    with os.fdopen(writes, "w", buffering=1) as stream:
+        log.setup("info", "logfmt", stream)
+        background(exporter.reloads.run)
+        yield Rig(loader, exporter, instruments, reads)
+        log.setup("info", "logfmt")
+    os.close(reads)
+
+
+def test_a_bug_in_a_reload_is_told_and_ends_no_thread(rig: Rig) -> None:
+    loop = background(rig.exporter.poller.run)
+    rig.loader.error = ValueError("surprise")
+    assert rig.exporter.reload() == ["an unexpected ValueError; the log has more"]
+    (line,) = rig.told()
+    assert (line["msg"], line["error"]) == ("reload_broke", "ValueError('surprise')")
+    assert rig.successful() == 0
+    rig.loader.error = None
+    assert rig.exporter.reload() == []
+    assert rig.successful() == 1
+    rig.exporter.poller.stop()
+    loop.join(5)
+
+
+def test_a_bug_in_looking_is_told_and_loaded_later(rig: Rig) -> None:
+    loop = background(rig.exporter.poller.run)
+    rig.loader.error = ValueError("surprise")
+    assert rig.exporter._look(5.0) == 60.0
+    (line,) = rig.told()
+    assert line["msg"] == "config_look_broke"
+    assert rig.successful() == 0
+    rig.loader.error = None
+    assert rig.exporter._look(5.0) == 5.0
+    assert rig.successful() == 1
+    rig.exporter.poller.stop()
+    loop.join(5)
+
+
+def test_what_polling_did_not_take_is_told_and_tried_again(rig: Rig) -> None:
+    rig.exporter.poller.reload_timeout = 0.1
+    assert rig.exporter.reload() == ["the polling loop did not take the configuration in time"]
+    (line,) = rig.told()
+    assert (line["msg"], line["level"]) == ("config_not_taken", "error")
+    assert rig.successful() == 0
+    assert not rig.loader.changed()
+    loop = background(rig.exporter.poller.run)
+    rig.exporter.poller.reload_timeout = 5.0
+    assert rig.exporter._look(5.0) == 5.0
+    assert rig.successful() == 1
+    rig.exporter.poller.stop()
+    loop.join(5)
