@@ -24,9 +24,9 @@ from typing import Any, NoReturn
 import yaml
 
 #: Bounds on a file, so that none, however hostile, costs much time or memory. The first two allow for
-#: 50,000 targets; a tree deeper than any valid one would take a recursive reader down.
+#: 20,000 targets; a tree deeper than any valid one would take a recursive reader down.
 MAX_BYTES = 8 * 1024 * 1024
-MAX_VALUES = 500_000
+MAX_VALUES = 200_000
 MAX_DEPTH = 30
 MAX_MERGE_DEPTH = 20
 MAX_PROBLEMS = 1000
