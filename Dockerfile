@@ -3,8 +3,9 @@
 #   docker build -t ecr-replication-exporter .
 # Any base with Python 3.11 or newer as python3 will do, for instance one of your own with a digest:
 #   docker build --build-arg BASE_IMAGE=registry.example/python@sha256:... .
-# Without a network, from a folder of wheels (pip download -d wheels . hatchling -c constraints.txt):
-#   docker build -v "$PWD/wheels:/wheels:ro" --build-arg PIP_ARGS="--no-index --find-links=/wheels" .
+# Without a network, from a folder of wheels (pip download -d wheels . hatchling -c constraints.txt), which buildah and
+# podman can mount:
+#   buildah build -v "$PWD/wheels:/wheels:ro" --build-arg PIP_ARGS="--no-index --find-links=/wheels" .
 ARG BASE_IMAGE=docker.io/library/python:3.13.9-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
