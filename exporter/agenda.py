@@ -27,6 +27,8 @@ OUTAGE_CAP = 30.0
 #: Seconds after which a call under way is not waited for: what should have ended it did not, as when
 #: something hangs that lends botocore credentials. Its worker is lost until it ends.
 LOST_AFTER = ANSWER_TIMEOUT + 60.0
+#: Seconds after a probe that told nothing until another one is sent.
+PROBE_PAUSE = 1.0
 #: Seconds without a refusal after which throttling is over.
 CALM_AFTER = 300.0
 
@@ -98,6 +100,9 @@ class _Trouble:
     failures: Failures
     backoff: Backoff = field(default_factory=Backoff)
     told: bool = False
+    #: Monotonic times: when it was counted last, and until when to stay away since.
+    at: float = float("-inf")
+    until: float = float("-inf")
 
 
 class Agenda:
@@ -129,8 +134,8 @@ class Agenda:
         self._troubles: dict[Scope, _Trouble] = {}
         #: What got no answer since anything last did.
         self._unanswered: set[Job] = set()
-        #: When a call last showed that the registry is out of reach.
-        self._missed_at: float | None = None
+        #: When the call was sent whose end is dealt with now.
+        self._sent = float("inf")
         self._throttled_at: float | None = None
         self.configure(settings)
 
@@ -195,22 +200,20 @@ class Agenda:
 
         A throttled call failed nobody. Three calls in a row about different things, not all of one
         repository, that got no answer at all speak for the whole registry, and so does one whose
-        credentials are of no use. Those that were under way by then say nothing new: many that time
-        out together are no reason to stay away for long.
+        credentials are of no use.
         """
-        sent = self._returned(job, throttled=error.reason is Reason.THROTTLED)
+        self._returned(job, throttled=error.reason is Reason.THROTTLED)
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
             self._reached()
             if error.reason is Reason.THROTTLED:
                 self._throttled(error)
+                self._probe_again(job)
                 return True
             return False
         self._unanswered.add(job)
         if not (error.everything or self._out_of_reach()):
             return False
-        if self._missed_at is not None and sent is not None and sent <= self._missed_at:
-            return True
-        self._missed_at = self.clock.monotonic()
+        self._probe_again(job)
         delay = self.fail(_EVERYTHING, error, self._facts.failures, cap=OUTAGE_CAP, told_from=1)
         self.schedule.pause(until=self.clock.monotonic() + delay)
         return True
@@ -243,12 +246,17 @@ class Agenda:
         """Count a failure of the scope; how many seconds to stay away.
 
         It is told from the first failure in a row, unless `told_from` says another; a single time-out or
-        dropped connection is tried again in silence.
+        dropped connection is tried again in silence. A call that was under way when the scope failed last
+        says nothing new: many that fail together are no reason to stay away for long.
         """
         if told_from is None:
             told_from = 2 if error.reason is Reason.UNAVAILABLE else 1
+        now = self.clock.monotonic()
         trouble = self._troubles.setdefault(scope, _Trouble(failures, Backoff(cap=cap)))
+        if self._sent <= trouble.at:
+            return max(0.0, trouble.until - now)
         delay = trouble.backoff.failed(self._random)
+        trouble.at, trouble.until = now, now + delay
         if trouble.told or trouble.backoff.failures >= told_from:
             trouble.told = True
             with self._ledger.lock:
@@ -292,13 +300,17 @@ class Agenda:
     def warned(self, event: str, **fields: object) -> None:
         self._journal.warned(self._registry, event, **fields)
 
-    def _returned(self, job: Job, *, throttled: bool = False) -> float | None:
-        """When the call was sent."""
+    def _probe_again(self, job: Job) -> None:
+        """If the call was to tell whether its scope works again, it did not: have another one do so soon."""
+        soon = self.clock.monotonic() + PROBE_PAUSE
+        self.schedule.probe_again(Scope("status", job.repository), at=soon)
+
+    def _returned(self, job: Job, *, throttled: bool = False) -> None:
         sent = self._in_flight.pop(job, None)
+        self._sent = float("inf") if sent is None else sent
         if sent is not None:
             now = self.clock.monotonic()
             self.budget.answered(_lane(job), refused=throttled, sent=sent, now=now)
-        return sent
 
     def _out_of_reach(self) -> bool:
         repositories = {job.repository for job in self._unanswered}
@@ -307,7 +319,6 @@ class Agenda:
     def _reached(self) -> None:
         """AWS answered, whatever it said: the registry is within reach."""
         self._unanswered.clear()
-        self._missed_at = None
         self.schedule.resume()
         self.works(_EVERYTHING)
         if self._throttled_at is not None and self.clock.monotonic() > self._throttled_at + CALM_AFTER:

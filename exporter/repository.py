@@ -388,7 +388,8 @@ class RepositoryWatch:
         return Job(Kind.STATUS, self.name, digest)
 
     def _ask(self, facts: ImageFacts, *, due: float | None = None) -> None:
-        rank = None if facts.state is ImageState.SETTLED else facts.replicated_from or 0.0
+        urgent = facts.state in (ImageState.NEW, ImageState.PENDING)
+        rank = facts.replicated_from or 0.0 if urgent else None
         self._agenda.book(self._job(facts.digest), due=due, rank=rank)
 
     def _asked(self, digest: str = "") -> None:

@@ -6,8 +6,8 @@ The policy in five sentences:
    follows from the state of the image (`Intervals`).
 2. What is due is taken in turns. While there is a backlog of everything, every second turn is for
    listings, because only they find new pushes. Of the status calls three in four are for the newest
-   push of those that are not settled, and one for whatever is overdue the longest: pushes overtake any
-   backlog, nothing starves.
+   push of those that are new or on their way, and one for whatever is overdue the longest: pushes
+   overtake any backlog, nothing starves.
 3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
    allows, and one of an operation that AWS throttles alone from a second one as well (`budget`): work
    is spread evenly, in bursts of a tenth of a second at most, whatever becomes due at once.
@@ -163,6 +163,12 @@ class Schedule(Generic[K]):
         hold = self._holds.setdefault(scope, _Hold(until))
         hold.until = until
         self._choose_probe(hold)
+
+    def probe_again(self, scope: Hashable, *, at: float) -> None:
+        """If the scope is held, have the next probe go then, unless one may go sooner."""
+        if hold := self._holds.get(scope):
+            hold.until = min(hold.until, at)
+            self._choose_probe(hold)
 
     def release(self, scope: Hashable) -> None:
         """The scope works (again): what was kept back may go at once."""

@@ -1049,3 +1049,17 @@ def test_a_deadline_without_a_thread_is_kept_once_there_is_one(room: list[int]) 
         with deadline() as call:
             eventually(lambda: call.late and unwatched.late, within=5)
     assert not deadline._calls
+
+
+@pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.ACCESS_DENIED])
+def test_many_that_fail_together_keep_a_repository_away_for_no_longer_than_one(reason: Reason) -> None:
+    ecr = FakeECR(page_size=100)
+    for number in range(40):
+        ecr.report("team/app", pushed(ecr, tag=f"v{number}"), complete())
+    rig = world(ecr, requests_per_second=1000.0)
+    ecr.fault = lambda operation, _: refusal(reason) if operation == STATUS else None
+    rig.run(1)
+    ecr.fault = lambda *_: None
+    rig.run(6)
+    assert len(rig.states()) == 40
+    assert all(states == {IRELAND: "COMPLETE"} for states in rig.states().values())
