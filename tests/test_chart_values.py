@@ -350,6 +350,25 @@ def test_the_values_of_the_readme_are_taken() -> None:
         assert problems(workload(objects(values_of(text)))) == []
 
 
+def test_the_shortest_values_of_the_readme_scrape_and_alert() -> None:
+    """Both are found by a Prometheus that selects by the label `release`, as kube-prometheus-stack's does."""
+    found = re.search(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    assert found
+    made = objects(values_of(found[1]))
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert one(made, kind)["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_the_image_of_the_readme_is_the_one_that_is_pulled() -> None:
+    text = (CHART / "README.md").read_text()
+    built = re.search(r"^docker build -t (\S+) \.$", text, re.MULTILINE)
+    pushed = re.search(r"^docker push (\S+)$", text, re.MULTILINE)
+    assert built
+    assert pushed
+    image = dict(re.findall(r"--set image\.(\w+)=(\S+)", text))
+    assert container(objects({"image": image}))["image"] == built[1] == pushed[1]
+
+
 def defaults(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The paths of the values that may be empty, or are Kubernetes' own."""
     for key, each in node.items():
