@@ -88,6 +88,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser.parse_args(argv)
     if not flags.telemetry_path.startswith("/"):
         parser.error(f"argument --web.telemetry-path: {flags.telemetry_path!r} does not start with /")
+    if flags.telemetry_path in ("/", "/config") or flags.telemetry_path.startswith("/-/"):
+        parser.error(
+            f"argument --web.telemetry-path: {flags.telemetry_path!r} is taken by another page; "
+            "any path will do but /, /config and those under /-/"
+        )
     flags.shard = Shard(flags.ordinal, flags.total_shards)
     if flags.ordinal >= flags.total_shards:
         total = flags.total_shards

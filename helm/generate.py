@@ -36,6 +36,9 @@ Schema = dict[str, Any]
 _STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 #: A label's key and value, as Kubernetes has them.
 _LABEL = r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_CIDR4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])"
+_CIDR6 = r"[0-9a-fA-F]*:[0-9a-fA-F:.]*/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
 _LABEL_KEY = r"^(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 
 
@@ -62,6 +65,14 @@ _NAMED: dict[str, Schema] = {
     "web": schema.web(),
     "duration": {"type": "string", "pattern": f"^(?:0|{words.DURATION.pattern})$", "minLength": 1},
     "optionalDuration": {"type": "string", "pattern": f"^(?:{words.DURATION.pattern})$"},
+    # Nought of any unit is "never", and what is not is a second at least: --config.auto-reload-interval.
+    "reloadInterval": {
+        "anyOf": [
+            {"type": "string", "pattern": "^(?:0|(?:0+(?:[ywdhms]|ms))+)$"},
+            schema.text(words.Duration(1.0)),
+        ]
+    },
+    "cidr": {"type": "string", "pattern": f"^(?:{_CIDR4}|{_CIDR6})$"},
     "key": {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253},
     "name": {"type": "string", "pattern": "^(?:[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)?$", "maxLength": 63},
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},

@@ -267,11 +267,6 @@ def test_shards() -> None:
     assert claim["metadata"]["name"] == "state"
 
 
-def test_a_state_file_of_ones_own_stays() -> None:
-    text = one(objects({"stateFile": {"enabled": True}, "config": {"state_file": "/data/x"}}), "ConfigMap")
-    assert config.parse(text["data"]["config.yaml"]).state_file == "/data/x"
-
-
 def test_state_without_a_claim() -> None:
     found = objects({"shards": 2, "stateFile": {"persistent": False}})
     assert "volumeClaimTemplates" not in workload(found)["spec"]
@@ -329,13 +324,39 @@ def test_the_notes_warn() -> None:
         return render(values, apis=())["NOTES.txt"]
 
     assert "WARNING" not in notes()
-    assert "keeps nodes from being drained" in notes(podDisruptionBudget={"enabled": True, "minAvailable": 1})
-    assert "WARNING" not in notes(podDisruptionBudget={"enabled": True})
     assert "scraped twice" in notes(podMonitor={"enabled": True}, serviceMonitor={"enabled": True})
     assert "There is none" in notes(verticalPodAutoscaler={"enabled": True})
     role = {"role_arn": "arn:aws:iam::222233334444:role/x", "external_id": "s3cr3t"}
     assert "existingConfigSecret" in notes(config={"registries": [role]})
     assert "s3cr3t" not in notes(config={"registries": [role]})
+
+
+@pytest.mark.parametrize(
+    ("budget", "shards", "spec", "blocks"),
+    [
+        ({}, 1, {"maxUnavailable": 1}, False),
+        ({"minAvailable": 0}, 1, {"minAvailable": 0}, False),
+        ({"minAvailable": "0%"}, 1, {"minAvailable": "0%"}, False),
+        ({"minAvailable": 1}, 1, {"minAvailable": 1}, True),
+        ({"minAvailable": "1%"}, 1, {"minAvailable": "1%"}, True),
+        ({"minAvailable": 1}, 2, {"minAvailable": 1}, False),
+        ({"minAvailable": "50%"}, 2, {"minAvailable": "50%"}, False),
+        ({"minAvailable": "51%"}, 2, {"minAvailable": "51%"}, True),
+        ({"minAvailable": 3}, 3, {"minAvailable": 3}, True),
+        ({"maxUnavailable": 0}, 3, {"maxUnavailable": 0}, True),
+        ({"maxUnavailable": "0%"}, 1, {"maxUnavailable": "0%"}, True),
+        ({"maxUnavailable": "1%"}, 1, {"maxUnavailable": "1%"}, False),
+        ({"minAvailable": None, "maxUnavailable": 2}, 3, {"maxUnavailable": 2}, False),
+        ({"minAvailable": 2, "maxUnavailable": ""}, 3, {"minAvailable": 2}, False),
+    ],
+)
+def test_a_disruption_budget_that_lets_no_pod_go_is_warned_of(
+    budget: dict[str, Any], shards: int, spec: dict[str, Any], blocks: bool
+) -> None:
+    given = {"shards": shards, "podDisruptionBudget": {"enabled": True} | budget}
+    made = one(objects(given), "PodDisruptionBudget")["spec"]
+    assert {key: made[key] for key in ("minAvailable", "maxUnavailable") if key in made} == spec
+    assert ("keeps nodes from being drained" in render(given)["NOTES.txt"]) == blocks
 
 
 def test_an_autoscaler_only_where_there_are_some() -> None:
@@ -356,6 +377,8 @@ def test_the_network_policy_denies_what_it_does_not_name() -> None:
     assert ways == {
         (53, "UDP", None),
         (53, "TCP", None),
+        (5353, "UDP", None),
+        (5353, "TCP", None),
         (443, "TCP", None),
         (80, "TCP", "169.254.169.254/32"),
         (80, "TCP", "169.254.170.23/32"),

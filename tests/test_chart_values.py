@@ -88,7 +88,15 @@ def test_a_typo_is_refused_at_every_level(source: str) -> None:
         {"commonLabels": {"a": "x" * 64}},
         {"podLabels": {"a": True}},
         {"fullnameOverride": "Upper"},
+        {"autoReloadInterval": "999ms"},
         {"web": {"telemetryPath": "metrics"}},
+        {"web": {"telemetryPath": "/"}},
+        {"web": {"telemetryPath": "/config"}},
+        {"web": {"telemetryPath": "/-/healthy"}},
+        {"networkPolicy": {"awsCidrs": ["10.0.0.0/33"]}},
+        {"networkPolicy": {"awsCidrs": ["10.0.0.256/8"]}},
+        {"networkPolicy": {"awsCidrs": ["10.0.0.0"]}},
+        {"networkPolicy": {"awsCidrs": ["fd00::/129"]}},
         {"web": {"config": {"basic_auth_users": {"a": "password"}}}},
         {"livenessProbe": {"httpGet": {"pth": "/"}}},
         {"extraEnv": [{"value": "a"}]},
@@ -99,6 +107,20 @@ def test_a_typo_is_refused_at_every_level(source: str) -> None:
 )
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any]) -> None:
     assert not takes(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"autoReloadInterval": "0m"},
+        {"autoReloadInterval": "1h30m"},
+        {"web": {"telemetryPath": "/configuration"}},
+        {"web": {"telemetryPath": "/-"}},
+        {"networkPolicy": {"awsCidrs": ["0.0.0.0/0", "10.0.0.0/9", "192.0.2.255/32", "::/0", "fd00::1/128"]}},
+    ],
+)
+def test_what_comes_close_to_a_mistake_is_taken(values: dict[str, Any]) -> None:
+    assert takes(values)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -126,7 +148,8 @@ def test_helm_judges_whatever_comes_as_the_schema_does(letter: dict[str, Any]) -
 def test_a_configuration_arrives_as_it_was_given(configuration: Settings) -> None:
     """Helm holds it as JSON and writes YAML of its own; texts, numbers and their size survive that."""
     text = to_yaml(configuration)
-    (rendered,) = one(objects({"config": yaml.safe_load(text)}), "ConfigMap")["data"].values()
+    anywhere = {"extraVolumeMounts": [{"name": "any", "mountPath": "/"}]}  # for a state file
+    (rendered,) = one(objects({"config": yaml.safe_load(text)} | anywhere), "ConfigMap")["data"].values()
     assert config.parse(rendered) == configuration
 
 
@@ -199,7 +222,7 @@ combinations = st.fixed_dictionaries(
         ),
         "dashboard": st.fixed_dictionaries({"enabled": switch}, optional={"labels": labels}),
     },
-)
+).filter(lambda values: not (values.get("existingConfigMap") and values.get("existingConfigSecret")))
 #: As Helm allows them: dots inside, a digit first, up to 53 characters.
 releases = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,51}[a-z0-9])?\Z").filter(
     lambda name: not any(pair in name for pair in ("..", ".-", "-."))
@@ -325,6 +348,25 @@ def test_the_values_of_the_readme_are_taken() -> None:
     assert len(examples) == 2
     for text in examples:
         assert problems(workload(objects(values_of(text)))) == []
+
+
+def test_the_shortest_values_of_the_readme_scrape_and_alert() -> None:
+    """Both are found by a Prometheus that selects by the label `release`, as kube-prometheus-stack's does."""
+    found = re.search(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    assert found
+    made = objects(values_of(found[1]))
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert one(made, kind)["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_the_image_of_the_readme_is_the_one_that_is_pulled() -> None:
+    text = (CHART / "README.md").read_text()
+    built = re.search(r"^docker build -t (\S+) \.$", text, re.MULTILINE)
+    pushed = re.search(r"^docker push (\S+)$", text, re.MULTILINE)
+    assert built
+    assert pushed
+    image = dict(re.findall(r"--set image\.(\w+)=(\S+)", text))
+    assert container(objects({"image": image}))["image"] == built[1] == pushed[1]
 
 
 def defaults(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -74,7 +74,7 @@ annotations:
 {{- end }}
 
 {{- define "ecr-replication-exporter.reloads" -}}
-{{- if not (has .Values.autoReloadInterval (list "" "0" "0s")) }}true{{ end }}
+{{- if regexMatch "[1-9]" (default "" .Values.autoReloadInterval) }}true{{ end }}
 {{- end }}
 
 {{/* The configuration, and where to keep the state if there is a place for it. */}}
@@ -109,7 +109,10 @@ annotations:
 {{/* (dict "root" . "probe" .Values.livenessProbe "path" "/-/healthy") */}}
 {{- define "ecr-replication-exporter.probe" -}}
 {{- $probe := omit (deepCopy .probe) "enabled" }}
-{{- if not (or $probe.exec $probe.tcpSocket) }}
+{{- /* A probe has one handler: another one takes the place of the chart's, and of an httpGet of other values. */}}
+{{- if pick $probe "exec" "grpc" "tcpSocket" }}
+{{- $probe = omit $probe "httpGet" }}
+{{- else }}
 {{- if and (include "ecr-replication-exporter.isLocked" .root) (not $probe.httpGet) }}
 {{- $probe = merge (dict "tcpSocket" (dict "port" "http")) $probe }}
 {{- else }}
@@ -123,4 +126,25 @@ annotations:
 {{- define "ecr-replication-exporter.testLabels" -}}
 app.kubernetes.io/name: "{{ include "ecr-replication-exporter.name" . }}-test"
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* Nought counts here, and only null and "" are no number. */}}
+{{- define "ecr-replication-exporter.budget" -}}
+{{- $least := .Values.podDisruptionBudget.minAvailable | toJson | trimAll "\"" | replace "null" "" }}
+{{- $most := .Values.podDisruptionBudget.maxUnavailable | toJson | trimAll "\"" | replace "null" "" }}
+{{- if $least }}minAvailable: {{ $least }}
+{{- else if $most }}maxUnavailable: {{ $most }}
+{{- else }}{{ fail "podDisruptionBudget has neither minAvailable nor maxUnavailable: give one of them a number or a percentage" }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the budget lets no pod go even when all are well. Kubernetes rounds percentages up, of both. */}}
+{{- define "ecr-replication-exporter.isDrainBlocked" -}}
+{{- $shards := int .Values.shards }}
+{{- $budget := include "ecr-replication-exporter.budget" . }}
+{{- $number := regexFind "[0-9]+" $budget | int }}
+{{- if hasSuffix "%" $budget }}
+{{- $number = div (add (mul $number $shards) 99) 100 | int }}
+{{- end }}
+{{- if ternary (ge $number $shards) (eq $number 0) (hasPrefix "minAvailable" $budget) }}true{{ end }}
 {{- end }}

@@ -1,5 +1,6 @@
 {{/* What the pods of the Deployment and of the StatefulSet have in common, which is nearly all. */}}
 {{- define "ecr-replication-exporter.podTemplate" -}}
+{{- include "ecr-replication-exporter.check" . }}
 {{- $annotations := deepCopy (default dict .Values.podAnnotations) }}
 {{- if not (or (include "ecr-replication-exporter.reloads" .) .Values.existingConfigMap .Values.existingConfigSecret) }}
 {{- $_ := set $annotations "checksum/config" (include "ecr-replication-exporter.config" . | sha256sum) }}

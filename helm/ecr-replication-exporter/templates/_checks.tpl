@@ -1,0 +1,44 @@
+{{/* What no schema can tell, and what else would show only in a pod that does not start, or keeps nothing. */}}
+{{- define "ecr-replication-exporter.check" -}}
+{{- if and .Values.existingConfigMap .Values.existingConfigSecret }}
+{{- fail "existingConfigMap and existingConfigSecret are both set: the configuration comes from one of them, leave the other empty" }}
+{{- end }}
+{{- include "ecr-replication-exporter.checkState" . }}
+{{- include "ecr-replication-exporter.checkWeb" . }}
+{{- end }}
+
+{{/* The state file is replaced by a new one in its folder, so the folder has to be in a volume, not the file itself. */}}
+{{- define "ecr-replication-exporter.checkState" -}}
+{{- $file := (default dict .Values.config).state_file }}
+{{- if and $file (not (or .Values.existingConfigMap .Values.existingConfigSecret)) }}
+{{- $places := dict "folders" (list) }}
+{{- if include "ecr-replication-exporter.isStateful" . }}
+{{- $_ := set $places "folders" (list .Values.stateFile.mountPath) }}
+{{- end }}
+{{- range tpl (toYaml (default list .Values.extraVolumeMounts)) . | fromYamlArray }}
+{{- if not .readOnly }}
+{{- $_ := set $places "folders" (append $places.folders .mountPath) }}
+{{- end }}
+{{- end }}
+{{- $kept := false }}
+{{- range $places.folders }}
+{{- $kept = or $kept (hasPrefix (printf "%s/" (clean . | trimSuffix "/")) (clean (printf "/%s" $file))) }}
+{{- end }}
+{{- if not $kept }}
+{{- fail (printf "config.state_file is %s, and no volume that can be written is mounted there: leave it out and set stateFile.enabled, or mount a volume with extraVolumes and extraVolumeMounts" $file) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Who hands the exporter a web configuration by a flag of his own knows what is in it. */}}
+{{- define "ecr-replication-exporter.checkWeb" -}}
+{{- $web := .Values.web }}
+{{- if not (or $web.existingSecret (contains "--web.config.file" (join " " .Values.extraArgs))) }}
+{{- if and $web.tls (not (default dict $web.config).tls_server_config) }}
+{{- fail "web.tls is true, but no web configuration has TLS: name a Secret that does in web.existingSecret, or set web.config.tls_server_config" }}
+{{- end }}
+{{- if and $web.certificateSecret (not $web.config) }}
+{{- fail "web.certificateSecret is set, but no web configuration uses it: name its files in web.config.tls_server_config, or a Secret with a web configuration in web.existingSecret" }}
+{{- end }}
+{{- end }}
+{{- end }}
