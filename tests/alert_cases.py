@@ -46,9 +46,14 @@ def shard(ordinal: int) -> dict[str, float]:
     return {f"{OWN}_shard_ordinal{{{at}}}": ordinal, f"{OWN}_total_shards{{{at}}}": 3}
 
 
-def crash_loop(moment: Moment) -> float:
-    """When the process started, if it does so every five minutes."""
-    return moment.minute // 5 * 300.0
+def crash_loop(moment: Moment) -> float | None:
+    """When the process started, if it does so every eight minutes and lives for three."""
+    return moment.minute // 8 * 480.0 if moment.minute % 8 < 3 else None
+
+
+def crash_looping(moment: Moment) -> float | None:
+    """What it shows of itself while it lives."""
+    return 1 if crash_loop(moment) is not None else None
 
 
 def target_case(alert: str, severity: str, reason: str, after: int, summary: str) -> Case:
@@ -226,11 +231,11 @@ CASES = (
         "ECRReplicationExporterRestarting",
         "warning",
         good={"process_start_time_seconds": 0, BUILD: 1},
-        bad={"process_start_time_seconds": crash_loop, BUILD: 1},
-        fires_after=25,
+        bad={"process_start_time_seconds": crash_loop, BUILD: crash_looping},
+        fires_after=35,
         resolves_within=77,
         labels={"instance": "10.0.0.1:10042"},
-        summary="The ECR replication exporter 10.0.0.1:10042 was started 6 times within an hour.",
+        summary="The ECR replication exporter 10.0.0.1:10042 was started 5 times within an hour.",
         moves=False,
     ),
     Case(
