@@ -103,9 +103,9 @@ def input_series(case: Case) -> list[dict[str, str]]:
         address = "10.0.0.2:10042" if case.moves and minute >= second else "10.0.0.1:10042"
         now: dict[str, float | None] = {}
         for name, value in series.items():
-            full = name if "instance=" in name else _labelled(name, f'instance="{address}"')
+            full = name if "instance=" in name else labelled(name, f'instance="{address}"')
             seen = value(moment) if callable(value) else value
-            now[_labelled(full, 'job="ecr"')] = seen if not away else 0 if name == "up" else None
+            now[_of_a_job(full)] = seen if not away else 0 if name == "up" else None
         for name in now.keys() | tracks.keys():
             if name not in tracks:
                 tracks[name] = _Track(["_"] * minute)
@@ -132,8 +132,8 @@ def episode(
             moment = Moment(minute, minute - begins, minute - started)
             value = (meanwhile if on else healthy).get(name)
             track.add(value(moment) if callable(value) else value)
-        full = name if "instance=" in name else _labelled(name, 'instance="10.0.0.1:10042"')
-        series.append({"series": _labelled(full, 'job="ecr"'), "values": " ".join(track.tokens)})
+        full = name if "instance=" in name else labelled(name, 'instance="10.0.0.1:10042"')
+        series.append({"series": _of_a_job(full), "values": " ".join(track.tokens)})
 
     def fired(minutes: int) -> str:
         return f'group by (alertname) (count_over_time(ALERTS{{alertstate="firing"}}[{minutes}m]))'
@@ -149,7 +149,11 @@ def episode(
     }
 
 
-def _labelled(series: str, label: str) -> str:
+def _of_a_job(series: str) -> str:
+    return series if "job=" in series else labelled(series, 'job="ecr"')
+
+
+def labelled(series: str, label: str) -> str:
     return f"{series[:-1]},{label}}}" if series.endswith("}") else f"{series}{{{label}}}"
 
 
