@@ -21,6 +21,10 @@ DESCRIBED = f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeRegistr
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
 RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
+BUILD_HERE = labelled(BUILD, 'namespace="here"')
+OTHER_BUILD = labelled(BUILD, 'job="other"')
+TARGET_IMAGES = f'ecr_target_images{{target="team/*",{S}}}'
+SHARDS_TARGET_IMAGES = labelled(TARGET_IMAGES, 'apps_kubernetes_io_pod_index="1"')
 NEW_RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infra/"}}'
 
 
@@ -41,7 +45,8 @@ def bucket(le: str) -> str:
 
 
 def shard(ordinal: int) -> dict[str, float]:
-    at = f'instance="10.0.1.{ordinal}:10042"'
+    """As scraped with a label of the pod that differs from shard to shard."""
+    at = f'instance="10.0.1.{ordinal}:10042",apps_kubernetes_io_pod_index="{ordinal}"'
     return {f"{OWN}_shard_ordinal{{{at}}}": ordinal, f"{OWN}_total_shards{{{at}}}": 3}
 
 
@@ -204,12 +209,24 @@ CASES = (
     Case(
         "ECRReplicationTargetEmpty",
         "info",
-        good={f'ecr_target_images{{target="team/*",{S}}}': 5},
-        bad={f'ecr_target_images{{target="team/*",{S}}}': 0},
+        good={TARGET_IMAGES: 0, SHARDS_TARGET_IMAGES: 5},
+        bad={TARGET_IMAGES: 0, SHARDS_TARGET_IMAGES: 0},
         fires_after=60,
         resolves_within=17,
         labels=TARGET,
         summary="Target team/* selects no image in 111122223333/us-east-1.",
+        about="on any shard",
+    ),
+    Case(
+        "ECRReplicationTargetEmpty",
+        "info",
+        good={TARGET_IMAGES: 0, failure("repository_not_found"): 1},
+        bad={TARGET_IMAGES: 0},
+        fires_after=60,
+        resolves_within=17,
+        labels=TARGET,
+        summary="Target team/* selects no image in 111122223333/us-east-1.",
+        about="of what exists",
     ),
     Case(
         "ECRReplicationRegistryNotListed",
@@ -241,6 +258,17 @@ CASES = (
         labels={"instance": "10.0.0.1:10042"},
         summary="The ECR replication exporter 10.0.0.1:10042 cannot be scraped.",
         moves=False,
+    ),
+    Case(
+        "ECRReplicationExporterVanished",
+        "warning",
+        good={BUILD_HERE: 1, OTHER_BUILD: 1},
+        bad={OTHER_BUILD: 1},
+        fires_after=15,
+        resolves_within=2,
+        labels={"namespace": "here", "job": "ecr"},
+        summary="The ECR replication exporter here/ecr is no target of Prometheus any more; it was one"
+        " within 1d.",
     ),
     Case(
         "ECRReplicationExporterRestarting",
@@ -296,7 +324,7 @@ CASES = (
         },
         fires_after=15,
         resolves_within=34,
-        labels={**SOURCE, "job": ""},
+        labels=SOURCE,
         summary="AWS throttles 20% of the calls to 111122223333/us-east-1.",
     ),
     Case(

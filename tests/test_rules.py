@@ -66,7 +66,7 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
     [
         ({"up": 0}, 30, ["ECRReplicationExporterAbsent", "ECRReplicationExporterDown"]),
         (UNREADABLE, 180, []),
-        (MOVED, 180, []),
+        (MOVED, 180, ["ECRReplicationExporterVanished"]),
     ],
     ids=["outage", "unreadable rules", "moved and back"],
 )
