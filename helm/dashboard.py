@@ -3,7 +3,8 @@
 `make helm` writes the chart's files/dashboard.json; with --check nothing is written, and the exit code is 1
 if that file is not what it should be. Grafana imports the file as it is, too.
 
-What several exporters tell alike (the pods of an update, say) counts once: `once` takes the greatest.
+What several exporters tell alike (the pods of an update, say) counts once: `once` takes the greatest. What
+each shard counts of its own is added by `added`, which takes two pods of one shard for one.
 """
 
 from __future__ import annotations
@@ -41,10 +42,23 @@ OWN = "ecr_replication_exporter_"
 #: The matchers of what is chosen above the panels.
 REGISTRY = 'source_registry_id=~"$registry",source_region=~"$region"'
 REPOSITORY = f'{REGISTRY},repository=~"$repository"'
+TARGET = "target, source_registry_id, source_region"
 
 
 def once(selector: str) -> str:
     return f"max without (instance, pod) ({selector})"
+
+
+#: One exporter, or the shards that are one together.
+RELEASE = "cluster, namespace, job"
+#: 1 for each process, with its shard as a label.
+ORDINALS = f'count_values by ({RELEASE}, instance) ("ordinal", {OWN}shard_ordinal)'
+
+
+def added(selector: str, by: str = "") -> str:
+    of_each = f"{selector} * on ({RELEASE}, instance) group_left (ordinal) {ORDINALS}"
+    labels = ", ".join(filter(None, (by, RELEASE, "ordinal")))
+    return f"sum by ({by}) (max by ({labels}) ({of_each}))"
 
 
 def per_image(left: str, *extra: str) -> str:
@@ -109,7 +123,7 @@ OVERVIEW = Row(
         ),
         stat(
             "Targets in trouble",
-            Query(f"count (ecr_target_success{{{REGISTRY}}}) - sum (ecr_target_success{{{REGISTRY}}})"),
+            Query(f"sum (1 - min by ({TARGET}) (ecr_target_success{{{REGISTRY}}}))"),
             "Targets of the configuration of which not everything was found and asked in the last round.",
             steps=[(None, GREEN), (1, RED)],
             width=4,
@@ -149,7 +163,8 @@ DESTINATIONS = Row(
         ),
         table(
             "Replication rules",
-            once(f"ecr_registry_replication_rule_info{{{REGISTRY}}}"),
+            "max by (source_registry_id, source_region, repository_filter, registry_id, region)"
+            f" (ecr_registry_replication_rule_info{{{REGISTRY}}})",
             about="Where the registries send what is pushed to repositories with the prefix; no prefix: all.",
             columns={
                 "source_registry_id": "From account",
@@ -172,6 +187,8 @@ TROUBLE = Row(
                 "repository": "Repository",
                 "tag": "Tag",
                 "digest": "Digest",
+                "source_registry_id": "From account",
+                "source_region": "From Region",
                 "registry_id": "To account",
                 "region": "To Region",
                 "failure_code": "Code",
@@ -188,6 +205,8 @@ TROUBLE = Row(
                 "repository": "Repository",
                 "tag": "Tag",
                 "digest": "Digest",
+                "source_registry_id": "From account",
+                "source_region": "From Region",
                 "registry_id": "To account",
                 "region": "To Region",
                 "status": "State",
@@ -259,7 +278,7 @@ BACKLOG = Row(
         lines(
             "Calls to ECR and what is allowed",
             Query(f"sum by (operation) (rate({CALLS}[$__rate_interval]))", "{{operation}}"),
-            Query(f"sum (max without (instance, pod) ({OWN}request_rate_limit{{{REGISTRY}}}))", "rate limit"),
+            Query(added(f"{OWN}request_rate_limit{{{REGISTRY}}}"), "rate limit"),
             about="The limit goes down while AWS throttles, and back up to requests_per_second.",
             unit="reqps",
             overrides=[line_colour("rate limit", RED)],
@@ -306,15 +325,18 @@ EXPORTER = Row(
         ),
         stat(
             "Shards",
-            Query(f'count (count_values ("ordinal", {OWN}shard_ordinal)) / max ({OWN}total_shards)'),
-            "The part of the shards that is scraped.",
+            Query(
+                f'count (count_values by ({RELEASE}) ("ordinal", {OWN}shard_ordinal))'
+                f" / sum (max by ({RELEASE}) ({OWN}total_shards))"
+            ),
+            "The part of the shards that is scraped, of all releases together.",
             steps=[(None, RED), (1, GREEN)],
             unit="percentunit",
             width=4,
         ),
         stat(
             "Images skipped",
-            Query(f"sum ({once(OWN + 'images_skipped')})"),
+            Query(added(f"{OWN}images_skipped")),
             "What targets select and max_images leaves out.",
             steps=[(None, GREEN), (1, ORANGE)],
             width=4,
@@ -345,14 +367,14 @@ EXPORTER = Row(
         ),
         lines(
             "Images by what is expected of them",
-            Query(f"sum by (state) ({once(OWN + 'images')})", "{{state}}"),
+            Query(added(f"{OWN}images", "state"), "{{state}}"),
             about="new: not asked yet. unknown: no usable answer, or none for long.",
             custom=STACKED,
         ),
         table(
             "Targets",
-            once(f"ecr_target_images{{{REGISTRY}}}"),
-            about="How many images each target of the configuration selects.",
+            added(f"ecr_target_images{{{REGISTRY}}}", TARGET),
+            about="How many images each target of the configuration selects, on all shards.",
             columns={
                 "target": "Target",
                 "source_registry_id": "Account",
@@ -363,7 +385,7 @@ EXPORTER = Row(
         ),
         table(
             "Targets in trouble, and why",
-            once(f"ecr_target_failure_info{{{REGISTRY}}}"),
+            f"max by ({TARGET}, reason) (ecr_target_failure_info{{{REGISTRY}}})",
             about="Empty is well.",
             columns={
                 "target": "Target",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command import eventually, running
 from monitoring import EXAMPLES, Prometheus, prometheus
 
@@ -127,6 +128,62 @@ def test_the_variables_have_values(scraping: Prometheus) -> None:
         found = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
         assert found
         assert scraping.query(f"count by ({found[2]}) ({chosen(found[1])})")[0]["metric"]
+
+
+SOURCE = 'source_registry_id="111122223333",source_region="us-east-1"'
+#: What a panel says of shards, each with labels of its pod, while the last of two releases lacks one.
+OF_SHARDS: Mapping[str, Mapping[str, float]] = {
+    "Images by what is expected of them": {'{state="settled"}': 100 + 101 + 102 + 7},
+    "Images skipped": {"{}": 1 + 2 + 3},
+    "Targets": {f'{{target="team/*",{SOURCE}}}': 100 + 101 + 102 + 7},
+    "Targets in trouble": {"{}": 1},
+    "Calls to ECR and what is allowed": {"{}": 3 + 3 + 3 + 9},
+    "Shards": {"{}": 4 / 5},
+}
+
+
+def shard(release: str, pod: str, ordinal: int, of: int, **told: float) -> dict[str, float]:
+    """The series of one pod."""
+    own = "ecr_replication_exporter_"
+    here = f'job="ecr",namespace="{release}",instance="{pod}",pod="{pod}",index="{pod}"'
+    target = f'{here},target="team/*",{SOURCE}'
+    return {
+        f"{own}shard_ordinal{{{here}}}": ordinal,
+        f"{own}total_shards{{{here}}}": of,
+        f'{own}images{{{here},state="settled"}}': told["images"],
+        f"{own}images_skipped{{{here}}}": told["skipped"],
+        f"{own}request_rate_limit{{{here},{SOURCE}}}": told["rate"],
+        f"ecr_target_images{{{target}}}": told["images"],
+        f"ecr_target_success{{{target}}}": told["success"],
+    }
+
+
+def test_shards_are_added_and_the_pods_of_one_are_not(
+    tmp_path: Path, command: Callable[[str, str], str]
+) -> None:
+    promtool = command("promtool", "prometheus")
+    series = {
+        **shard("a", "a0-old", 0, 3, images=100, skipped=1, rate=3, success=1),
+        **shard("a", "a0-new", 0, 3, images=99, skipped=1, rate=3, success=1),
+        **shard("a", "a1", 1, 3, images=101, skipped=2, rate=3, success=0),
+        **shard("a", "a2", 2, 3, images=102, skipped=3, rate=3, success=1),
+        **shard("b", "b1", 1, 2, images=7, skipped=0, rate=9, success=1),
+    }
+    queries = {panel["title"]: panel["targets"][-1]["expr"] for panel in panels()}
+    asked = [
+        {
+            "expr": chosen(queries[title]),
+            "eval_time": "0s",
+            "exp_samples": [{"labels": labels, "value": value} for labels, value in said.items()],
+        }
+        for title, said in OF_SHARDS.items()
+    ]
+    given = [{"series": name, "values": f"{value:g}"} for name, value in series.items()]
+    tests = {"tests": [{"interval": "1m", "input_series": given, "promql_expr_test": asked}]}
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump(tests))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_all_that_is_chosen_is_offered() -> None:
