@@ -40,6 +40,8 @@ _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _CIDR4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])"
 _CIDR6 = r"[0-9a-fA-F]*:[0-9a-fA-F:.]*/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
 _LABEL_KEY = r"^(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+#: A label matcher of PromQL, and the space after it.
+_MATCHER = r"""[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=|!=|=~|!~)\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`)\s*"""
 
 
 def _object(**properties: Any) -> Schema:
@@ -76,6 +78,7 @@ _NAMED: dict[str, Schema] = {
     "key": {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253},
     "name": {"type": "string", "pattern": "^(?:[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)?$", "maxLength": 63},
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "matchers": {"type": "string", "pattern": rf"^\s*(?:{_MATCHER}(?:,\s*{_MATCHER})*,?\s*)?$"},
     "strings": _STRINGS,
     "quantities": {"type": "object", "additionalProperties": {"$ref": "k8s/Quantity"}},
     "labels": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -94,12 +95,39 @@ def test_no_placeholder_is_left_and_every_metric_has_the_selector(
         assert "<" not in text.replace("<=", ""), name
         assert rule["annotations"]["runbook_url"] == f"https://runbooks.example/{name}.md"
         plain = rules()[name]["expr"]
-        selectors = plain.count("ecr_") + plain.count("up") * (name.endswith("Down"))
-        selectors += plain.count("process_start_time_seconds")
+        selectors = len(re.findall(r"\becr_|\bup\b|\bprocess_start_time_seconds\b", plain))
         assert rule["expr"].count('{namespace="here"') == selectors, name
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": list(changed.values())}]}))
     subprocess.run([command("promtool", "prometheus"), "check", "rules", str(file)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("selector", "metric"),
+    [
+        ("", "up"),
+        ("  ", "up"),
+        ('job="ecr"', 'up{job="ecr"}'),
+        (' job="ecr", ', 'up{job="ecr"}'),
+        ('job="ecr",\n', 'up{job="ecr"}'),
+        ("job=~'ecr-[a-z]{2,}',cluster!=\"\"", "up{job=~'ecr-[a-z]{2,}',cluster!=\"\"}"),
+        ('job="a \\"{}\\" b"', 'up{job="a \\"{}\\" b"}'),
+    ],
+)
+def test_the_selector_may_be_written_as_in_a_query(
+    selector: str, metric: str, command: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    selected = rules(selector=selector)
+    assert selected["ECRReplicationExporterDown"]["expr"].startswith(f"{metric} == 0\n")
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": list(selected.values())}]}))
+    subprocess.run([command("promtool", "prometheus"), "check", "rules", str(file)], check=True)
+
+
+@pytest.mark.parametrize("selector", ['{job="ecr"}', "job", "job=ecr", ',job="ecr"', 'job="ecr" cluster="a"'])
+def test_a_selector_that_is_none_is_refused(selector: str) -> None:
+    with pytest.raises(helm_python.HelmValuesError):
+        rules(selector=selector)
 
 
 def test_rules_of_ones_own() -> None:

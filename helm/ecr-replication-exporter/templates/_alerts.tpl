@@ -5,7 +5,7 @@ its <words>. An alert that is switched off is left out, and so is a group withou
 {{- define "ecr-replication-exporter.ruleGroups" -}}
 {{- $rule := .Values.prometheusRule }}
 {{- $source := .Files.Get "files/alerts.yaml" | fromYaml }}
-{{- $selector := ternary "" (printf "%s," (trimSuffix "," $rule.selector)) (empty $rule.selector) }}
+{{- $selector := $rule.selector | trim | trimSuffix "," | trim }}
 {{- $groups := list }}
 {{- range $group := $source.groups }}
   {{- $alerts := list }}
@@ -14,12 +14,13 @@ its <words>. An alert that is switched off is left out, and so is a group withou
     {{- if $knobs.enabled }}
       {{- $texts := dict "expr" $asked.expr "summary" $asked.summary "description" $asked.description }}
       {{- range $key, $text := $texts }}
-        {{- range $words := list $source.words $knobs (dict "selector" $selector) }}
+        {{- range $words := list $source.words $knobs }}
           {{- range $word, $meaning := $words }}
             {{- $text = replace (printf "<%s>" $word) (toString $meaning) $text }}
           {{- end }}
         {{- end }}
-        {{- $_ := set $texts $key ($text | replace ",}" "}" | replace "{}" "") }}
+        {{- $text = replace "{<selector>}" (empty $selector | ternary "" (printf "{%s}" $selector)) $text }}
+        {{- $_ := set $texts $key (replace "<selector>" (empty $selector | ternary "" (printf "%s," $selector)) $text) }}
       {{- end }}
       {{- $alert := dict "alert" $asked.alert "expr" $texts.expr }}
       {{- if $knobs.for }}
