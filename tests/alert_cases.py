@@ -404,5 +404,7 @@ UNREADABLE: Mapping[str, Value] = {
     RULE: lambda moment: 1 if moment.phase < 60 else None,
     DESCRIBED: lambda moment: moment.since_start - moment.phase,
 }
+#: A new exporter is denied the rules that the one before it read.
+DENIED_FROM_THE_START = {name: value for name, value in HEALTHY.items() if name not in {RULE, DESCRIBED}}
 #: Another release, namespace or job watches the same.
 MOVED: Mapping[str, Value] = {labelled(name, 'job="moved"'): value for name, value in HEALTHY.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command import Command, eventually, running
+from command import Command, ask, eventually, running
 from monitoring import EXAMPLES, Receiver, alertmanager, example, free_address, prometheus
 
 from exporter.demo import ACCOUNT, REGION, EmbeddedAWS, Refuse
@@ -247,6 +249,43 @@ def test_amtool_takes_the_example(command: Callable[[str, str], str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("absent", "quiet"),
+    [
+        ({}, {"a/ecr", "a/other", "b/ecr", "b/other"}),
+        ({"namespace": "a"}, {"a/ecr", "a/other"}),
+        ({"job": "ecr"}, {"a/ecr", "b/ecr"}),
+        ({"namespace": "a", "job": "ecr"}, {"a/ecr"}),
+    ],
+    ids=str,
+)
+def test_absent_quietens_what_it_speaks_of(
+    absent: Mapping[str, str], quiet: set[str], tmp_path: Path, command: Callable[[str, str], str]
+) -> None:
+    """Its labels are those of the selector, the others have all that a scrape gives."""
+    program = command("prometheus-alertmanager", "prometheus-alertmanager")
+    others = [{"namespace": namespace, "job": job} for namespace in "ab" for job in ("ecr", "other")]
+    alerts = [
+        {"alertname": "ECRReplicationExporterAbsent", **absent},
+        *({"alertname": "ECRReplicationExporterShardMissing", **other} for other in others),
+    ]
+    posted = json.dumps([{"labels": labels} for labels in alerts]).encode()
+    with alertmanager(program, tmp_path / "alertmanager", example("alertmanager.yml")) as address:
+        url = f"http://{address}/api/v2/alerts"
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(url, posted, headers)).close()
+
+        def inhibited() -> set[str]:
+            told = json.loads(ask(url).body)
+            return {
+                f"{each['labels']['namespace']}/{each['labels']['job']}"
+                for each in told
+                if each["status"]["inhibitedBy"]
+            }
+
+        eventually(lambda: inhibited() == quiet)
 
 
 @pytest.mark.parametrize(

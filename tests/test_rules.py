@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from alert_cases import CASES, HEALTHY, MOVED, UNREADABLE
+from alert_cases import CASES, DENIED_FROM_THE_START, HEALTHY, MOVED, UNREADABLE
 from alert_timeline import Case, Value, episode, promtool_test
 
 from exporter.metrics import CATALOGUE
@@ -66,9 +66,10 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
     [
         ({"up": 0}, 30, ["ECRReplicationExporterAbsent", "ECRReplicationExporterDown"]),
         (UNREADABLE, 180, []),
+        (DENIED_FROM_THE_START, 180, []),
         (MOVED, 180, ["ECRReplicationExporterVanished"]),
     ],
-    ids=["outage", "unreadable rules", "moved and back"],
+    ids=["outage", "unreadable rules", "denied from the start", "moved and back"],
 )
 def test_what_is_not_seen_is_not_taken_for_gone(
     meanwhile: Mapping[str, Value],
