@@ -176,6 +176,18 @@ CASES = (
     Case(
         "ECRReplicationRulesChanged",
         "info",
+        good={RULE: 1, DESCRIBED: now_and_then},
+        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
+        fires_after=5,
+        resolves_within=90,
+        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
+        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about="added, seldom read",
+    ),
+    Case(
+        "ECRReplicationRulesChanged",
+        "info",
         good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
         bad={RULE: 1, DESCRIBED: counting(1)},
         fires_after=15,
@@ -184,6 +196,18 @@ CASES = (
         summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
         " 111122223333/eu-west-1.",
         about="removed",
+    ),
+    Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
+        bad={RULE: 1, DESCRIBED: now_and_then},
+        fires_after=15,
+        resolves_within=90,
+        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
+        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about="removed, seldom read",
     ),
     target_case(
         "ECRReplicationTargetNotFound",
