@@ -140,7 +140,7 @@ def test_others_are_quiet_below_warning_and_one_line_above() -> None:
 
 def test_what_libraries_repeat_is_folded_and_their_tracebacks_are_not_shown() -> None:
     stream, logger = logged(level="info")
-    library = logging.getLogger("some.library")
+    library = logging.getLogger("some.package")
     for period in ("advisory", "mandatory") * 500:
         error = ValueError("vault token s.PLANTED refused")
         library.warning("failed during %s refresh", period, exc_info=error)
