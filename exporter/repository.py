@@ -25,7 +25,7 @@ from exporter.state import (
     completed,
     image_state,
     judge_replications,
-    without_destinations,
+    missing_only_where_owed,
 )
 from exporter.statefile import Memory, Settled
 from exporter.targets import (
@@ -179,12 +179,12 @@ class RepositoryWatch:
         if self.facts.listed_at is not None:
             self._show(self._newest.admitted(self._group))
 
-    def rules_changed(self, *, gone: frozenset[Destination]) -> None:
-        """Nothing is owed to destinations that are gone; the rest is for ECR to say."""
+    def rules_changed(self, *, owed: frozenset[Destination]) -> None:
+        """Nothing is owed to other destinations any more; the rest is for ECR to say."""
         with self._ledger.lock:
             self._ledger.changed()
             for facts in list(self.facts.images.values()):
-                self.facts.put(without_destinations(facts, gone))
+                self.facts.put(missing_only_where_owed(facts, owed))
         for facts in self.facts.images.values():
             self._ask(facts)
 

@@ -425,9 +425,9 @@ def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destin
     ]
 
 
-def without_destinations(facts: ImageFacts, gone: frozenset[Destination]) -> ImageFacts:
-    """The facts after rules went away: nothing is MISSING where nothing is owed any more."""
+def missing_only_where_owed(facts: ImageFacts, owed: frozenset[Destination]) -> ImageFacts:
+    """The facts after the rules changed: nothing is MISSING where nothing is owed any more."""
     if facts.replications is None:
         return facts
-    kept = tuple(r for r in facts.replications if r.status != Status.MISSING or r.destination not in gone)
+    kept = tuple(r for r in facts.replications if r.status != Status.MISSING or r.destination in owed)
     return facts if len(kept) == len(facts.replications) else replace(facts, replications=kept)

@@ -238,10 +238,10 @@ class RegistryWatch:
             return
         self.agenda.noted("replication_rules_read", rules=len(registry.rules), changed=before is not None)
         for name, repository in self._repositories.items():
-            old = before.destinations(name) if before else frozenset()
-            new = registry.destinations(name)
-            if old != new:
-                repository.rules_changed(gone=old - new)
+            owed = registry.destinations(name)
+            # Rules that could not be read for long may have changed any number of times.
+            if before is None or before.destinations(name) != owed:
+                repository.rules_changed(owed=owed)
 
     def _aim(self) -> None:
         """Take the targets that are this shard's; all of them while nobody knows whose registry it is."""

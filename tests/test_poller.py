@@ -1070,3 +1070,22 @@ def test_many_that_fail_together_keep_a_repository_away_for_no_longer_than_one()
     ecr.calls.clear()
     run(5, ends_every=0.1)
     assert ecr.calls[STATUS] >= 20
+
+
+@pytest.mark.parametrize("rules", [(), (Rule((OREGON,)),)], ids=["none", "another"])
+def test_rules_that_changed_while_nobody_could_read_them_leave_nothing_missing(
+    rules: tuple[Rule, ...],
+) -> None:
+    ecr = FakeECR()
+    pushed(ecr, age=9999)
+    rig = world(ecr, stale_after=600.0, failed_interval=7200.0)
+    rig.run(30)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "MISSING"}}
+    ecr.fault = lambda operation, _: (
+        refusal(Reason.ACCESS_DENIED) if operation == "DescribeRegistry" else None
+    )
+    rig.run(900)
+    ecr.rules = rules
+    ecr.fault = lambda operation, _: refusal(Reason.THROTTLED) if operation == STATUS else None
+    rig.run(70)
+    assert IRELAND not in rig.states()["team/app", "v1", ""]

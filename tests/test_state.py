@@ -19,7 +19,7 @@ from exporter.state import (
     completed,
     image_state,
     judge_replications,
-    without_destinations,
+    missing_only_where_owed,
 )
 
 STALE = 600.0
@@ -152,9 +152,9 @@ def test_a_replication_has_ended_if_it_was_seen_unfinished(
 def test_nothing_is_missing_where_nothing_is_owed_any_more() -> None:
     kept = (at(IRELAND, "COMPLETE"), at(OREGON, "MISSING"))
     facts = image(*kept)
-    assert without_destinations(facts, frozenset({OREGON})).replications == kept[:1]
-    assert without_destinations(facts, frozenset({IRELAND})) is facts
-    assert without_destinations(NEVER_ASKED, frozenset({OREGON})) is NEVER_ASKED
+    assert missing_only_where_owed(facts, frozenset({IRELAND})).replications == kept[:1]
+    assert missing_only_where_owed(facts, frozenset({OREGON})) is facts
+    assert missing_only_where_owed(NEVER_ASKED, frozenset()) is NEVER_ASKED
 
 
 # -- what may be told ------------------------------------------------------------------------------
