@@ -6,6 +6,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Test files under way at once: most of their time they wait for something real.
+AT_ONCE ?= 3
 
 bin := $(VENV)/bin
 # Stamp files. The first bears the name of the interpreter, so that another PYTHON makes the venv anew.
@@ -30,7 +32,7 @@ demo: $(demo) ## run the exporter on a make-believe AWS: no account, no network 
 
 .PHONY: test
 test: $(dev) ## run the tests (ARGS="tests/test_iam.py -k action" picks some)
-	@$(bin)/python -m pytest $(ARGS)
+	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile $(ARGS)
 
 .PHONY: check
 check: $(dev) ## lint, format and types, judged

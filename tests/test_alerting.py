@@ -259,7 +259,7 @@ def test_amtool_takes_the_example(command: Callable[[str, str], str]) -> None:
         ({"job": "ecr"}, {"a/ecr", "b/ecr"}),
         ({"namespace": "a", "job": "ecr"}, {"a/ecr"}),
     ],
-    ids=str,
+    ids=["nothing", "a namespace", "a job", "both"],
 )
 def test_absent_quietens_what_it_speaks_of(
     absent: Mapping[str, str], quiet: set[str], tmp_path: Path, command: Callable[[str, str], str]

@@ -82,6 +82,7 @@ class Truncate:
     told: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class DropConnection:
     """The connection is closed without an answer."""
 
