@@ -11,6 +11,7 @@ import errno
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -337,10 +338,7 @@ class _Connection:
 
     def _patience(self, end: float) -> None:
         """Wait for the client no longer than this. Raises TimeoutError if that is over."""
-        left = end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self._socket.settimeout(left)
+        self._socket.settimeout(_left(end))
 
     def _receive(self, end: float) -> bool:
         """Wait for more; False if the client sends no more. Raises TimeoutError."""
@@ -402,10 +400,9 @@ class _Connection:
         self._last = not self._goes_on() or not self._server.web.is_current(self._socket)
         self._sending_since = time.monotonic()
         end = self._sending_since + self._limits.answer_time
-        self._send_all(self._head(response), end)
-        if to is None or to.method != "HEAD":
-            for portion in _portions(response.pieces):
-                self._send_all(portion, end)
+        body = response.pieces if to is None or to.method != "HEAD" else ()
+        for portion in _portions((self._head(response), *body)):
+            self._send_all(portion, end)
         self._sending_since = None
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
@@ -414,8 +411,21 @@ class _Connection:
         """Raises TimeoutError. `sendall` of the standard library gives each record of TLS so much time."""
         left = memoryview(data)
         while left:
+            left = left[self._send_some(left, end) :]
+
+    def _send_some(self, data: memoryview, end: float) -> int:
+        """How many bytes were taken. Without TLS the system waits until all of them are: each time that
+        a thread comes back from it, it waits for the interpreter, too.
+        """
+        if isinstance(self._socket, ssl.SSLSocket):
             self._patience(end)
-            left = left[self._socket.send(left) :]
+            return self._socket.send(data)
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_left(end)))
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
 
     def _head(self, response: Response) -> bytes:
         headers = {
@@ -432,6 +442,18 @@ class _Connection:
         lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in replaced]
         lines += [f"{name}: {value}" for name, value in wanted.items()]
         return "\r\n".join((*lines, "", "")).encode("latin-1", "replace")
+
+
+def _left(end: float) -> float:
+    """Seconds until then. Raises TimeoutError if there are none."""
+    if (left := end - time.monotonic()) <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _timeval(seconds: float) -> bytes:
+    """As the system wants it; never nothing, which would mean forever."""
+    return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 
 def _portions(pieces: Iterable[bytes]) -> Iterator[bytes]:
