@@ -25,6 +25,7 @@ desk        the answer to each request; head reads them, server carries them, we
 flags       the command line
 orders      signals and other requests to reload or to end, and an end that comes in any case
 reloads     one at a time, however many ask
+garbage     collected without holding everybody up
 main        builds everything, owns exit codes; __main__ holds signals back until it can
 """
 

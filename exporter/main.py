@@ -6,6 +6,7 @@ Exit codes: 0 stopped as asked, 1 could not start or broke, 2 bad flags or confi
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from exporter.ecr import AWS
 from exporter.errors import ECRError
 from exporter.exposition import Exposition, Page
 from exporter.flags import parse
+from exporter.garbage import Survivors
 from exporter.instruments import Instruments
 from exporter.orders import CODES, Order, Orders, leave_signals, take_signals
 from exporter.poller import Poller
@@ -175,7 +177,8 @@ class Exporter:
     def render(self) -> None:
         """Keep the page ready, so that a scrape costs what sending it costs. For a thread of its own.
 
-        A twentieth of one processor is the most that it may take, however much changes.
+        A hundredth of one processor is the most that it may take, however much changes: while it renders,
+        nobody else gets the interpreter.
         """
         pause, wait = threading.Event(), SHORTEST_PAUSE
         while not pause.wait(wait):
@@ -186,7 +189,7 @@ class Exporter:
                 _log.broken("render_broke", error)
                 wait = AFTER_A_BUG
             else:
-                wait = max(SHORTEST_PAUSE, 20 * (time.thread_time() - began))
+                wait = max(SHORTEST_PAUSE, 100 * (time.thread_time() - began))
 
     def watch_configuration(self, *, every: float) -> None:
         """Reload whenever the file changed, looking every so many seconds. For a thread of its own."""
@@ -253,6 +256,7 @@ def _start(flags: argparse.Namespace) -> int:
     instruments = Instruments(shard=flags.shard)
     log.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
     threading.excepthook = _thread_broke
+    gc.callbacks.append(Survivors(time.monotonic))
     if flags.demo:
         return _demo(flags, orders, instruments)
     file = flags.config_file or "config.yaml"

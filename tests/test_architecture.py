@@ -10,7 +10,7 @@ import exporter
 
 #: The floors, from the ground up. A room imports from the floors below its own, and nothing else of ours.
 FLOORS = (
-    {"model", "log", "letter", "deadline", "orders", "reloads"},
+    {"model", "log", "letter", "deadline", "orders", "reloads", "garbage"},
     {"words"},
     {"config"},
     {"budget", "errors", "schema"},
