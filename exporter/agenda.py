@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import takewhile
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -224,7 +225,10 @@ class Agenda:
         It speaks for the whole registry: nothing but what all its calls have in common can hang so.
         """
         since = self.clock.monotonic() - LOST_AFTER
-        lost = [job for job, sent in self._in_flight.items() if sent <= since]
+        # They stand in the order in which they were sent.
+        lost = [job for job, _ in takewhile(lambda call: call[1] <= since, self._in_flight.items())]
+        if not lost:
+            return []
         self._lost.update((id(job), job) for job in lost)
         message = f"no end of the call after {LOST_AFTER:g} s; what lends the credentials may hang"
         error = ECRError(Reason.UNAVAILABLE, action="ecr", code="CallLost", message=message, everything=True)

@@ -8,14 +8,16 @@ says, but they are not of another type. Every function raises ECRError. Pure, fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from exporter.errors import MAX_LABEL, ECRError
 from exporter.model import Destination, Image, Name, Page, Reason, Registry, Replication, Rule, Status
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: What botocore makes of an answer, or of a row in it.
 Row = dict[str, Any]
@@ -33,71 +35,82 @@ class _UnreadableError(Exception):
     """Something is not what the service model says it is."""
 
 
-@contextmanager
-def _understood(action: str) -> Iterator[None]:
-    try:
-        yield
-    except _UnreadableError as error:
-        raise ECRError(
-            Reason.UNAVAILABLE, action=action, code="UnusableAnswer", message=f"the answer has {error}"
-        ) from error
+def _of(action: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Reads an answer to the action."""
+
+    def decorated(read: Callable[P, T]) -> Callable[P, T]:
+        @wraps(read)
+        def understood(*args: P.args, **options: P.kwargs) -> T:
+            try:
+                return read(*args, **options)
+            except _UnreadableError as error:
+                raise ECRError(
+                    Reason.UNAVAILABLE,
+                    action=action,
+                    code="UnusableAnswer",
+                    message=f"the answer has {error}",
+                ) from error
+
+        return understood
+
+    return decorated
 
 
+@_of("sts:GetCallerIdentity")
 def account(answer: Row) -> str:
     """Of GetCallerIdentity: whose credentials these are; "" if it does not say."""
-    with _understood("sts:GetCallerIdentity"):
-        return _account_id(answer, "Account")
+    return _account_id(answer, "Account")
 
 
+@_of("ecr:DescribeRegistry")
 def registry(answer: Row) -> Registry:
     """Of DescribeRegistry. One without rules has an empty list of them; anything else says nothing."""
-    with _understood("ecr:DescribeRegistry"):
-        configuration = answer.get("replicationConfiguration")
-        rules = _rows(configuration if isinstance(configuration, dict) else {}, "rules")
-        return Registry(_account_id(answer, "registryId"), tuple(_rule(rule) for rule in rules))
+    configuration = answer.get("replicationConfiguration")
+    rules = _rows(configuration if isinstance(configuration, dict) else {}, "rules")
+    return Registry(_account_id(answer, "registryId"), tuple(_rule(rule) for rule in rules))
 
 
+@_of("ecr:DescribeRepositories")
 def repositories(answer: Row) -> Page[str]:
     """Of DescribeRepositories: a page of names."""
-    with _understood("ecr:DescribeRepositories"):
-        names = tuple(_needed(row, "repositoryName") for row in _rows(answer, "repositories"))
-        return Page(names, _text(answer, "nextToken") or None)
+    names = tuple(_needed(row, "repositoryName") for row in _rows(answer, "repositories"))
+    return Page(names, _text(answer, "nextToken") or None)
 
 
+@_of("ecr:DescribeImages")
 def images(answer: Row, *, now: float) -> Page[Image]:
     """Of DescribeImages: a page of all. `now` is Unix time, which no push is after."""
-    with _understood("ecr:DescribeImages"):
-        return Page(_images(answer, now), _text(answer, "nextToken") or None)
+    return Page(_images(answer, now), _text(answer, "nextToken") or None)
 
 
+@_of("ecr:DescribeImages")
 def found(answer: Row, names: Sequence[Name], *, now: float) -> tuple[Image, ...]:
     """Of DescribeImages, of these names: ECR finds them all, or says that one does not exist."""
-    with _understood("ecr:DescribeImages"):
-        images = _images(answer, now)
-        tags = {tag for image in images for tag in image.tags}
-        digests = {image.digest for image in images}
-        if not all(name.tag in tags if name.tag else name.digest in digests for name in names):
-            raise _UnreadableError("not all images that were asked for")
-        return images
+    images = _images(answer, now)
+    tags = {tag for image in images for tag in image.tags}
+    digests = {image.digest for image in images}
+    if not all(name.tag in tags if name.tag else name.digest in digests for name in names):
+        raise _UnreadableError("not all images that were asked for")
+    return images
 
 
+@_of("ecr:DescribeImageReplicationStatus")
 def replications(answer: Row, *, repository: str, digest: str) -> tuple[Replication, ...]:
     """Of DescribeImageReplicationStatus for that image.
 
     Its list may be left out like any other field. That nothing is reported is then believed of an answer
     that names the image; it may turn into MISSING, so half an answer must not pass for it.
     """
-    with _understood("ecr:DescribeImageReplicationStatus"):
-        image = answer.get("imageId")
-        echo = (
-            _text(answer, "repositoryName"),
-            _text(image if isinstance(image, dict) else {}, "imageDigest"),
-        )
-        if any(said not in ("", asked) for said, asked in zip(echo, (repository, digest), strict=True)):
-            raise _UnreadableError("the status of another image")
-        if answer.get("replicationStatuses") is None and all(echo):
-            return ()
-        return tuple(_replication(row) for row in _rows(answer, "replicationStatuses"))
+    image = answer.get("imageId")
+    echo = (
+        _text(answer, "repositoryName"),
+        _text(image if isinstance(image, dict) else {}, "imageDigest"),
+    )
+    if any(said not in ("", asked) for said, asked in zip(echo, (repository, digest), strict=True)):
+        raise _UnreadableError("the status of another image")
+    if answer.get("replicationStatuses") is None and all(echo):
+        return ()
+    return tuple(_replication(row) for row in _rows(answer, "replicationStatuses"))
 
 
 def _rows(row: Row, key: str) -> list[Row]:
@@ -113,9 +126,11 @@ def _optional(row: Row, key: str) -> list[Row]:
 
 def _text(row: Row, key: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str | None):
+    if value is None:
+        return ""
+    if not isinstance(value, str):
         raise _UnreadableError(f"a {key} that is no text")
-    return _encodable(value or "")
+    return _encodable(value)
 
 
 def _needed(row: Row, key: str) -> str:

@@ -15,21 +15,31 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 
 class Call:
-    """A call under way. `late` is written by the watch alone."""
+    """A call that is made within, by one thread. `late` is written by the watch alone."""
 
-    __slots__ = ("connection", "due", "late")
+    __slots__ = ("_deadline", "connection", "due", "late")
 
-    def __init__(self, due: float) -> None:
-        self.due = due
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self.due = time.monotonic() + deadline.seconds
         self.late = False
         #: Of urllib3's, once a request went out on it.
         self.connection: Any = None
+
+    def __enter__(self) -> Self:
+        self._deadline.begin(self)
+        _here.call = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _here.call = None
+        self._deadline.end(self)
 
     def cut(self) -> None:
         """Have whoever reads from the connection see its end. Any thread."""
@@ -51,24 +61,25 @@ class Deadline:
         self._calls: set[Call] = set()
         self._watched = False
 
-    @contextmanager
-    def __call__(self) -> Iterator[Call]:
-        """A call is made within, by this thread."""
-        call = Call(time.monotonic() + self.seconds)
+    def __call__(self) -> Call:
+        """A call that is to be made now."""
+        return Call(self)
+
+    def begin(self, call: Call) -> None:
+        """Have an eye on the call."""
         with self._lock:
             self._calls.add(call)
+            if self._watched:
+                return
             # Without a thread the call goes on, and the next one tries again for both.
             with suppress(RuntimeError):
-                if not self._watched:
-                    threading.Thread(target=self._watch, name="deadline", daemon=True).start()
-                    self._watched = True
-        _here.call = call
-        try:
-            yield call
-        finally:
-            _here.call = None
-            with self._lock:
-                self._calls.discard(call)
+                threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+                self._watched = True
+
+    def end(self, call: Call) -> None:
+        """The call came back."""
+        with self._lock:
+            self._calls.discard(call)
 
     def _watch(self) -> None:
         """Look around now and then, as long as there are calls."""

@@ -236,15 +236,14 @@ class RegistryGate:
         return {"maxResults": PAGE_SIZE} | where | self._registry_id()
 
     def _call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        action = f"{service}:{operation}"
-        with classified(action):
-            access = self._current()
+        access = None
         try:
-            with classified(action):
+            with classified(f"{service}:{operation}"):
+                access = self._current()
                 client = self._client(access, service)
             return self._ask(client, operation, parameters)
         except ECRError as error:
-            if error.everything:
+            if error.everything and access:
                 self._forget(access)
             raise
 

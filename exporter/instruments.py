@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -56,8 +57,11 @@ class Instruments:
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
-        self._requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
-        self._request_durations = self._make(prometheus_client.Histogram, AWS_DURATION)
+        requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
+        durations = self._make(prometheus_client.Histogram, AWS_DURATION)
+        # To look up a child costs more than to count in it.
+        self._count = lru_cache(requests.labels)
+        self._time = lru_cache(durations.labels)
         self._reload_successful = self._make(prometheus_client.Gauge, RELOAD_SUCCESSFUL)
         self._reload_time = self._make(prometheus_client.Gauge, RELOAD_TIME)
         build = self._make(prometheus_client.Gauge, BUILD_INFO)
@@ -78,8 +82,8 @@ class Instruments:
 
     def aws_request(self, service: str, operation: str, source: Source, outcome: str, seconds: float) -> None:
         """Count a call to AWS that took so many seconds."""
-        self._requests.labels(service, operation, *source, outcome).inc()
-        self._request_durations.labels(service, operation).observe(seconds)
+        self._count(service, operation, *source, outcome).inc()
+        self._time(service, operation).observe(seconds)
 
     def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
         """Count a replication that was seen to end, so many seconds after the push."""
