@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
+from operator import is_
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
@@ -118,8 +119,17 @@ class _Kept:
             kept[row.name] = _packed(text) if packed else text.encode()
         return kept[row.name]
 
+    def says(self, facts: Sequence[ImageFacts]) -> bool:
+        """Whether the facts say the same, whenever that was; if so, they are held instead of the old ones."""
+        same = self.facts == facts
+        if same:
+            self.facts = facts
+        return same
+
     def now(self, facts: Sequence[ImageFacts]) -> _Kept:
         """With other facts about the images: text of rows for which they are the same stays."""
+        if self.says(facts):
+            return self
         same = {row.name for row in _IMAGE_ROWS if _told(row, self.facts) == _told(row, facts)}
         plain = {name: text for name, text in self.plain.items() if name in same}
         return _Kept(facts, plain, {name: text for name, text in self.packed.items() if name in same})
@@ -155,9 +165,10 @@ class _Repository:
         Facts are replaced whole, so that this compares references, and looks closer only where one
         is another.
         """
-        if self._whole.facts == images:
+        if len(images) == len(self._whole.facts) and all(map(is_, images, self._whole.facts)):
             return
-        self._whole = _Kept(images)
+        if not self._whole.says(images):
+            self._whole = _Kept(images)
         if len(self._holes) > len(images):
             self._places, self._place_of, self._holes, self._blocks = [], {}, [], []
         for block in self._take_places(images):
@@ -168,7 +179,7 @@ class _Repository:
                 self._blocks[block] = self._blocks[block].now(facts)
 
     def _take_places(self, images: tuple[ImageFacts, ...]) -> list[int]:
-        """Put each image where it stands; the blocks that are not what they were, in order."""
+        """Put each image where it stands; the blocks in which any is another now, in order."""
         changed = set()
         for digest in self._place_of.keys() - {image.digest for image in images}:
             place = self._place_of.pop(digest)
@@ -182,7 +193,7 @@ class _Repository:
                     self._holes.append(len(self._places))
                     self._places.append(None)
                 place = self._place_of[image.digest] = self._holes.pop()
-            if self._places[place] != image:
+            if self._places[place] is not image:
                 self._places[place] = image
                 changed.add(place // _BLOCK)
         return sorted(changed)

@@ -37,7 +37,10 @@ _GRAVITY = {Status.COMPLETE: 0, Status.MISSING: 1, Status.IN_PROGRESS: 2, Status
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is known of a watched image. `replications` is None until ECR answered for the first time."""
+    """What is known of a watched image. `replications` is None until ECR answered for the first time.
+
+    Facts are equal if they say the same, whenever it was answered.
+    """
 
     digest: str
     names: tuple[Name, ...]
@@ -46,8 +49,8 @@ class ImageFacts:
     replications: tuple[Replication, ...] | None = None
     state: ImageState = ImageState.NEW
     #: Monotonic times: of the answer, and until when it is believed.
-    answered_at: float = 0.0
-    good_until: float = 0.0
+    answered_at: float = field(default=0.0, compare=False)
+    good_until: float = field(default=0.0, compare=False)
 
     def good_at(self, now: float) -> bool:
         """Whether there is no answer that is too old at the monotonic time `now`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -159,6 +160,28 @@ def test_what_did_not_change_is_not_rendered_again() -> None:
         second = pieces()
         # One block of one row, and the two rows of the repository.
         assert 1 <= sum(a is not b for a, b in zip(first, second, strict=True)) <= 3
+
+
+def test_answers_that_say_the_same_render_nothing_and_replace_the_old_ones() -> None:
+    clock = FakeClock()
+    ledger = ledger_of(clock, Source("1", "r"), {"app": [(f"v{number}", 1.0, ()) for number in range(40)]})
+    fast = exposition(ledger, clock)
+    repository = ledger.registries[0].repositories["app"]
+    old = list(repository.images.values())
+    counts = [sys.getrefcount(facts) for facts in old]
+
+    def pieces() -> tuple[bytes, ...]:
+        return fast.page(accept="", accept_encoding="", names=()).body[:-1]
+
+    first = pieces()
+    with ledger.lock:
+        ledger.changed()
+        for facts in old:
+            repository.put(replace(facts, answered_at=5.0))
+        del facts
+    assert all(map(is_, pieces(), first))
+    # But for this test, only the ledger held them, and it holds others now.
+    assert [sys.getrefcount(facts) for facts in old] == [count - 1 for count in counts]
 
 
 def test_a_page_is_not_kept_for_longer_than_its_facts_are_believed() -> None:
