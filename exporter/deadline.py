@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
@@ -108,15 +108,14 @@ class TooLongError(Exception):
     """An answer is not one of AWS, and would fill the memory."""
 
 
-def _bounded(
-    stream: Callable[..., Iterator[bytes]], close: Callable[[], None], *args: Any, **options: Any
-) -> Iterator[bytes]:
-    """What the response streams, up to the bound; then it is closed, as nobody else will."""
+def _bounded(response: Any, *args: Any, **options: Any) -> Iterator[bytes]:
+    """What is read from a response, up to the bound; then it is closed, as nobody else will."""
+    del response.stream  # with it the response would hold itself, and only the collector could free it
     size = 0
-    for chunk in stream(*args, **options):
+    for chunk in response.stream(*args, **options):
         size += len(chunk)
         if size > MOST_READ:
-            close()
+            response.close()
             raise TooLongError(f"the answer is longer than {MOST_READ >> 20} MiB")
         yield chunk
 
@@ -131,8 +130,7 @@ class _Known:
 
     def getresponse(self, *args: Any, **options: Any) -> Any:
         response = super().getresponse(*args, **options)  # type: ignore[misc]
-        with suppress(AttributeError):
-            response.stream = partial(_bounded, response.stream, response.close)
+        response.stream = partial(_bounded, response)
         return response
 
 

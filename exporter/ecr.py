@@ -42,7 +42,7 @@ from exporter.model import (
     Source,
 )
 
-#: Every operation of ECR that is ever called; docs/iam-policy.json grants exactly these.
+#: Every operation of ECR that is ever called; docs/iam-policy.json grants these, and what docs/iam.md names.
 OPERATIONS = (
     "DescribeRegistry",
     "DescribeRepositories",
