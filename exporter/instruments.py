@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -60,8 +60,8 @@ class Instruments:
         requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
         durations = self._make(prometheus_client.Histogram, AWS_DURATION)
         # To look up a child costs more than to count in it.
-        self._count = lru_cache(requests.labels)
-        self._time = lru_cache(durations.labels)
+        self._count = cache(requests.labels)
+        self._time = cache(durations.labels)
         self._reload_successful = self._make(prometheus_client.Gauge, RELOAD_SUCCESSFUL)
         self._reload_time = self._make(prometheus_client.Gauge, RELOAD_TIME)
         build = self._make(prometheus_client.Gauge, BUILD_INFO)

@@ -420,7 +420,8 @@ class _Connection:
         if isinstance(self._socket, ssl.SSLSocket):
             self._patience(end)
             return self._socket.send(data)
-        self._socket.settimeout(None)
+        if self._socket.gettimeout() is not None:
+            self._socket.settimeout(None)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_left(end)))
         try:
             return self._socket.send(data)
@@ -452,7 +453,7 @@ def _left(end: float) -> float:
 
 
 def _timeval(seconds: float) -> bytes:
-    """As the system wants it; never nothing, which would mean forever."""
+    """As 64-bit systems want it; never nothing, which would mean forever."""
     return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 

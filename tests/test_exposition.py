@@ -243,13 +243,31 @@ class Churn(RuleBasedStateMachine):
                 for digest in list(facts.images)[which : which + 2]:
                     facts.remove(digest)
 
+    @rule(which=st.integers(0, 5), tag=TEXTS)
+    def rename(self, which: int, tag: str) -> None:
+        with self.ledger.lock:
+            self.ledger.changed()
+            for facts in self.ledger.registries[0].repositories.values():
+                for image in list(facts.images.values())[which : which + 2]:
+                    facts.put(replace(image, names=(Name(tag, ""), Name("", image.digest))))
+
+    @rule(which=st.integers(0, 5), good_for=st.sampled_from([100.0, 9e9]), told=st.booleans())
+    def answer_the_same(self, which: int, good_for: float, told: bool) -> None:
+        now = self.clock.now
+        with self.ledger.lock:
+            for facts in self.ledger.registries[0].repositories.values():
+                for image in list(facts.images.values())[which : which + 2]:
+                    if told or now > image.good_until:
+                        self.ledger.changed()
+                    facts.put(replace(image, answered_at=now, good_until=now + good_for))
+
     @rule(repository=st.sampled_from(["app", "api"]))
     def drop(self, repository: str) -> None:
         with self.ledger.lock:
             self.ledger.changed()
             self.ledger.registries[0].repositories.pop(repository, None)
 
-    @rule(seconds=st.sampled_from([0, 700]))
+    @rule(seconds=st.sampled_from([0, 70, 700]))
     def refresh(self, seconds: float) -> None:
         self.clock.now += seconds
         for facts in self.ledger.registries[0].repositories.values():

@@ -317,12 +317,12 @@ def test_what_is_recalled_is_as_old_as_it_is() -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, 4201.0])
 def test_an_answer_that_is_too_old_or_of_the_future_is_not_recalled(seconds: float) -> None:
-    assert recalled(seconds) == IMAGE
+    assert recalled(seconds) is IMAGE
 
 
 def test_an_image_that_was_replicated_anew_is_not_recalled() -> None:
     restored = replace(IMAGE, replicated_from=ANSWERED + 1)
-    assert recalled(100.0, restored) == restored
+    assert recalled(100.0, restored) is restored
 
 
 # -- the engine, before and after ----------------------------------------------------------------
