@@ -338,15 +338,16 @@ PARTS: Mapping[str, Callable[[], None]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
-    wanted = parser.parse_args().parts or list(PARTS)
-    for unknown in set(wanted) - PARTS.keys():
-        parser.error(f"there is no {unknown}; there are {', '.join(PARTS)}")
+def run(parts: Mapping[str, Callable[[], None]], description: str | None) -> None:
+    """The parts that the command line names; all of them if it names none."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all by default")
+    wanted = parser.parse_args().parts or list(parts)
+    for unknown in set(wanted) - parts.keys():
+        parser.error(f"there is no {unknown}; there are {', '.join(parts)}")
     for part in wanted:
-        PARTS[part]()
+        parts[part]()
 
 
 if __name__ == "__main__":
-    main()
+    run(PARTS, __doc__)

@@ -8,7 +8,6 @@ machine: compare the ratios.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import os
 import re
@@ -333,15 +332,5 @@ PARTS: Mapping[str, Callable[[], None]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
-    wanted = parser.parse_args().parts or list(PARTS)
-    for unknown in set(wanted) - PARTS.keys():
-        parser.error(f"there is no {unknown}; there are {', '.join(PARTS)}")
-    for part in wanted:
-        PARTS[part]()
-
-
 if __name__ == "__main__":
-    main()
+    polling.run(PARTS, __doc__)
