@@ -1,13 +1,12 @@
 """A long life in short: the real command under churn, faults, reloads and scrapes, watched all the time.
 
-Run it with `make soak` (ten minutes; ARGS="--minutes 60" for an hour). Needs Linux: /proc tells what the
-process uses. The intervals are seconds instead of minutes and hours; everything else is as always. It
-ends with exit code 1 if any of this does not hold:
+Run it with `make soak` (ten minutes; ARGS="--minutes 60" for an hour). Needs Linux: /proc tells what it uses.
+The intervals are seconds, not minutes and hours. It ends with exit code 1 if any of this does not hold:
 
 - What /metrics says was true of that image within `STATUS_WITHIN` seconds (`NAMES_WITHIN` for which
   images there are), and what stood unchanged for as long is shown. While AWS fails and the exporter
-  recovers, series may be as old as `stale_after` allows, or absent, but not false. Recovery, which is
-  that all this holds, no target fails, and nothing is overdue, takes `HEALED_WITHIN` seconds at most.
+  recovers, series may be as old as `stale_after` allows, or absent, but not false. Recovery, which is that
+  all this holds for a while, no target fails, and nothing is overdue, takes `HEALED_WITHIN` at most.
 - Memory, threads and file descriptors do not grow: of what is left after warming up, which takes a quarter
   and until each fault was played once, the last fifth is compared with the first by medians.
 - No log line is an error, but for those about the bad files of reloads; none holds a traceback.
@@ -255,11 +254,11 @@ class Sky:
         self.kind = "start"
         self.phase = "healing"
         self.rounds = 0
-        #: When each fault had been played once.
-        self.warm = time.monotonic()
+        self.warm = time.monotonic()  # when each fault had been played once
         #: When the episode began, when it ended, and when the phase ends.
         self.began = self._ended = time.monotonic()
         self._until = 0.0
+        self._well_since: float | None = None  # after a fault
         self.healed: dict[str, float] = {}
         self.episodes: Counter[str] = Counter()
 
@@ -273,7 +272,7 @@ class Sky:
             self._weather.turn(self.kind)
         elif self.phase == "fault" and now >= self._until:
             self._weather.clear()
-            self.phase, self._ended = "healing", now
+            self.phase, self._ended, self._well_since = "healing", now, None
 
     def judged(self, now: float, problems: list[str]) -> None:
         """Take whether a page is as it should be when all is calm."""
@@ -281,10 +280,11 @@ class Sky:
             for problem in problems:
                 self._findings.add(f"{problem} (calm since {self.kind})")
         elif self.phase == "healing":
-            late = now - self._ended > HEALED_WITHIN
-            if late:
+            # Being well lasts: what a reload added meanwhile has to be on the page only after a while.
+            self._well_since = None if problems else self._well_since or now
+            if (late := now - self._ended > HEALED_WITHIN) and problems:
                 self._findings.add(f"{self.kind} is not over: {'; '.join(problems[:3])}")
-            if late or not problems:
+            if late or now - (self._well_since or now) > NAMES_WITHIN:
                 self.healed[self.kind] = max(self.healed.get(self.kind, 0.0), now - self._ended)
                 if not self._deck:
                     self.rounds += 1
