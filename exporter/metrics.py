@@ -102,7 +102,7 @@ def _timestamp(seconds: float | None) -> Iterator[Sample]:
 
 def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
     """That there is none in a state is known only when all images are."""
-    all_known = all(image.replications is not None for image in images)
+    all_known = all(image.replications is not None and not image.doubtful for image in images)
     tally = Tally((r.destination, r.status) for image in images for r in image.replications or ())
     for destination in sorted({destination for destination, _ in tally}):
         unheard_of = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))

@@ -319,19 +319,23 @@ class RepositoryWatch:
         self._unanswered.clear()
         now = self._clock.monotonic()
         rules = self._registry.believed_rules(now, self._agenda.stale_after)
-        replications = judge_replications(reported, rules.destinations(self.name) if rules else _NOWHERE)
+        judged = judge_replications(reported, rules.destinations(self.name) if rules else _NOWHERE)
+        state = image_state(judged, recent=self._recent(before), rules_known=rules is not None)
+        # They may have changed between their last reading and the push: nothing is MISSING by such.
+        covered = self._registry.rules_cover(before)
+        replications = judged if covered else judge_replications(reported, _NOWHERE)
         self._observe(before, replications)
-        state = image_state(replications, recent=self._recent(before), rules_known=rules is not None)
         interval = self._agenda.intervals.after(state)
         facts = replace(
             before,
             replications=replications,
             state=state,
+            doubtful=len(replications) < len(judged),
             answered_at=now,
             good_until=now + interval + self._agenda.stale_after,
         )
         with self._ledger.lock:
-            if facts.replications != before.replications or now > before.good_until:
+            if facts != before or now > before.good_until:
                 self._ledger.changed()
             self.facts.put(facts)
         self._agenda.works(Scope("status", self.name))

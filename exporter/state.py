@@ -48,6 +48,8 @@ class ImageFacts:
     replicated_from: float | None
     replications: tuple[Replication, ...] | None = None
     state: ImageState = ImageState.NEW
+    #: Whether it may be MISSING somewhere: the rules that say so were read before its push.
+    doubtful: bool = False
     #: Monotonic times: of the answer, and until when it is believed.
     answered_at: float = field(default=0.0, compare=False)
     good_until: float = field(default=0.0, compare=False)
@@ -153,7 +155,9 @@ class RegistryFacts:
     globs: frozenset[str] = frozenset()
     #: None while the replication rules are not known.
     rules: Registry | None = None
-    rules_at: float = 0.0  # monotonic
+    #: When they were last read: monotonic, and Unix time.
+    rules_at: float = 0.0
+    rules_time: float = 0.0
     #: Monotonic time since which it is watched, and whether AWS refuses calls for being too many.
     since: float = float("inf")
     throttled: bool = False
@@ -170,6 +174,10 @@ class RegistryFacts:
     def believed_rules(self, now: float, stale_after: float) -> Registry | None:
         """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
         return self.rules if now <= self.rules_at + stale_after else None
+
+    def rules_cover(self, image: ImageFacts) -> bool:
+        """Whether the rules were read after the image began to replicate, so that it goes by them."""
+        return image.replicated_from is None or image.replicated_from <= self.rules_time
 
     def owed(self, repository: str) -> frozenset[Destination] | None:
         """Where the rules send what is pushed to the repository; None while they are not known."""

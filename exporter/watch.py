@@ -234,6 +234,7 @@ class RegistryWatch:
         with self._ledger.lock:
             self.facts.rules = registry
             self.facts.rules_at = self.agenda.clock.monotonic()
+            self.facts.rules_time = self.agenda.clock.time()
         if before == registry:
             return
         self.agenda.noted("replication_rules_read", rules=len(registry.rules), changed=before is not None)

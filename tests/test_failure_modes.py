@@ -378,6 +378,20 @@ def test_an_action_is_revoked(live: Live, aws: EmbeddedAWS, operation: str, targ
     heals(live, aws)
 
 
+def test_an_image_is_pushed_while_the_rules_cannot_be_read(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Refuse(400, "AccessDeniedException", "no"), "DescribeRegistry")
+    fails(live, "access_denied", word="ecr:DescribeRegistry")
+    aws.set_rules(ACCOUNT, "us-east-1", [])  # nobody sees that
+    digest = aws.push(ACCOUNT, "us-east-1", "base/img", "v2")
+    eventually(lambda: live.series("ecr_image_info", digest=digest), within=5)
+    asked = aws.count(STATUS)
+    eventually(lambda: aws.count(STATUS) > asked + len(HOME) + 2, within=5)
+    assert live.statuses(source_registry_id=ACCOUNT) == {"COMPLETE"}
+    heals(live, aws)
+    aws.set_rules(ACCOUNT, "us-east-1", [{"destinations": [IRELAND]}])
+    eventually(lambda: live.statuses(tag="v2") == {"MISSING"}, within=5)
+
+
 def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Refuse(400, "ThrottlingException", "Rate exceeded"), STATUS)
     refused = {"operation": STATUS, "outcome": "throttled"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -300,12 +301,16 @@ def test_only_the_names_that_were_asked_for_are_told() -> None:
 
 def test_there_is_no_zero_before_all_images_are_known() -> None:
     complete = image("v1", Replication(IRELAND, Status.COMPLETE))
-    for unknown in (image("v2"), image("v2", Replication(IRELAND, "FAILED")).unanswered()):
+    for unknown in (
+        image("v2"),
+        image("v2", Replication(IRELAND, "FAILED")).unanswered(),
+        replace(image("v2", Replication(OREGON, Status.COMPLETE)), doubtful=True),
+    ):
         ledger = hand_made()
         facts = repository("*", complete, unknown)
         ledger.registries = [RegistryFacts(HOME, labels=("*",), repositories={"app": facts})]
         counted = parse(page(ledger))["ecr_repository_replication_images"].samples
-        assert [(sample.labels["status"], sample.value) for sample in counted] == [("COMPLETE", 1.0)]
+        assert {(sample.labels["status"], sample.value) for sample in counted} == {("COMPLETE", 1.0)}
 
 
 def test_nothing_is_told_of_a_state_file_that_is_no_longer_written() -> None:

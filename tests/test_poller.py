@@ -1089,3 +1089,40 @@ def test_rules_that_changed_while_nobody_could_read_them_leave_nothing_missing(
     ecr.fault = lambda operation, _: refusal(Reason.THROTTLED) if operation == STATUS else None
     rig.run(70)
     assert IRELAND not in rig.states()["team/app", "v1", ""]
+
+
+def rules_denied(operation: str, _: str) -> ECRError | None:
+    return refusal(Reason.ACCESS_DENIED) if operation == "DescribeRegistry" else None
+
+
+def test_nothing_is_missing_by_rules_that_were_read_before_the_push() -> None:
+    ecr = FakeECR(rules=(Rule((IRELAND, OREGON)),))
+    ecr.report("team/app", pushed(ecr), complete(), complete(OREGON))
+    rig = world(ecr, discovery_interval=60.0)
+    rig.run(30)
+    ecr.fault = rules_denied
+    ecr.rules = (Rule((IRELAND,)),)
+    digest = ecr.push("team/app", "v2", at=rig.clock.time())
+    ecr.report("team/app", digest, complete())
+    rig.run(1200)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: "COMPLETE"}
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: "COMPLETE"}
+
+
+@pytest.mark.parametrize("unread_for", [0, 1200, 5000], ids=lambda seconds: f"unread for {seconds} s")
+def test_a_new_push_is_missing_once_the_rules_were_read_after_it(unread_for: int) -> None:
+    ecr = FakeECR()
+    pushed(ecr, tag="v1", age=9999)
+    rig = world(ecr, discovery_interval=60.0, stale_after=7200.0)
+    rig.run(30)
+    ecr.fault = rules_denied
+    ecr.push("team/app", "v2", at=rig.clock.time())
+    rig.run(unread_for)
+    assert "MISSING" not in rig.states().get(("team/app", "v2", ""), {}).values()
+    calls = ecr.calls[STATUS]
+    ecr.fault = lambda *_: None
+    rig.run(60 + 300)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: "MISSING"}
+    assert ecr.calls[STATUS] - calls < 2 * 360 / 15
