@@ -19,6 +19,7 @@ repository  what each answer means for a repository, and what to ask next
 watch       the same for a registry: identity, rules, repositories
 poller      threads: one loop that decides, workers that ask
 metrics     the catalogue: every name, type, help, label, and how facts become samples
+process     what the process uses, read without making a scrape wait
 instruments the exporter's own counters, which prometheus_client keeps
 exposition  the catalogue as text, rendered when facts change and kept until they do
 desk        the answer to each request; head reads them, server carries them, web secures them

@@ -33,6 +33,7 @@ from exporter.metrics import (
     Row,
 )
 from exporter.model import Destination, Source
+from exporter.process import Process
 from exporter.state import Ledger
 from exporter.targets import WHOLE, Shard
 
@@ -55,7 +56,7 @@ class Instruments:
     def __init__(self, *, shard: Shard = WHOLE) -> None:
         prometheus_client.disable_created_metrics()
         self.registry = prometheus_client.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self.registry)
+        self.registry.register(Process())
         self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
         requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
         durations = self._make(prometheus_client.Histogram, AWS_DURATION)
