@@ -131,8 +131,9 @@ class _Kept:
         if self.says(facts):
             return self
         same = {row.name for row in _IMAGE_ROWS if _told(row, self.facts) == _told(row, facts)}
-        plain = {name: text for name, text in self.plain.items() if name in same}
-        return _Kept(facts, plain, {name: text for name, text in self.packed.items() if name in same})
+        # Copied first: what renders ahead may add to them meanwhile.
+        plain = {name: text for name, text in self.plain.copy().items() if name in same}
+        return _Kept(facts, plain, {name: text for name, text in self.packed.copy().items() if name in same})
 
 
 _IMAGE_ROWS = tuple(row for row in DOMAIN if isinstance(row, ImageRow))
@@ -271,10 +272,9 @@ class Exposition:
         encode, content_type = choose_encoder(_OPENMETRICS if accepts_openmetrics(accept) else "")
         own: Any = self._own.restricted_registry(names) if names else self._own
         packed = accepts_gzip(accept_encoding)
-        with self._lock:
-            if not packed:
-                self._plain_at = self._clock.monotonic()
-            large = self._some(names, packed=packed) if names else self._all(packed=packed)
+        if not packed:
+            self._plain_at = self._clock.monotonic()
+        large = self._some(names, packed=packed) if names else self._all(packed=packed)
         registries = self._ledger.snapshot(self._clock.monotonic(), images=False).registries
         small = "".join(_registry_lines(registries, names)) + encode(own).decode()
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
@@ -283,9 +283,18 @@ class Exposition:
         return Page((*large, _packed(small) if packed else small.encode()), tuple(headers))
 
     def refresh(self) -> None:
-        """Have the compressed page ready for whoever asks next, and forget a plain one that nobody wants."""
-        with self._lock:
+        """Have the compressed page ready for whoever asks next, and forget a plain one that nobody wants.
+
+        No scrape waits for that: it is rendered without the lock, since who renders the same text at the
+        same time gets the same.
+        """
+        if not self._current(self._last[True]):
+            with self._lock:
+                self._update()
+            for _ in self._pieces(_LARGE, packed=True):
+                pass
             self._all(packed=True)
+        with self._lock:
             if self._plain_at and self._clock.monotonic() > self._plain_at + _PLAIN_KEPT:
                 self._plain_at = 0.0
                 self._last[False] = _NOTHING
@@ -294,27 +303,36 @@ class Exposition:
 
     def _all(self, *, packed: bool) -> tuple[bytes, ...]:
         last = self._last[packed]
-        if last.version != self._ledger.version or self._clock.monotonic() > last.good_until:
-            snapshot = self._update()
-            pieces = tuple(self._pieces(_LARGE, packed=packed))
-            last = self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
-        return last.pieces
+        if self._current(last):
+            return last.pieces
+        with self._lock:
+            last = self._last[packed]
+            if not self._current(last):
+                snapshot = self._update()
+                pieces = tuple(self._pieces(_LARGE, packed=packed))
+                last = self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
+            return last.pieces
+
+    def _current(self, page: _Large) -> bool:
+        return page.version == self._ledger.version and self._clock.monotonic() <= page.good_until
 
     def _some(self, names: Sequence[str], *, packed: bool) -> tuple[bytes, ...]:
         rows = list(_named(_LARGE, names))
-        if rows:
+        if not rows:
+            return ()
+        with self._lock:
             self._update()
-        return tuple(self._pieces(rows, packed=packed))
+            return tuple(self._pieces(rows, packed=packed))
 
     def _update(self) -> Snapshot:
         snapshot = self._ledger.snapshot(self._clock.monotonic())
-        before, self._repositories = self._repositories, {}
+        repositories = {}
         for registry in snapshot.registries:
             for name, images in registry.repositories:
                 key = (registry.source, name)
-                repository = before.get(key) or _Repository(*key)
-                repository.update(images)
-                self._repositories[key] = repository
+                repositories[key] = self._repositories.get(key) or _Repository(*key)
+                repositories[key].update(images)
+        self._repositories = repositories
         return snapshot
 
     def _pieces(self, rows: Iterable[Row], *, packed: bool) -> Iterator[bytes]:

@@ -407,7 +407,7 @@ class _Connection:
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
 
-    def _send_all(self, data: bytes, end: float) -> None:
+    def _send_all(self, data: bytes | bytearray, end: float) -> None:
         """Raises TimeoutError. `sendall` of the standard library gives each record of TLS so much time."""
         left = memoryview(data)
         while left:
@@ -457,14 +457,15 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 
-def _portions(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces joined to about a megabyte each: few calls, and never a copy of the whole."""
-    portion: list[bytes] = []
-    size = 0
+def _portions(pieces: Iterable[bytes]) -> Iterator[bytearray]:
+    """The pieces joined to about a megabyte each: few calls, and never a copy of the whole.
+
+    Not by `bytes.join`: from a megabyte on it hands the interpreter to others meanwhile.
+    """
+    portion = bytearray()
     for piece in pieces:
-        portion.append(piece)
-        size += len(piece)
-        if size >= _PORTION:
-            yield b"".join(portion)
-            portion, size = [], 0
-    yield b"".join(portion)
+        portion += piece
+        if len(portion) >= _PORTION:
+            yield portion
+            portion = bytearray()
+    yield portion

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -213,6 +214,50 @@ def test_a_page_that_is_refreshed_is_ready_and_a_plain_one_that_nobody_wants_is_
     fast.refresh()
     assert not block.plain
     assert fast.page(accept="", accept_encoding="", names=()).whole().startswith(plain[:1000])
+
+
+class Slow(str):
+    """A tag over which who renders the first time stops until told to go on."""
+
+    __slots__ = ("go_on", "reached")
+
+    def __init__(self, _: str) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def replace(self, *how: Any) -> str:
+        if not self.reached.is_set():
+            self.reached.set()
+            self.go_on.wait(10.0)
+        return super().replace(*how)
+
+
+def test_no_scrape_waits_for_what_renders_ahead() -> None:
+    clock, tag = FakeClock(), Slow("slow")
+    images: list[Any] = [(tag, 1.0, ()), *((f"v{number}", 1.0, ()) for number in range(100))]
+    ledger = ledger_of(clock, Source("1", "r"), {"app": images, "api": images[1:], "old": images[1:]})
+    fast = exposition(ledger, clock)
+    ahead = threading.Thread(target=fast.refresh)
+    ahead.start()
+    assert tag.reached.wait(10.0)
+    for encoding in ("", "gzip"):
+        assert fast.page(accept="", accept_encoding=encoding, names=()).whole()
+    with ledger.lock:  # and the facts may become others meanwhile
+        ledger.changed()
+        repositories = ledger.registries[0].repositories
+        repositories["new"] = repositories.pop("old")
+        for digest in list(repositories["app"].images)[1:50]:
+            repositories["app"].remove(digest)
+    told = fast.page(accept="", accept_encoding="gzip", names=()).whole()
+    assert ahead.is_alive()
+    tag.go_on.set()
+    ahead.join(10.0)
+    assert not ahead.is_alive()
+    anew = exposition(ledger, clock).page(accept="", accept_encoding="", names=()).whole()
+    for page in (told, fast.page(accept="", accept_encoding="gzip", names=()).whole()):
+        lines = [line for line in gzip.decompress(page).decode().splitlines() if line.startswith("ecr_image")]
+        assert sorted(lines) == sorted(
+            line for line in anew.decode().splitlines() if line.startswith("ecr_image")
+        )
 
 
 class Churn(RuleBasedStateMachine):
