@@ -258,10 +258,12 @@ def together(*, scrapers: int = 10, rounds: int = 9) -> None:
 RESTLESS = polling.UNBOUNDED + "settled_interval: 5s\ndiscovery_interval: 1s\n"
 
 
-def under_polling(*, images: int = 7_000, scrapes: int = 100, pushes: float = 20.0) -> None:
+def under_polling(*, images: int = 7_000, scrapes: int = 300, pushes: float = 20.0) -> None:
     with polling.ecr(images=images) as server, polling.exporter(server, RESTLESS) as exporter:
         exporter.pause_until_settled(server, images)
         pid, taker = exporter.process.pid, Taker(int(exporter.url.rpartition(":")[2]))
+        for encoding in ENCODINGS:
+            taker.take(encoding)  # renders all: what that takes is for `first` to say
         rows: dict[str, str] = {}
         ended = threading.Event()
 
