@@ -15,7 +15,7 @@ from fakes import FakeClock
 
 from exporter.garbage import EVERYTHING_EVERY, Survivors
 
-#: The command, which says after a full collection whether it keeps what survived out of the next one.
+#: The command, which says once a full collection has kept what survived out of the next one.
 ASKED = """
 import gc, os, sys, threading
 
@@ -23,8 +23,10 @@ def ask():
     pause = threading.Event()
     while "poller" not in {thread.name for thread in threading.enumerate()}:
         pause.wait(0.05)
-    gc.collect()
-    print(gc.get_freeze_count() > 0, flush=True)
+    while not gc.get_freeze_count():  # none is made while another thread makes one
+        gc.collect()
+        pause.wait(0.05)
+    print(True, flush=True)
     os._exit(0)
 
 threading.Thread(target=ask, daemon=True).start()
