@@ -124,6 +124,8 @@ class Bucket:
         self.rate.taken(now)
 
     def _refill(self, now: float) -> None:
+        if now == self._at:
+            return
         rate = self.rate()
         most = max(1.0, rate / 10)
         self._tokens = min(most, self._tokens + max(0.0, now - self._at) * rate)

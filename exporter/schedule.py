@@ -94,6 +94,8 @@ class Schedule(Generic[K]):
         self._serial = count()
         self._waiting: list[tuple[float, int, _Booking[K]]] = []
         self._ready: dict[_Queue, list[tuple[float, int, _Booking[K]]]] = {queue: [] for queue in _Queue}
+        #: Those in which all of a lane's work stands; the very lists.
+        self._lanes = [(lane, self._ready[queue]) for lane, queue in _OLDEST.items()]
         self._turn = 0
         self._holds: dict[Hashable, _Hold[K]] = {}
         self._paused_until: float | None = None
@@ -141,7 +143,7 @@ class Schedule(Generic[K]):
         if self._paused_until is not None and now < self._paused_until:
             return []
         self._promote(now)
-        return [lane for lane, queue in _OLDEST.items() if self._top(queue)]
+        return [lane for lane, queue in self._lanes if self._first(queue)]
 
     def next_at(self, now: float) -> float:
         """When something becomes due that is not yet; infinity if nothing will."""
@@ -155,8 +157,7 @@ class Schedule(Generic[K]):
         if self._paused_until is not None:
             return None
         self._promote(now)
-        dues = [booking.due for queue in _OLDEST.values() if (booking := self._top(queue))]
-        return min(dues) if dues else None
+        return min((first.due for _, queue in self._lanes if (first := self._first(queue))), default=None)
 
     def hold(self, scope: Hashable, *, until: float) -> None:
         """Keep back all calls of the scope; after `until` one goes ahead as a probe."""
