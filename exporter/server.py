@@ -336,14 +336,10 @@ class _Connection:
 
     # -- reading ------------------------------------------------------------------------------
 
-    def _patience(self, end: float) -> None:
-        """Wait for the client no longer than this. Raises TimeoutError if that is over."""
-        self._socket.settimeout(_left(end))
-
     def _receive(self, end: float) -> bool:
         """Wait for more; False if the client sends no more. Raises TimeoutError."""
-        self._patience(end)
-        received = self._socket.recv(self._limits.head)
+        with self._patience(socket.SO_RCVTIMEO, end):
+            received = self._socket.recv(self._limits.head)
         self._received += received
         return bool(received)
 
@@ -414,17 +410,23 @@ class _Connection:
             left = left[self._send_some(left, end) :]
 
     def _send_some(self, data: memoryview, end: float) -> int:
-        """How many bytes were taken. Without TLS the system waits until all of them are: each time that
-        a thread comes back from it, it waits for the interpreter, too.
+        """How many bytes were taken: without TLS all of them."""
+        with self._patience(socket.SO_SNDTIMEO, end):
+            return self._socket.send(data)
+
+    @contextlib.contextmanager
+    def _patience(self, option: int, end: float) -> Iterator[None]:
+        """Wait for the client no longer than this. Raises TimeoutError if that is over.
+
+        Without TLS the system itself keeps the time: Python would ask it for each step, and a thread
+        that comes back from the system waits for the interpreter.
         """
         if isinstance(self._socket, ssl.SSLSocket):
-            self._patience(end)
-            return self._socket.send(data)
-        if self._socket.gettimeout() is not None:
-            self._socket.settimeout(None)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_left(end)))
+            self._socket.settimeout(_left(end))
+        else:
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _timeval(_left(end)))
         try:
-            return self._socket.send(data)
+            yield
         except BlockingIOError:
             raise TimeoutError("timed out") from None
 
