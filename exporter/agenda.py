@@ -268,6 +268,10 @@ class Agenda:
             self._journal.failed(self._registry, scope, error)
         return delay
 
+    def sent_time(self) -> float:
+        """The Unix time at which the call was sent whose end is dealt with now."""
+        return self.clock.time() - max(0.0, self.clock.monotonic() - self._sent)
+
     def told(self, scope: Scope) -> bool:
         """Whether a failure of the scope is known to those who read the metrics."""
         return scope in self._troubles and self._troubles[scope].told

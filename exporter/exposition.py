@@ -310,6 +310,7 @@ class Exposition:
             if not self._current(last):
                 snapshot = self._update()
                 pieces = tuple(self._pieces(_LARGE, packed=packed))
+                self._rendered(packed=packed)
                 last = self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
             return last.pieces
 
@@ -322,15 +323,23 @@ class Exposition:
             return ()
         with self._lock:
             self._update()
+            self._rendered(packed=packed)
             return tuple(self._pieces(rows, packed=packed))
+
+    def _rendered(self, *, packed: bool) -> None:
+        """Note that text is kept which is to be forgotten some day. For who holds the lock."""
+        if not packed:
+            self._plain_at = self._clock.monotonic()
 
     def _update(self) -> Snapshot:
         snapshot = self._ledger.snapshot(self._clock.monotonic())
+        # If this breaks in the middle, nothing half done stays: all is rendered anew.
+        known, self._repositories = self._repositories, {}
         repositories = {}
         for registry in snapshot.registries:
             for name, images in registry.repositories:
                 key = (registry.source, name)
-                repositories[key] = self._repositories.get(key) or _Repository(*key)
+                repositories[key] = known.get(key) or _Repository(*key)
                 repositories[key].update(images)
         self._repositories = repositories
         return snapshot

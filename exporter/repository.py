@@ -188,6 +188,12 @@ class RepositoryWatch:
         for facts in self.facts.images.values():
             self._ask(facts)
 
+    def rules_confirmed(self) -> None:
+        """The rules are what they were: ask anew of images that nobody could be sure went by them."""
+        for facts in self.facts.images.values():
+            if facts.doubtful and self._registry.rules_cover(facts):
+                self._ask(facts)
+
     def retire(self) -> None:
         """It is watched no longer: leave nothing behind."""
         self._agenda.forget(self.name)
@@ -321,16 +327,19 @@ class RepositoryWatch:
         rules = self._registry.believed_rules(now, self._agenda.stale_after)
         judged = judge_replications(reported, rules.destinations(self.name) if rules else _NOWHERE)
         state = image_state(judged, recent=self._recent(before), rules_known=rules is not None)
-        # They may have changed between their last reading and the push: nothing is MISSING by such.
-        covered = self._registry.rules_cover(before)
-        replications = judged if covered else judge_replications(reported, _NOWHERE)
+        replications, doubtful = judged, rules is None and self._registry.rules is not None
+        if rules and not self._registry.rules_cover(before):
+            # They may have changed between their last reading and the push: nothing is MISSING by such.
+            replications = judge_replications(reported, _NOWHERE)
+            doubtful = not judged or replications != judged
+            state = state if judged else ImageState.UNKNOWN
         self._observe(before, replications)
         interval = self._agenda.intervals.after(state)
         facts = replace(
             before,
             replications=replications,
             state=state,
-            doubtful=len(replications) < len(judged),
+            doubtful=doubtful,
             answered_at=now,
             good_until=now + interval + self._agenda.stale_after,
         )

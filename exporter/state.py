@@ -48,7 +48,7 @@ class ImageFacts:
     replicated_from: float | None
     replications: tuple[Replication, ...] | None = None
     state: ImageState = ImageState.NEW
-    #: Whether it may be MISSING somewhere: the rules that say so were read before its push.
+    #: Whether it was judged by rules that may be others than those that it goes by.
     doubtful: bool = False
     #: Monotonic times: of the answer, and until when it is believed.
     answered_at: float = field(default=0.0, compare=False)
@@ -155,7 +155,7 @@ class RegistryFacts:
     globs: frozenset[str] = frozenset()
     #: None while the replication rules are not known.
     rules: Registry | None = None
-    #: When they were last read: monotonic, and Unix time.
+    #: When they were last read, monotonic; and the Unix time at which that call was sent.
     rules_at: float = 0.0
     rules_time: float = 0.0
     #: Monotonic time since which it is watched, and whether AWS refuses calls for being too many.
@@ -264,7 +264,7 @@ class Ledger:
                 facts.source,
                 name,
                 facts.owed(name),
-                tuple(image for image in images if image.state is ImageState.SETTLED),
+                tuple(i for i in images if i.state is ImageState.SETTLED and not i.doubtful),
             )
             for facts, name, images in listed
         ]
@@ -289,6 +289,7 @@ class Ledger:
 
     def _registry(self, facts: RegistryFacts, now: float, *, images: bool) -> RegistrySnapshot:
         late = {name for name, r in facts.repositories.items() if r.late(now, self.stale_after)}
+        rules = facts.believed_rules(now, self.stale_after)
         visible = (
             tuple((name, r.visible(now, self.stale_after)) for name, r in facts.repositories.items())
             if images
@@ -296,14 +297,24 @@ class Ledger:
         )
         return RegistrySnapshot(
             facts.source,
-            facts.believed_rules(now, self.stale_after),
+            rules,
             _complete_time(facts),
             visible,
-            self._targets(facts, late, overdue=now > facts.since + self.stale_after),
+            self._targets(
+                facts,
+                late,
+                overdue=now > facts.since + self.stale_after,
+                unruled=facts.rules is not None and rules is None,
+            ),
         )
 
-    def _targets(self, facts: RegistryFacts, late: set[str], *, overdue: bool) -> tuple[TargetFacts, ...]:
-        """How the targets fare, some repositories being late; `overdue`: a first round should be over."""
+    def _targets(
+        self, facts: RegistryFacts, late: set[str], *, overdue: bool, unruled: bool
+    ) -> tuple[TargetFacts, ...]:
+        """How the targets fare, some repositories being late.
+
+        `overdue`: a first round should be over. `unruled`: the rules are no longer believed.
+        """
         lateness = _lateness(facts)
         verdicts = {label: _Verdict() for label in facts.labels}
         for scope, reason in facts.failures.items():
@@ -319,6 +330,9 @@ class Ledger:
             for label, verdict in verdicts.items():
                 if label not in facts.judged and not verdict.asked:
                     verdict.reasons |= lateness
+        if unruled:
+            for verdict in verdicts.values():
+                verdict.reasons |= lateness
         return tuple(self._target(facts, label, verdict) for label, verdict in verdicts.items())
 
     @staticmethod
@@ -427,7 +441,7 @@ def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destin
     if before.replications is None:
         return []
     was = {replication.destination: replication.status for replication in before.replications}
-    waited = before.state is ImageState.PENDING
+    waited = before.state is ImageState.PENDING or before.doubtful
     return [
         destination
         for destination, status, _ in after

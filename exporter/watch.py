@@ -234,15 +234,17 @@ class RegistryWatch:
         with self._ledger.lock:
             self.facts.rules = registry
             self.facts.rules_at = self.agenda.clock.monotonic()
-            self.facts.rules_time = self.agenda.clock.time()
-        if before == registry:
-            return
-        self.agenda.noted("replication_rules_read", rules=len(registry.rules), changed=before is not None)
+            self.facts.rules_time = self.agenda.sent_time()
+        if before != registry:
+            changed = before is not None
+            self.agenda.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
         for name, repository in self._repositories.items():
             owed = registry.destinations(name)
             # Rules that could not be read for long may have changed any number of times.
             if before is None or before.destinations(name) != owed:
                 repository.rules_changed(owed=owed)
+            else:
+                repository.rules_confirmed()
 
     def _aim(self) -> None:
         """Take the targets that are this shard's; all of them while nobody knows whose registry it is."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from operator import is_
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -378,3 +379,46 @@ def test_gzip_is_for_those_who_accept_it(accepted: str, packed: bool) -> None:
 )
 def test_openmetrics_is_for_those_who_prefer_it(accepted: str, openmetrics: bool) -> None:
     assert accepts_openmetrics(accepted) is openmetrics
+
+
+class Unlike(tuple[Any, ...]):
+    """Names that cannot be compared the second time."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Unlike.compared += 1
+        if Unlike.compared == 2:
+            raise MemoryError
+        return super().__eq__(other)
+
+    __hash__ = tuple.__hash__
+
+
+def test_a_page_that_broke_once_is_whole_the_next_time() -> None:
+    clock = FakeClock()
+    ledger = ledger_of(clock, Source("1", "r"), {"app": [(f"v{number}", 1.0, ()) for number in range(40)]})
+    fast = exposition(ledger, clock)
+    fast.page(accept="", accept_encoding="", names=())
+    repository = ledger.registries[0].repositories["app"]
+    with ledger.lock:
+        ledger.changed()
+        facts = next(iter(repository.images.values()))
+        repository.put(replace(facts, names=Unlike(facts.names), pushed_at=3.0))
+    with pytest.raises(MemoryError):
+        fast.page(accept="", accept_encoding="", names=())
+    told, anew = (
+        [line for line in page.whole().splitlines() if line.startswith(b"ecr_image")]
+        for page in (
+            each.page(accept="", accept_encoding="", names=()) for each in (fast, exposition(ledger, clock))
+        )
+    )
+    assert told == anew
+
+
+def test_some_names_may_be_those_of_the_process() -> None:
+    clock = FakeClock()
+    fast = exposition(ledger_of(clock, Source("1", "r"), {}), clock)
+    page = fast.page(accept="", accept_encoding="", names=["process_open_fds"]).whole()
+    assert page.count(b"\nprocess_open_fds ") == (1 if Path("/proc/self/stat").exists() else 0)

@@ -649,6 +649,25 @@ def test_however_long_an_outage_was_it_is_over_within_a_minute(hours: float) -> 
     assert rig.journal.failing == {}
 
 
+def test_the_rules_are_throttled_for_longer_than_stale_after() -> None:
+    ecr = FakeECR()
+    rig = within_reach(ecr)
+    ecr.push("team/app", "v2", at=rig.clock.time() - 9999)
+    rig.run(600)
+    ecr.fault = lambda operation, _: refusal(Reason.THROTTLED) if operation == "DescribeRegistry" else None
+    rig.run(3000)
+    assert set(rig.states()["team/app", "v2", ""].values()) == {"MISSING"}
+    assert rig.target("*").success is True
+    rig.run(1200)
+    assert rig.states()["team/app", "v2", ""] == {}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    assert rig.target("*").reasons == {Reason.THROTTLED}
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert set(rig.states()["team/app", "v2", ""].values()) == {"MISSING"}
+    assert rig.target("*").success is True
+
+
 def test_what_lends_credentials_hangs() -> None:
     """Every worker hangs in it in the end."""
     crew = Stuck()

@@ -28,6 +28,7 @@ from exporter.agenda import LOST_AFTER, Job, Kind
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.deadline import Deadline
 from exporter.errors import ECRError
+from exporter.metrics import DOMAIN, RepositoryRow
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Scope, Source, Status
 from exporter.poller import HEARTBEAT, MAX_HANDED_OUT, Workers
 from exporter.targets import Shard
@@ -1126,3 +1127,91 @@ def test_a_new_push_is_missing_once_the_rules_were_read_after_it(unread_for: int
     rig.run(60 + 300)
     assert rig.states()["team/app", "v2", ""] == {IRELAND: "MISSING"}
     assert ecr.calls[STATUS] - calls < 2 * 360 / 15
+
+
+def rules_throttled(operation: str, _: str) -> ECRError | None:
+    return refusal(Reason.THROTTLED) if operation == "DescribeRegistry" else None
+
+
+def test_what_is_missing_is_told_again_once_rules_that_were_too_old_are_read_again() -> None:
+    ecr = FakeECR()
+    pushed(ecr, age=9999)
+    rig = world(ecr, discovery_interval=60.0, stale_after=3600.0)
+    rig.run(30)
+    ecr.fault = rules_throttled
+    rig.run(3000)
+    assert rig.states()["team/app", "v1", ""] == {IRELAND: "MISSING"}
+    assert rig.target("*").success
+    rig.run(1500)
+    assert rig.states()["team/app", "v1", ""] == {}
+    target = rig.target("*")
+    assert (target.success, target.reasons) == (False, {Reason.THROTTLED})
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert rig.states()["team/app", "v1", ""] == {IRELAND: "MISSING"}
+    assert rig.target("*").success
+
+
+def test_after_an_outage_that_was_longer_than_stale_after_all_that_is_missing_is_told_again() -> None:
+    ecr = FakeECR(page_size=1000)
+    for number in range(100):
+        pushed(ecr, tag=f"v{number}", age=9999)
+    rig = world(ecr, discovery_interval=60.0, stale_after=600.0, requests_per_second=10.0)
+    rig.run(120)
+    for _ in range(3):
+        ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+        rig.run(1500)
+        assert not rig.states()
+        ecr.fault = lambda *_: None
+        rig.run(120)
+        assert list(rig.states().values()) == [{IRELAND: "MISSING"}] * 100
+
+
+def test_what_is_sent_nowhere_by_rules_that_were_read_before_the_push_is_asked_about_again() -> None:
+    ecr = FakeECR(rules=())
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr, discovery_interval=60.0)
+    rig.run(30)
+    ecr.fault = rules_denied
+    digest = ecr.push("team/app", "v2", at=rig.clock.time())
+    rig.run(62)
+    (registry,) = rig.snapshot().registries
+    ((name, images),) = registry.repositories
+    counts = next(row for row in DOMAIN if row.name == "ecr_repository_replication_images")
+    assert isinstance(counts, RepositoryRow)
+    values = {labels[-1]: value for labels, value in counts.samples(registry.source, name, images)}
+    assert values == {"COMPLETE": 1}  # and no zeros: it may have been sent anywhere
+    ecr.report("team/app", digest, Replication(IRELAND, Status.FAILED, "IMAGE_NOT_FOUND"))
+    rig.run(1200)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: "FAILED"}
+
+
+def test_rules_that_were_asked_for_before_the_push_do_not_say_that_it_is_missing() -> None:
+    ecr, crew = FakeECR(), Stuck()
+    pushed(ecr, age=9999)
+    rig = Rig(settings(ALL, discovery_interval=60.0), ecr, crew=lambda _: crew)
+    rig.run(30)
+    crew.hangs = True
+    rig.run(40)
+    ecr.push("team/app", "v2", at=rig.clock.time())
+    crew.free()
+    rig.run(20)
+    assert rig.states()["team/app", "v2", ""] == {}
+    rig.run(120)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: "MISSING"}
+
+
+def test_how_long_replication_took_is_told_though_nobody_could_say_for_long_that_it_was_missing() -> None:
+    ecr = FakeECR()
+    pushed(ecr, tag="v1", age=9999)
+    rig = world(ecr, discovery_interval=60.0, stale_after=7200.0)
+    rig.run(30)
+    ecr.fault = rules_denied
+    digest = ecr.push("team/app", "v2", at=rig.clock.time())
+    rig.run(4200)
+    assert rig.states()["team/app", "v2", ""] == {}
+    ecr.report("team/app", digest, complete())
+    rig.run(400)
+    ((_, destination, seconds),) = rig.completions
+    assert destination == IRELAND
+    assert 4200 <= seconds <= 4600
