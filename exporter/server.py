@@ -14,10 +14,12 @@ import ssl
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import islice
 
 from exporter import log
 from exporter.desk import Desk, Request, Response, text
@@ -26,8 +28,10 @@ from exporter.web import Web, shake_hands
 
 #: Connections that may wait to be accepted; one more is not heard, and tries again a second later.
 _BACKLOG = 4096
-#: Bytes that are handed to the system at once.
+#: Bytes that are handed to TLS at once.
 _PORTION = 1024 * 1024
+#: Buffers that the system takes at once (IOV_MAX of Linux).
+_BUFFERS = 1024
 
 _log = log.get("server")
 
@@ -397,22 +401,32 @@ class _Connection:
         self._sending_since = time.monotonic()
         end = self._sending_since + self._limits.answer_time
         body = response.pieces if to is None or to.method != "HEAD" else ()
-        for portion in _portions((self._head(response), *body)):
-            self._send_all(portion, end)
+        self._send_all((self._head(response), *body), end)
         self._sending_since = None
         if to is not None:
             _log.debug("answered", method=to.method, path=to.path, status=response.status)
 
-    def _send_all(self, data: bytes | bytearray, end: float) -> None:
-        """Raises TimeoutError. `sendall` of the standard library gives each record of TLS so much time."""
-        left = memoryview(data)
+    def _send_all(self, pieces: Sequence[bytes], end: float) -> None:
+        """Raises TimeoutError."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            for portion in _portions(pieces):
+                self._send_portion(memoryview(portion), end)
+            return
+        # Without TLS the system takes the pieces as they are, and comes back when all of them are taken.
+        left = deque(memoryview(piece) for piece in pieces if piece)
         while left:
-            left = left[self._send_some(left, end) :]
+            with self._patience(socket.SO_SNDTIMEO, end):
+                sent = self._socket.sendmsg(list(islice(left, _BUFFERS)))
+            while left and sent >= len(left[0]):
+                sent -= len(left.popleft())
+            if sent:
+                left[0] = left[0][sent:]
 
-    def _send_some(self, data: memoryview, end: float) -> int:
-        """How many bytes were taken: without TLS all of them."""
-        with self._patience(socket.SO_SNDTIMEO, end):
-            return self._socket.send(data)
+    def _send_portion(self, left: memoryview, end: float) -> None:
+        """`sendall` of the standard library gives each record of TLS so much time."""
+        while left:
+            with self._patience(socket.SO_SNDTIMEO, end):
+                left = left[self._socket.send(left) :]
 
     @contextlib.contextmanager
     def _patience(self, option: int, end: float) -> Iterator[None]:
@@ -460,10 +474,7 @@ def _timeval(seconds: float) -> bytes:
 
 
 def _portions(pieces: Iterable[bytes]) -> Iterator[bytearray]:
-    """The pieces joined to about a megabyte each: few calls, and never a copy of the whole.
-
-    Not by `bytes.join`: from a megabyte on it hands the interpreter to others meanwhile.
-    """
+    """The pieces joined to about a megabyte each: few calls, and never a copy of the whole."""
     portion = bytearray()
     for piece in pieces:
         portion += piece

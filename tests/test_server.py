@@ -465,7 +465,7 @@ def test_a_newcomer_does_not_wait_until_the_thread_of_whoever_had_to_go_ends() -
         with connect(server) as newcomer:
             newcomer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert status(newcomer.recv(1000)) == 200
-        assert stuck.reached.is_set()
+        wait_for(stuck.reached.is_set)
         stuck.open.set()
     assert "Traceback" not in stuck.getvalue()
 
