@@ -326,13 +326,14 @@ class RepositoryWatch:
         now = self._clock.monotonic()
         rules = self._registry.believed_rules(now, self._agenda.stale_after)
         judged = judge_replications(reported, rules.destinations(self.name) if rules else _NOWHERE)
-        state = image_state(judged, recent=self._recent(before), rules_known=rules is not None)
+        covered = self._registry.rules_cover(before)
+        state = image_state(judged, recent=self._recent(before), rules_known=rules is not None and covered)
         replications, doubtful = judged, rules is None and self._registry.rules is not None
-        if rules and not self._registry.rules_cover(before):
+        if rules and not covered:
             # They may have changed between their last reading and the push: nothing is MISSING by such.
             replications = judge_replications(reported, _NOWHERE)
             doubtful = not judged or replications != judged
-            state = state if judged else ImageState.UNKNOWN
+            state = ImageState.UNKNOWN if state is ImageState.SETTLED and doubtful else state
         self._observe(before, replications)
         interval = self._agenda.intervals.after(state)
         facts = replace(

@@ -1181,6 +1181,7 @@ def test_what_is_sent_nowhere_by_rules_that_were_read_before_the_push_is_asked_a
     assert isinstance(counts, RepositoryRow)
     values = {labels[-1]: value for labels, value in counts.samples(registry.source, name, images)}
     assert values == {"COMPLETE": 1}  # and no zeros: it may have been sent anywhere
+    assert {image.state for image in images} == {ImageState.SETTLED, ImageState.PENDING}
     ecr.report("team/app", digest, Replication(IRELAND, Status.FAILED, "IMAGE_NOT_FOUND"))
     rig.run(1200)
     assert rig.states()["team/app", "v2", ""] == {IRELAND: "FAILED"}
