@@ -9,7 +9,6 @@ that is passed without a refusal. Times are monotonic seconds and arguments; not
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import StrEnum
 
 #: What is left of the rate after a refusal.
@@ -28,7 +27,9 @@ _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
 _LEAST_RATE = 0.2
-#: Calls that teach whom a refusal is meant for are forgotten by half in so many seconds.
+#: Who asks now is told by about so many of the latest answers.
+_LATEST = 16.0
+#: Whom refusals met is forgotten by half in so many seconds.
 _MEMORY = 60.0
 
 
@@ -132,32 +133,49 @@ class Bucket:
         self._at = now
 
 
-@dataclass(slots=True)
-class _Experience:
-    """How a lane's calls fared lately; older ones count less."""
+class _Blame:
+    """For whom refusals are meant: for all, each lane gets them as it asks; for one, it gets them alone.
 
-    calls: float = 0.0
-    refused: float = 0.0
-    at: float = 0.0
+    So each refusal is laid upon the lanes by their shares of the calls just before it, and then seen
+    where it fell. A lane that asks alone for a while is refused alone, and that says nothing.
+    """
 
-    def add(self, *, refused: bool, now: float) -> None:
-        fade = 0.5 ** (max(0.0, now - self.at) / _MEMORY)
-        self.calls = self.calls * fade + 1.0
-        self.refused = self.refused * fade + refused
-        self.at = now
+    def __init__(self) -> None:
+        self._share = dict.fromkeys(Lane, 0.0)
+        self._expected = dict.fromkeys(Lane, 0.0)
+        self._seen = dict.fromkeys(Lane, 0.0)
+        self._at = 0.0
+
+    def answered(self, lane: Lane, *, refused: bool, now: float) -> None:
+        """Count a call of a lane, and whether it was refused."""
+        for each in Lane:
+            self._share[each] += ((each is lane) - self._share[each]) / _LATEST
+        if refused:
+            fade = 0.5 ** (max(0.0, now - self._at) / _MEMORY)
+            self._at = now
+            for each in Lane:
+                self._expected[each] = self._expected[each] * fade + self._share[each]
+                self._seen[each] = self._seen[each] * fade + (each is lane)
+
+    def is_on(self, lane: Lane) -> bool:
+        """Whether the others would have been refused by now, if refusals were meant for all."""
+        expected, seen = (
+            sum(of[other] for other in Lane if other is not lane) for of in (self._expected, self._seen)
+        )
+        return expected >= 3.0 and seen < expected / 4
 
 
 class Budget:
     """What one account and Region may be asked: all of it together, and a lane that AWS throttles alone.
 
-    A refusal lowers the rate of everything, unless the other lanes' calls go through so well that the
-    refusals must be meant for this one: then it gets a bucket of its own, and the rest goes free.
+    A refusal lowers the rate of everything, unless the other lanes' calls go through so well beside it
+    that refusals must be meant for this one: then it gets a bucket of its own, and the rest goes free.
     """
 
     def __init__(self, ceiling: float, *, now: float) -> None:
         self._all = Bucket(Rate(ceiling), now=now)
         self._own: dict[Lane, Bucket] = {}
-        self._experience = {lane: _Experience() for lane in Lane}
+        self._blame = _Blame()
 
     @property
     def rate(self) -> float:
@@ -183,18 +201,14 @@ class Budget:
 
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""
-        self._experience[lane].add(refused=refused, now=now)
-        own = self._own.get(lane)
-        (own or self._all).rate.answered(refused=refused, sent=sent, now=now)
-        if own and own.rate() >= own.rate.ceiling:
-            del self._own[lane]
-        elif refused and not own and self._meant_alone(lane):
+        if own := self._own.get(lane):
+            own.rate.answered(refused=refused, sent=sent, now=now)
+            if own.rate() >= own.rate.ceiling:
+                del self._own[lane]
+            return
+        self._all.rate.answered(refused=refused, sent=sent, now=now)
+        self._blame.answered(lane, refused=refused, now=now)
+        if refused and self._blame.is_on(lane):
             self._own[lane] = self._all
             self._all = Bucket(Rate(self._all.rate.ceiling), now=now)
-
-    def _meant_alone(self, lane: Lane) -> bool:
-        """Whether the other lanes would have been refused by now, if refusals were meant for all."""
-        mine = self._experience[lane]
-        others = [e for other, e in self._experience.items() if other is not lane and other not in self._own]
-        expected = sum(other.calls for other in others) * mine.refused / mine.calls
-        return expected >= 3.0 and sum(other.refused for other in others) < expected / 4
+            self._blame = _Blame()

@@ -168,6 +168,59 @@ def test_refusals_that_meet_everybody_slow_everybody() -> None:
     assert client.refused(20) <= 0.05
 
 
+def ask(budget: Budget, lane: Lane, calls: int, now: float, *, refused: bool = False) -> float:
+    for _ in range(calls):
+        now = budget.next_at(lane, now)
+        budget.take(lane, now)
+        budget.answered(lane, refused=refused, sent=now, now=now + 0.01)
+        now += 0.01
+    return now
+
+
+@pytest.mark.parametrize("early", [0, 1, 2, 3, 10])
+def test_refusals_of_a_time_when_one_lane_asked_alone_are_not_held_against_it(early: int) -> None:
+    budget = Budget(40, now=0.0)
+    now = ask(budget, Lane.IMAGES, 20, 0.0)
+    now = ask(budget, Lane.IMAGES, early, now, refused=True)
+    for _ in range(20):
+        now = ask(budget, Lane.STATUS, 99, now)
+        now = ask(budget, Lane.IMAGES, 1, now)
+    rate = budget.rate
+    now = ask(budget, Lane.IMAGES, 1, now, refused=True)
+    assert budget.rate >= 0.75 * rate
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_a_few_refusals_of_one_among_the_calls_of_others_are_meant_for_it(lane: Lane) -> None:
+    budget = Budget(40, now=0.0)
+    other = Lane.IMAGES if lane is Lane.STATUS else Lane.STATUS
+    now = 0.0
+    for _ in range(6):
+        now = ask(budget, other, 20, now)
+        now = ask(budget, lane, 1, now, refused=True)
+    now = ask(budget, other, 200, now)
+    assert budget.rate == 40
+    assert budget.next_at(other, now + 1) == now + 1
+    now = ask(budget, lane, 11, now + 1)
+    asked = [now := ask(budget, lane, 1, now) for _ in range(11)]
+    assert asked[-1] - asked[0] > 10 / 30, "its own rate is lower"
+
+
+def test_bursts_of_listings_beside_a_stream_of_status_calls_share_their_refusals() -> None:
+    shared = TokenBucket(steady, burst=10)
+    client = Client(Budget(400, now=0.0), dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0})
+    random = Random(1)
+    for _ in range(10):
+        client.share = {Lane.IMAGES: 0.0}
+        client.run(1.0, random)
+        client.share = {Lane.IMAGES: 0.5, Lane.STATUS: 0.0}
+        client.run(29.0, random)
+    assert client.refused(WARM) <= 0.05
+    for start in range(10, 300, 5):
+        granted = sum(granted for at, _, granted in client.calls if start <= at < start + 5)
+        assert granted >= 0.75 * 5 * 40, start
+
+
 def test_an_idle_client_learns_nothing_and_does_not_burst() -> None:
     rate = Rate(400)
     bucket = Bucket(rate, now=0.0)
