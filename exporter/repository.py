@@ -87,6 +87,8 @@ class RepositoryWatch:
         self._unasked: set[str] | None = None
         #: Digests that were pushed anew while their status was being asked.
         self._outdated: set[str] = set()
+        #: Digests whose last answer nobody could be sure of, for want of rules that are new enough.
+        self._doubtful: set[str] = set()
         #: Digests whose status call got no answer since one did.
         self._unanswered: set[str] = set()
         agenda.book(self._listing_job)
@@ -190,7 +192,8 @@ class RepositoryWatch:
 
     def rules_confirmed(self) -> None:
         """The rules are what they were: ask anew of images that nobody could be sure went by them."""
-        for facts in self.facts.images.values():
+        for digest in self._doubtful:
+            facts = self.facts.images[digest]
             if facts.doubtful and self._registry.rules_cover(facts):
                 self._ask(facts)
 
@@ -265,6 +268,7 @@ class RepositoryWatch:
         for digest in gone:
             self._agenda.works(Scope("status", self.name, digest))
             self._agenda.schedule.cancel(self._job(digest))
+            self._doubtful.discard(digest)
             self._asked(digest)
         if not selected:
             self._agenda.works(Scope("status", self.name))
@@ -334,6 +338,7 @@ class RepositoryWatch:
             replications = judge_replications(reported, _NOWHERE)
             doubtful = not judged or replications != judged
             state = ImageState.UNKNOWN if state is ImageState.SETTLED and doubtful else state
+        (self._doubtful.add if doubtful else self._doubtful.discard)(job.digest)
         self._observe(before, replications)
         interval = self._agenda.intervals.after(state)
         facts = replace(
