@@ -148,13 +148,13 @@ class _Blame:
 
     def answered(self, lane: Lane, *, refused: bool, now: float) -> None:
         """Count a call of a lane, and whether it was refused."""
-        for each in Lane:
-            self._share[each] += ((each is lane) - self._share[each]) / _LATEST
+        for each, share in self._share.items():
+            self._share[each] = share + ((each is lane) - share) / _LATEST
         if refused:
             fade = 0.5 ** (max(0.0, now - self._at) / _MEMORY)
             self._at = now
-            for each in Lane:
-                self._expected[each] = self._expected[each] * fade + self._share[each]
+            for each, share in self._share.items():
+                self._expected[each] = self._expected[each] * fade + share
                 self._seen[each] = self._seen[each] * fade + (each is lane)
 
     def is_on(self, lane: Lane) -> bool:
