@@ -1152,6 +1152,22 @@ def test_what_is_missing_is_told_again_once_rules_that_were_too_old_are_read_aga
     assert rig.target("*").success
 
 
+def test_an_image_that_goes_while_its_rules_are_too_old_is_not_asked_for_when_they_are_read_again() -> None:
+    ecr = FakeECR()
+    pushed(ecr, tag="v1", age=9999)
+    gone = pushed(ecr, tag="v2", age=9999)
+    rig = world(ecr, discovery_interval=60.0, failed_interval=600.0, stale_after=3600.0)
+    rig.run(30)
+    ecr.fault = rules_throttled
+    rig.run(5000)
+    del ecr.repositories["team/app"][gone]
+    rig.run(120)
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "MISSING"}}
+    assert rig.target("*").success
+
+
 def test_after_an_outage_that_was_longer_than_stale_after_all_that_is_missing_is_told_again() -> None:
     ecr = FakeECR(page_size=1000)
     for number in range(100):
