@@ -29,8 +29,8 @@ _FIRST_ANSWERS = 10
 _LEAST_RATE = 0.2
 #: Who asks now is told by about so many of the latest answers.
 _LATEST = 16.0
-#: Whom refusals met is forgotten by half in so many seconds.
-_MEMORY = 60.0
+#: Whom refusals met is forgotten by half in so many seconds: many times what lies between two of them.
+_MEMORY = 300.0
 
 
 class Lane(StrEnum):
