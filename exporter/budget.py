@@ -27,10 +27,13 @@ _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
 _LEAST_RATE = 0.2
-#: Who asks now is told by about so many of the latest answers.
-_LATEST = 16.0
-#: Whom refusals met is forgotten by half in so many seconds: many times what lies between two of them.
-_MEMORY = 300.0
+#: Who asks now, and how much, is told by about so many of the latest answers.
+_LATEST = 64.0
+#: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
+_STRAY = 0.02
+#: How many times likelier a lane must be throttled alone than with all the others, to be treated so.
+#: An error costs little and is soon taken back; to wait costs all the others their rate.
+_LIKELIER = 50.0
 
 
 class Lane(StrEnum):
@@ -45,9 +48,9 @@ class Lane(StrEnum):
 class Rate:
     """Calls a second, learnt from refusals; never above the ceiling."""
 
-    def __init__(self, ceiling: float) -> None:
+    def __init__(self, ceiling: float, *, begin: float = 0.0) -> None:
         self.ceiling = ceiling
-        self._begin = min(ceiling, _FIRST_RATE)
+        self._begin = min(ceiling, max(begin, _FIRST_RATE))
         #: The rate at which the last refusal came; None before the first.
         self._refused_at: float | None = None
         #: Seconds of asking since the last cut. Idle time teaches nothing, and does not count.
@@ -134,42 +137,40 @@ class Bucket:
 
 
 class _Blame:
-    """For whom refusals are meant: for all, each lane gets them as it asks; for one, it gets them alone.
+    """For whom refusals are meant: if for all, each lane meets them as it asks; if for one, that meets all.
 
-    So each refusal is laid upon the lanes by their shares of the calls just before it, and then seen
-    where it fell. A lane that asks alone for a while is refused alone, and that says nothing.
+    Each refusal makes one of the two likelier, by the share that the lane it met has in the latest calls:
+    a refusal of who asks once in a while says much, and one of who asks alone says nothing. For each lane
+    the logarithms of these ratios are added up, but never to less than zero (Page's CUSUM test): what was
+    counts nothing against what begins now, and it does not matter how far apart refusals come.
     """
 
     def __init__(self) -> None:
-        self._share = dict.fromkeys(Lane, 0.0)
-        self._expected = dict.fromkeys(Lane, 0.0)
-        self._seen = dict.fromkeys(Lane, 0.0)
-        self._at = 0.0
+        self._asks = dict.fromkeys(Lane, 0.0)
+        self._alone = dict.fromkeys(Lane, 0.0)
 
-    def answered(self, lane: Lane, *, refused: bool, now: float) -> None:
+    def answered(self, lane: Lane, *, refused: bool) -> None:
         """Count a call of a lane, and whether it was refused."""
-        for each, share in self._share.items():
-            self._share[each] = share + ((each is lane) - share) / _LATEST
+        for each, asks in self._asks.items():
+            self._asks[each] = asks + ((each is lane) - asks) / _LATEST
         if refused:
-            fade = 0.5 ** (max(0.0, now - self._at) / _MEMORY)
-            self._at = now
-            for each, share in self._share.items():
-                self._expected[each] = self._expected[each] * fade + share
-                self._seen[each] = self._seen[each] * fade + (each is lane)
+            total = sum(self._asks.values())
+            for each, asks in self._asks.items():
+                share = asks / total
+                ratio = (1.0 - _STRAY) / share if each is lane else _STRAY / max(_STRAY, 1.0 - share)
+                self._alone[each] = max(0.0, self._alone[each] + math.log(ratio))
 
     def is_on(self, lane: Lane) -> bool:
-        """Whether the others would have been refused by now, if refusals were meant for all."""
-        expected, seen = (
-            sum(of[other] for other in Lane if other is not lane) for of in (self._expected, self._seen)
-        )
-        return expected >= 3.0 and seen < expected / 4
+        """Whether the lane is so much likelier to be throttled alone than with all the others."""
+        return self._alone[lane] >= math.log(_LIKELIER)
 
 
 class Budget:
     """What one account and Region may be asked: all of it together, and a lane that AWS throttles alone.
 
-    A refusal lowers the rate of everything, unless the other lanes' calls go through so well beside it
-    that refusals must be meant for this one: then it gets a bucket of its own, and the rest goes free.
+    A refusal lowers the rate of everything, unless refusals meet this lane so much more than the others
+    that they must be meant for it: then it gets a bucket of its own, and the rest goes free. Should the
+    rest turn out to be allowed no more than that, all share one bucket again.
     """
 
     def __init__(self, ceiling: float, *, now: float) -> None:
@@ -203,12 +204,14 @@ class Budget:
         """Learn from a call that was sent at a time."""
         if own := self._own.get(lane):
             own.rate.answered(refused=refused, sent=sent, now=now)
-            if own.rate() >= own.rate.ceiling:
+            if own.rate() >= self._all.rate():
                 del self._own[lane]
+                self._blame = _Blame()
             return
         self._all.rate.answered(refused=refused, sent=sent, now=now)
-        self._blame.answered(lane, refused=refused, now=now)
+        self._blame.answered(lane, refused=refused)
         if refused and self._blame.is_on(lane):
             self._own[lane] = self._all
-            self._all = Bucket(Rate(self._all.rate.ceiling), now=now)
+            rate = self._all.rate
+            self._all = Bucket(Rate(rate.ceiling, begin=rate() / _KEPT), now=now)
             self._blame = _Blame()

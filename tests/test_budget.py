@@ -51,7 +51,7 @@ class Window:
 
 @dataclass
 class Client:
-    """Asks as fast as the budget lets it; answers take a while."""
+    """Asks as fast as the budget lets it, in turns; answers take a while."""
 
     budget: Budget
     servers: dict[Lane, TokenBucket | Window]
@@ -65,7 +65,7 @@ class Client:
         end = self.now + seconds
         answers: list[tuple[float, int, Lane, float, bool]] = []
         while True:
-            lane, at = min(((lane, self._next(lane)) for lane in self.share), key=lambda pair: pair[1])
+            at, _, lane = min((self._next(lane), self.due.get(lane, 0.0), lane) for lane in self.share)
             if answers and answers[0][0] <= at:
                 self.now, _, answered, sent, granted = heappop(answers)
                 self.budget.answered(answered, refused=not granted, sent=sent, now=self.now)
@@ -168,6 +168,55 @@ def test_refusals_that_meet_everybody_slow_everybody() -> None:
     assert client.refused(20) <= 0.05
 
 
+def throttles_alone(lane: Lane, allowed: float, *, since: float) -> dict[Lane, TokenBucket | Window]:
+    free = TokenBucket(lambda _: 1e9, burst=1e9)
+    tight = TokenBucket(lambda now: allowed if now >= since else 1e9, burst=max(1.0, allowed))
+    return {**dict.fromkeys(Lane, free), lane: tight}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("allowed", [1.0, 2.0, 3.0, 5.0])
+@pytest.mark.parametrize("lane", [Lane.IMAGES, Lane.STATUS])
+def test_a_lane_that_is_allowed_next_to_nothing_does_not_hold_up_another_that_never_rests(
+    lane: Lane, allowed: float, seed: int
+) -> None:
+    other = Lane.STATUS if lane is Lane.IMAGES else Lane.IMAGES
+    servers = throttles_alone(lane, allowed, since=30)
+    client = Client(Budget(40, now=0.0), servers, {lane: 0.0, other: 0.0})
+    client.run(240, Random(seed))
+    went = sum(granted for at, of, granted in client.calls if of is other and at >= 45)
+    assert went >= 0.85 * (40 - allowed) * 195
+    assert client.refused(45) <= 0.01
+    assert client.refused(45, other) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("allowed", [1.0, 2.0, 3.0, 5.0])
+def test_a_few_calls_beside_a_lane_that_is_throttled_alone_go_when_they_like(
+    allowed: float, seed: int
+) -> None:
+    servers = throttles_alone(Lane.STATUS, allowed, since=30)
+    client = Client(Budget(40, now=0.0), servers, {Lane.STATUS: 0.0, Lane.IMAGES: 6.0 / 40})
+    client.run(240, Random(seed))
+    went = sum(granted for at, lane, granted in client.calls if lane is Lane.IMAGES and at >= 75)
+    assert went >= 0.95 * 40 / 6 * 165
+    used = sum(granted for at, lane, granted in client.calls if lane is Lane.STATUS and at >= 75)
+    assert used >= 0.85 * allowed * 165
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("allowed", [5.0, 40.0])
+@pytest.mark.parametrize("rare", [0.0, 1.0, 7.0])
+def test_whoever_refusals_meet_by_chance_what_is_shared_stays_well_used(
+    rare: float, allowed: float, seed: int
+) -> None:
+    shared = TokenBucket(lambda _: allowed, burst=allowed)
+    client = Client(Budget(400, now=0.0), dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0, Lane.IMAGES: rare})
+    client.run(900, Random(seed))
+    assert client.refused(30) <= 0.05
+    assert client.granted(30) >= 0.95 * allowed * 870
+
+
 def ask(budget: Budget, lane: Lane, calls: int, now: float, *, refused: bool = False) -> float:
     for _ in range(calls):
         now = budget.next_at(lane, now)
@@ -204,6 +253,39 @@ def test_a_few_refusals_of_one_among_the_calls_of_others_are_meant_for_it(lane: 
     now = ask(budget, lane, 11, now + 1)
     asked = [now := ask(budget, lane, 1, now) for _ in range(11)]
     assert asked[-1] - asked[0] > 10 / 30, "its own rate is lower"
+
+
+@pytest.mark.parametrize("pause", [0.0, 20.0, 3600.0])
+def test_refusals_say_the_same_however_far_apart_they_come(pause: float) -> None:
+    budget = Budget(40, now=0.0)
+    now = 0.0
+    for _ in range(40):
+        for lane in (Lane.STATUS,) * 4 + (Lane.IMAGES,):
+            now = ask(budget, lane, 1, now)
+        now = ask(budget, Lane.STATUS, 1, now, refused=True) + pause
+    now = ask(budget, Lane.IMAGES, 200, now)
+    assert budget.rate == 40
+
+
+def lowers(budget: Budget, lane: Lane, now: float) -> bool:
+    """Whether a refusal of the lane lowers the rate of all."""
+    now = ask(budget, lane, 1, now + 1)
+    rate = budget.rate
+    ask(budget, lane, 1, now, refused=True)
+    return budget.rate < 0.9 * rate
+
+
+def test_a_lane_that_got_its_own_rate_by_mistake_shares_again() -> None:
+    budget = Budget(400, now=0.0)
+    now = ask(budget, Lane.STATUS, 200, 0.0)
+    for _ in range(4):
+        now = ask(budget, Lane.IMAGES, 1, now, refused=True)
+    assert not lowers(budget, Lane.IMAGES, now)
+    shared = TokenBucket(steady, burst=4, at=now + 1)
+    client = Client(budget, dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0, Lane.IMAGES: 0.0}, now=now + 1)
+    client.run(120, Random(1))
+    assert lowers(budget, Lane.IMAGES, client.now)
+    assert client.refused(now + 10) <= 0.05
 
 
 def test_bursts_of_listings_beside_a_stream_of_status_calls_share_their_refusals() -> None:
