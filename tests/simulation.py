@@ -89,10 +89,12 @@ class Registry:
         self.random = Random(seed)
         self.clock = FakeClock()
         #: How AWS fares: seconds that an answer takes, the share of answers that never come, the calls
-        #: that it takes a second (None: any number), and whether the role may be assumed.
+        #: that it takes a second (None: any number), of one operation or of all together (None), and
+        #: whether the role may be assumed.
         self.latency = 0.05
         self.lost_share = 0.0
         self.allowed: float | None = None
+        self.throttled: str | None = None
         self.revoked = False
         #: What it noted.
         self.calls: Counter[str] = Counter()
@@ -160,16 +162,17 @@ class Registry:
             raise refusal(Reason.UNAVAILABLE)
         if self.revoked:
             raise refusal(Reason.ACCESS_DENIED, "sts:AssumeRole", everything=True)
-        if self.allowed is not None and not self._token(self.allowed):
+        limited = self.throttled is None or self.throttled == operation
+        if limited and self.allowed is not None and not self._token(self.allowed):
             self.refused += 1
             raise refusal(Reason.THROTTLED)
         if operation == STATUS:
             self.asked[repository] += 1
 
     def _token(self, rate: float) -> bool:
-        """Take one of the tokens of which AWS gives so many a second, and keeps a second's worth."""
+        """Take one of the tokens of which AWS gives so many a second, and keeps a second's worth, or one."""
         now = self.clock.now
-        self._tokens = min(rate, self._tokens + (now - self._token_at) * rate)
+        self._tokens = min(max(1.0, rate), self._tokens + (now - self._token_at) * rate)
         self._token_at = now
         if self._tokens < 1.0:
             return False
@@ -333,7 +336,7 @@ def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
 def outage(
     registry: Registry, simulation: Simulation, *, begins: float, lasts: float, **state: object
 ) -> None:
-    """Have the registry be so for a while: `latency`, `lost_share`, `allowed`, `revoked`."""
+    """Have the registry be so for a while: `latency`, `lost_share`, `allowed`, ..."""
     before = {name: getattr(registry, name) for name in state}
     for when, values in ((begins, state), (begins + lasts, before)):
         for name, value in values.items():

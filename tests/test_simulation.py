@@ -62,6 +62,32 @@ def test_few_calls_are_refused_and_much_of_the_allowance_is_used() -> None:
     assert calls - refused >= 0.85 * 40 * 120
 
 
+@pytest.mark.parametrize("allowed", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("throttled", [STATUS, "DescribeImages"])
+def test_an_operation_that_is_throttled_alone_is_asked_less_and_the_others_as_before(
+    throttled: str, allowed: float
+) -> None:
+    """A cold start of 20,000 images in 40 repositories, while listings fall due 2/3 times a second."""
+    registry = Registry([500] * 40)
+    registry.allowed, registry.throttled = allowed, throttled
+    simulation = Simulation(settings(), registry)
+    if throttled != STATUS:
+        registry.allowed = None
+        simulation.run(10)
+        registry.allowed = allowed
+    simulation.run(60)
+    calls, refused = registry.calls.copy(), registry.refused
+    simulation.run(600)
+    calls, refused = registry.calls - calls, registry.refused - refused
+    wanted = {STATUS: 10 - 2 / 3, "DescribeImages": 2 / 3}
+    for operation, rate in wanted.items():
+        if operation == throttled:
+            assert calls[operation] - refused >= 0.85 * min(allowed, rate) * 600
+        else:
+            assert calls[operation] >= 0.9 * rate * 600
+    assert refused <= max(0.05 * calls.total(), 0.25 * 600 * (allowed == 0))
+
+
 def test_a_push_is_asked_about_within_two_seconds_of_being_listed() -> None:
     """With 50,000 images behind it that are all overdue."""
     registry = Registry([2500] * 20)
