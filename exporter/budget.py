@@ -22,7 +22,8 @@ _RETURN_LATEST = 20.0
 _SETTLING = 0.5
 #: If more than this share was refused then, the cut was too small, and what got through is the measure.
 _TOO_MUCH = 0.1
-#: Without any refusal so far, the rate begins here and doubles every second until it is as configured.
+#: Without any refusal so far, the rate begins here and doubles every second, though in no fewer than
+#: so many calls, until it is as configured.
 _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
@@ -32,8 +33,8 @@ _LATEST = 64.0
 #: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
 _STRAY = 0.02
 #: How many times likelier a lane must be throttled alone than with all the others, to be treated so.
-#: An error costs little and is soon taken back; to wait costs all the others their rate.
-_LIKELIER = 50.0
+#: An error costs some refusals until it is taken back; to wait costs all the others their rate.
+_LIKELIER = 100.0
 
 
 class Lane(StrEnum):
@@ -48,9 +49,9 @@ class Lane(StrEnum):
 class Rate:
     """Calls a second, learnt from refusals; never above the ceiling."""
 
-    def __init__(self, ceiling: float, *, begin: float = 0.0) -> None:
+    def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
         self.ceiling = ceiling
-        self._begin = min(ceiling, max(begin, _FIRST_RATE))
+        self._begin = min(ceiling, _FIRST_RATE if begin is None else begin)
         #: The rate at which the last refusal came; None before the first.
         self._refused_at: float | None = None
         #: Seconds of asking since the last cut. Idle time teaches nothing, and does not count.
@@ -61,7 +62,7 @@ class Rate:
         #: Since the last cut: answers, and how many of them were refusals.
         self._answers = 0
         self._refusals = 0
-        self._beginning = True
+        self._beginning = begin is None
 
     def __call__(self) -> float:
         """The rate now."""
@@ -75,7 +76,8 @@ class Rate:
     def taken(self, now: float) -> None:
         """A call is made."""
         if self._taken_at is not None:
-            self._busy += min(now - self._taken_at, 2.0 / self())
+            most = 2.0 / self() if self._refused_at else 1.0 / _FIRST_RATE
+            self._busy += min(now - self._taken_at, most)
         self._taken_at = now
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:

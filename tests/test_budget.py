@@ -198,14 +198,14 @@ def test_a_few_calls_beside_a_lane_that_is_throttled_alone_go_when_they_like(
     servers = throttles_alone(Lane.STATUS, allowed, since=30)
     client = Client(Budget(40, now=0.0), servers, {Lane.STATUS: 0.0, Lane.IMAGES: 6.0 / 40})
     client.run(240, Random(seed))
-    went = sum(granted for at, lane, granted in client.calls if lane is Lane.IMAGES and at >= 75)
-    assert went >= 0.95 * 40 / 6 * 165
-    used = sum(granted for at, lane, granted in client.calls if lane is Lane.STATUS and at >= 75)
-    assert used >= 0.85 * allowed * 165
+    went = sum(granted for at, lane, granted in client.calls if lane is Lane.IMAGES and at >= 120)
+    assert went >= 0.95 * 40 / 6 * 120
+    used = sum(granted for at, lane, granted in client.calls if lane is Lane.STATUS and at >= 120)
+    assert used >= 0.85 * allowed * 120
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("allowed", [5.0, 40.0])
+@pytest.mark.parametrize("allowed", [3.0, 5.0, 40.0])
 @pytest.mark.parametrize("rare", [0.0, 1.0, 7.0])
 def test_whoever_refusals_meet_by_chance_what_is_shared_stays_well_used(
     rare: float, allowed: float, seed: int
