@@ -335,6 +335,28 @@ def test_no_window_ever_sees_more_than_the_rate_and_a_tenth_of_a_second(
             assert last - first + 1 <= ceiling * (taken[last] - taken[first]) + burst + 1e-6
 
 
+@given(
+    st.floats(0.05, 10_000),
+    st.floats(0, 1e8),
+    st.lists(
+        st.tuples(st.sampled_from(Lane), st.booleans(), st.floats(0, 30), st.floats(0, 60)), max_size=300
+    ),
+)
+def test_whatever_is_refused_every_lane_goes_on_and_none_beyond_the_ceiling(
+    ceiling: float, start: float, calls: list[tuple[Lane, bool, float, float]]
+) -> None:
+    budget = Budget(ceiling, now=start)
+    now = start
+    for lane, refused, pause, latency in calls:
+        now += pause
+        at = budget.next_at(lane, now)
+        assert now <= at <= now + 2 / min(ceiling, 0.2)
+        now = budget.next_at(lane, at)
+        budget.take(lane, now)
+        budget.answered(lane, refused=refused, sent=now, now=now + latency)
+        assert 0 < budget.rate <= ceiling
+
+
 def test_a_new_ceiling_keeps_what_was_learnt() -> None:
     client = Client(Budget(400, now=0.0), {Lane.STATUS: TokenBucket(steady, 2)}, {Lane.STATUS: 0.0})
     client.run(30, Random(1))
