@@ -22,8 +22,7 @@ _RETURN_LATEST = 20.0
 _SETTLING = 0.5
 #: If more than this share was refused then, the cut was too small, and what got through is the measure.
 _TOO_MUCH = 0.1
-#: Without any refusal so far, the rate begins here and doubles every second, though in no fewer than
-#: so many calls, until it is as configured.
+#: Without any refusal so far, the rate begins here and doubles every second until it is as configured.
 _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
@@ -33,7 +32,8 @@ _LATEST = 64.0
 #: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
 _STRAY = 0.02
 #: How many times likelier a lane must be throttled alone than with all the others, to be treated so.
-#: An error costs some refusals until it is taken back; to wait costs all the others their rate.
+#: Chance alone makes that of about every hundredth refusal, which costs a few more until it is taken back;
+#: to wait longer costs all the others their rate.
 _LIKELIER = 100.0
 
 
@@ -47,21 +47,26 @@ class Lane(StrEnum):
 
 
 class Rate:
-    """Calls a second, learnt from refusals; never above the ceiling."""
+    """Calls a second, learnt from refusals; never above the ceiling.
+
+    It doubles every second of asking until the first refusal, and begins at `begin`, a rate at which AWS was
+    seen to answer, or at one that is hardly ever too much. A call at the rate R is 1/R seconds of asking, so
+    idle time teaches nothing, and who asks less than is allowed learns slowly.
+    """
 
     def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
         self.ceiling = ceiling
         self._begin = min(ceiling, _FIRST_RATE if begin is None else begin)
         #: The rate at which the last refusal came; None before the first.
         self._refused_at: float | None = None
-        #: Seconds of asking since the last cut. Idle time teaches nothing, and does not count.
+        #: Seconds of asking since the last cut.
         self._busy = 0.0
-        self._taken_at: float | None = None
         self._cut_at = float("-inf")
         self._settling = False
         #: Since the last cut: answers, and how many of them were refusals.
         self._answers = 0
         self._refusals = 0
+        #: Whether the first refusal is still to come, and may be somebody else's fault.
         self._beginning = begin is None
 
     def __call__(self) -> float:
@@ -73,12 +78,12 @@ class Rate:
         curve = 1.0 + (1.0 - _KEPT) * way * way * way
         return min(self.ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
-    def taken(self, now: float) -> None:
+    def taken(self) -> None:
         """A call is made."""
-        if self._taken_at is not None:
-            most = 2.0 / self() if self._refused_at else 1.0 / _FIRST_RATE
-            self._busy += min(now - self._taken_at, most)
-        self._taken_at = now
+        rate = self()
+        if self._refused_at is None:
+            rate = max(rate, _FIRST_RATE)  # one call of a slow beginning does not double it
+        self._busy += 1.0 / rate
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:
         """A call that was sent at a time was answered, or refused for being one too many."""
@@ -127,7 +132,6 @@ class Bucket:
         """Take a token that `next_at` promised."""
         self._refill(now)
         self._tokens -= 1.0
-        self.rate.taken(now)
 
     def _refill(self, now: float) -> None:
         if now == self._at:
@@ -141,7 +145,7 @@ class Bucket:
 class _Blame:
     """For whom refusals are meant: if for all, each lane meets them as it asks; if for one, that meets all.
 
-    Each refusal makes one of the two likelier, by the share that the lane it met has in the latest calls:
+    Each refusal makes one of the two likelier, by the share that the lane it met had in the latest calls:
     a refusal of who asks once in a while says much, and one of who asks alone says nothing. For each lane
     the logarithms of these ratios are added up, but never to less than zero (Page's CUSUM test): what was
     counts nothing against what begins now, and it does not matter how far apart refusals come.
@@ -171,8 +175,9 @@ class Budget:
     """What one account and Region may be asked: all of it together, and a lane that AWS throttles alone.
 
     A refusal lowers the rate of everything, unless refusals meet this lane so much more than the others
-    that they must be meant for it: then it gets a bucket of its own, and the rest goes free. Should the
-    rest turn out to be allowed no more than that, all share one bucket again.
+    that they are likely meant for it: then it gets a rate of its own, and what is left of the whole is for
+    the others, whose calls and refusals alone teach how much that is. A lane whose own rate has come up to
+    the whole shares it again. So an error costs little: no more is asked than the others found allowed.
     """
 
     def __init__(self, ceiling: float, *, now: float) -> None:
@@ -199,21 +204,26 @@ class Budget:
     def take(self, lane: Lane, now: float) -> None:
         """Make a call, which `next_at` allowed."""
         self._all.take(now)
-        if own := self._own.get(lane):
+        own = self._own.get(lane)
+        if own:
             own.take(now)
+        (own or self._all).rate.taken()
 
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""
-        if own := self._own.get(lane):
-            own.rate.answered(refused=refused, sent=sent, now=now)
-            if own.rate() >= self._all.rate():
-                del self._own[lane]
-                self._blame = _Blame()
-            return
-        self._all.rate.answered(refused=refused, sent=sent, now=now)
-        self._blame.answered(lane, refused=refused)
-        if refused and self._blame.is_on(lane):
-            self._own[lane] = self._all
-            rate = self._all.rate
-            self._all = Bucket(Rate(rate.ceiling, begin=rate() / _KEPT), now=now)
+        own = self._own.get(lane)
+        (own or self._all).rate.answered(refused=refused, sent=sent, now=now)
+        if not own:
+            self._blame.answered(lane, refused=refused)
+            if refused and self._blame.is_on(lane):
+                self._part(lane, now)
+        for each in [each for each, own in self._own.items() if own.rate() >= self._all.rate()]:
+            del self._own[each]
             self._blame = _Blame()
+
+    def _part(self, lane: Lane, now: float) -> None:
+        """Give the lane a rate of its own; the others begin at the one that was refused to it."""
+        self._own[lane] = self._all
+        rate = self._all.rate
+        self._all = Bucket(Rate(rate.ceiling, begin=rate() / _KEPT), now=now)
+        self._blame = _Blame()

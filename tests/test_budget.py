@@ -383,6 +383,6 @@ def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> 
 def test_a_small_budget_is_kept_also_after_a_refusal() -> None:
     rate = Rate(0.05)
     for now in range(40):
-        rate.taken(now)
+        rate.taken()
         rate.answered(refused=True, sent=now, now=now + 0.1)
         assert rate() <= 0.05
