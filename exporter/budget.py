@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-#: What is left of the rate after a refusal.
+#: What is left of the rate after a refusal that counts.
 _KEPT = 0.8
-#: The rate is back where it was refused after so many seconds; at small rates after so many calls,
-#: so that not every few of them is refused, but no later than that.
+#: The rate is back where it was refused after so many seconds of asking; at small rates after so many
+#: calls, so that not every few of them is refused, but no later than that.
 _RETURN_SECONDS = 3.0
 _RETURN_CALLS = 60.0
 _RETURN_LATEST = 20.0
@@ -22,7 +22,8 @@ _RETURN_LATEST = 20.0
 _SETTLING = 0.5
 #: If more than this share was refused then, the cut was too small, and what got through is the measure.
 _TOO_MUCH = 0.1
-#: Without any refusal so far, the rate begins here and doubles every second until it is as configured.
+#: Without any refusal so far, the rate begins here and doubles every second of asking until it is as
+#: configured; one that begins lower doubles in so many calls.
 _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
@@ -32,8 +33,8 @@ _LATEST = 64.0
 #: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
 _STRAY = 0.02
 #: How many times likelier a lane must be throttled alone than with all the others, to be treated so.
-#: Chance alone makes that of about every hundredth refusal, which costs a few more until it is taken back;
-#: to wait longer costs all the others their rate.
+#: Chance does that too, now and then, which costs refusals until it is taken back; to wait for more costs
+#: all the others their rate.
 _LIKELIER = 100.0
 
 
@@ -49,15 +50,15 @@ class Lane(StrEnum):
 class Rate:
     """Calls a second, learnt from refusals; never above the ceiling.
 
-    It doubles every second of asking until the first refusal, and begins at `begin`, a rate at which AWS was
-    seen to answer, or at one that is hardly ever too much. A call at the rate R is 1/R seconds of asking, so
-    idle time teaches nothing, and who asks less than is allowed learns slowly.
+    Until the first refusal it rises from `begin`, the rate at which calls were made so far, if there is one.
+    A call at the rate R is 1/R seconds of asking. Idle time teaches nothing, but calls are not compared with
+    the rate: who asks steadily for less than is allowed raises it in time to what nobody has tried.
     """
 
     def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
         self.ceiling = ceiling
         self._begin = min(ceiling, _FIRST_RATE if begin is None else begin)
-        #: The rate at which the last refusal came; None before the first.
+        #: The rate found to be too much at the last cut; None before the first.
         self._refused_at: float | None = None
         #: Seconds of asking since the last cut.
         self._busy = 0.0
@@ -81,9 +82,8 @@ class Rate:
     def taken(self) -> None:
         """A call is made."""
         rate = self()
-        if self._refused_at is None:
-            rate = max(rate, _FIRST_RATE)  # one call of a slow beginning does not double it
-        self._busy += 1.0 / rate
+        if rate < self.ceiling:  # or a higher ceiling would be jumped to
+            self._busy += 1.0 / (rate if self._refused_at else max(rate, _FIRST_RATE))
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:
         """A call that was sent at a time was answered, or refused for being one too many."""
@@ -102,8 +102,8 @@ class Rate:
                 self._cut(max(0.3, 1.0 - share), now)
 
     def _cut(self, kept: float, now: float) -> None:
-        if self._beginning and self._answers <= _FIRST_ANSWERS:
-            self._beginning = False
+        beginning, self._beginning = self._beginning, False
+        if beginning and self._answers <= _FIRST_ANSWERS:
             self._busy = 0.0
             return
         rate = self()
@@ -177,7 +177,7 @@ class Budget:
     A refusal lowers the rate of everything, unless refusals meet this lane so much more than the others
     that they are likely meant for it: then it gets a rate of its own, and what is left of the whole is for
     the others, whose calls and refusals alone teach how much that is. A lane whose own rate has come up to
-    the whole shares it again. So an error costs little: no more is asked than the others found allowed.
+    the whole shares it again.
     """
 
     def __init__(self, ceiling: float, *, now: float) -> None:
@@ -216,13 +216,13 @@ class Budget:
         if not own:
             self._blame.answered(lane, refused=refused)
             if refused and self._blame.is_on(lane):
-                self._part(lane, now)
-        for each in [each for each, own in self._own.items() if own.rate() >= self._all.rate()]:
+                self._split_off(lane, now)
+        for each in [each for each, bucket in self._own.items() if bucket.rate() >= self._all.rate()]:
             del self._own[each]
             self._blame = _Blame()
 
-    def _part(self, lane: Lane, now: float) -> None:
-        """Give the lane a rate of its own; the others begin at the one that was refused to it."""
+    def _split_off(self, lane: Lane, now: float) -> None:
+        """Give the lane a rate of its own; the others go on from where it was before the refusal."""
         self._own[lane] = self._all
         rate = self._all.rate
         self._all = Bucket(Rate(rate.ceiling, begin=rate() / _KEPT), now=now)

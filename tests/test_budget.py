@@ -67,14 +67,15 @@ class Client:
     now: float = 0.0
     calls: list[tuple[float, Lane, bool]] = field(default_factory=list)
     due: dict[Lane, float] = field(default_factory=dict)
+    #: On their way: when they come in, and of what.
+    answers: list[tuple[float, int, Lane, float, bool]] = field(default_factory=list)
 
     def run(self, seconds: float, random: Random) -> None:
         end = self.now + seconds
-        answers: list[tuple[float, int, Lane, float, bool]] = []
         while True:
             at, _, lane = min((self._next(lane), self.due.get(lane, 0.0), lane) for lane in self.share)
-            if answers and answers[0][0] <= at:
-                self.now, _, answered, sent, granted = heappop(answers)
+            if self.answers and self.answers[0][0] <= min(at, end):
+                self.now, _, answered, sent, granted = heappop(self.answers)
                 self.budget.answered(answered, refused=not granted, sent=sent, now=self.now)
                 continue
             if at >= end:
@@ -86,7 +87,7 @@ class Client:
             granted = self.servers[lane].allows(at)
             self.calls.append((at, lane, granted))
             delay = random.uniform(0.5, 1.5) * self.latency
-            heappush(answers, (at + delay, len(self.calls), lane, at, granted))
+            heappush(self.answers, (at + delay, len(self.calls), lane, at, granted))
 
     def _next(self, lane: Lane) -> float:
         return max(self.budget.next_at(lane, self.now), self.due.get(lane, 0.0))
@@ -431,6 +432,29 @@ def test_a_new_ceiling_keeps_what_was_learnt() -> None:
     assert client.budget.rate == learnt
     client.budget.configure(20)
     assert client.budget.rate == 20
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_higher_ceiling_is_approached_from_what_was_learnt_below_the_lower(refused: bool) -> None:
+    client = Client(Budget(20, now=0.0), {Lane.STATUS: TokenBucket(steady, 40)}, {Lane.STATUS: 0.0})
+    now = ask(client.budget, Lane.STATUS, 50, 0.0)
+    client.now = ask(client.budget, Lane.STATUS, 1, now, refused=refused)
+    client.run(60, Random(1))
+    client.budget.configure(400)
+    assert client.budget.rate < 25
+    changed = client.now
+    client.run(30, Random(1))
+    assert client.refused(changed) <= 0.05
+
+
+def test_only_the_first_refusal_may_be_somebody_elses_fault() -> None:
+    budget = Budget(40, now=0.0)
+    now = ask(budget, Lane.STATUS, 50, 0.0)
+    now = ask(budget, Lane.STATUS, 1, now, refused=True) + 1
+    now = ask(budget, Lane.STATUS, 2, now)
+    rate = budget.rate
+    ask(budget, Lane.STATUS, 1, now, refused=True)
+    assert budget.rate < 0.9 * rate
 
 
 @given(st.floats(0.5, 10_000), st.floats(0, 1e8))

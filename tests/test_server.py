@@ -41,6 +41,8 @@ class Echo(Desk):
 
 
 class _NoOffice:
+    """`Echo` answers everything by itself: whatever asks this is at fault."""
+
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         raise NotImplementedError
 
