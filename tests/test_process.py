@@ -1,6 +1,8 @@
 """What the process uses is what prometheus_client's own collector tells of it."""
 
 import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,14 @@ def told(families: object) -> dict[str, Metric]:
     return {family.name: family for family in families}  # type: ignore[attr-defined]
 
 
+def theirs_and_ours() -> tuple[dict[str, Metric], dict[str, Metric]]:
+    return told(ProcessCollector(registry=None).collect()), told(Process().collect())
+
+
 @linux
 def test_it_tells_what_prometheus_client_tells() -> None:
-    theirs = told(ProcessCollector(registry=None).collect())
-    ours = told(Process().collect())
+    with ProcessPoolExecutor(1, get_context("spawn")) as alone:  # here other threads open and close files
+        theirs, ours = alone.submit(theirs_and_ours).result()
     assert ours.keys() == theirs.keys()
     for name, family in ours.items():
         assert (family.documentation, family.type) == (theirs[name].documentation, theirs[name].type)
@@ -36,9 +42,11 @@ def test_an_older_kernel_has_its_descriptors_counted(tmp_path: Path) -> None:
     (old / "stat").write_bytes(Path("/proc/self/stat").read_bytes())
     (old / "limits").write_bytes(Path("/proc/self/limits").read_bytes())
     (tmp_path / "stat").write_bytes(Path("/proc/stat").read_bytes())
-    (old / "fd").symlink_to("/proc/self/fdinfo")  # alike, but its size is 0
+    size_unknown = Path("/proc/self/ns")
+    assert size_unknown.stat().st_size == 0
+    (old / "fd").symlink_to(size_unknown)
     (sample,) = told(Process(str(tmp_path)).collect())["process_open_fds"].samples
-    assert sample.value == pytest.approx(len(list(Path("/proc/self/fd").iterdir())), abs=1)
+    assert sample.value == len(list(size_unknown.iterdir())) > 0
 
 
 def test_without_proc_it_tells_nothing(tmp_path: Path) -> None:
