@@ -3,7 +3,8 @@
 AWS publishes no rates, shares them with everybody's CI, and changes them. So the rate is found out,
 the way TCP finds out what a path carries (CUBIC, RFC 9438): a refusal lowers it by a fifth; then it
 rises again, fast while far below the rate that was refused, slowly around it, and fast again when
-that is passed without a refusal. Times are monotonic seconds and arguments; nothing here waits.
+that is passed without a refusal, but over 10 calls a second only as far as it is used. Times are monotonic
+seconds and arguments; nothing here waits.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ _KEPT = 0.8
 _RETURN_SECONDS = 3.0
 _RETURN_CALLS = 60.0
 _RETURN_LATEST = 20.0
-#: For so many seconds after a cut refusals are only counted: they come in flocks.
-_SETTLING = 0.5
+#: Nor sooner than so many times what a refusal takes to be told: it would run away meanwhile.
+_RETURN_LATENCIES = 4.0
+#: Of calls in so many seconds after a cut refusals are only counted: they come in flocks.
+_SETTLING = 0.4
 #: If more than this share was refused then, the cut was too small, and what got through is the measure.
 _TOO_MUCH = 0.1
 #: Without any refusal so far, the rate begins here and doubles every second of asking until it is as
-#: configured; one that begins lower doubles in so many calls.
+#: configured; one that begins lower doubles in so many calls. Up to here a rate need not be used to rise.
 _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
@@ -51,8 +54,8 @@ class Rate:
     """Calls a second, learnt from refusals; never above the ceiling.
 
     Until the first refusal it rises from `begin`, the rate at which calls were made so far, if there is one.
-    A call at the rate R is 1/R seconds of asking. Idle time teaches nothing, but calls are not compared with
-    the rate: who asks steadily for less than is allowed raises it in time to what nobody has tried.
+    A call at the rate R is 1/R seconds of asking. Who uses less than half of the rate does not raise it to
+    what nobody has tried, as TCP leaves alone a window that is not used (RFC 7661).
     """
 
     def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
@@ -60,9 +63,11 @@ class Rate:
         self._begin = min(ceiling, _FIRST_RATE if begin is None else begin)
         #: The rate found to be too much at the last cut; None before the first.
         self._refused_at: float | None = None
-        #: Seconds of asking since the last cut.
-        self._busy = 0.0
+        #: How many times, since the last cut, the rate could have doubled, or come back to what was refused.
+        self._turns = 0.0
         self._cut_at = float("-inf")
+        #: Seconds that the refusal took which led to it.
+        self._latency = 0.0
         self._settling = False
         #: Since the last cut: answers, and how many of them were refusals.
         self._answers = 0
@@ -73,42 +78,47 @@ class Rate:
     def __call__(self) -> float:
         """The rate now."""
         if self._refused_at is None:
-            return min(self.ceiling, self._begin * math.exp2(min(self._busy, 64.0)))
-        turn = min(_RETURN_LATEST, max(_RETURN_SECONDS, _RETURN_CALLS / self._refused_at))
-        way = self._busy / turn - 1.0
+            return min(self.ceiling, self._begin * math.exp2(min(self._turns, 64.0)))
+        way = self._turns - 1.0
         curve = 1.0 + (1.0 - _KEPT) * way * way * way
         return min(self.ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
-    def taken(self) -> None:
-        """A call is made."""
+    def taken(self, *, used: bool) -> None:
+        """A call is made, and of late the rate was used, or it was not."""
         rate = self()
-        if rate < self.ceiling:  # or a higher ceiling would be jumped to
-            self._busy += 1.0 / (rate if self._refused_at else max(rate, _FIRST_RATE))
+        if rate < self.ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
+            self._turns += 1.0 / (rate * self._turn(rate))
+
+    def _turn(self, rate: float) -> float:
+        """How many seconds of asking at a rate let it double, or come back to what was refused."""
+        if self._refused_at is None:
+            return max(1.0, _FIRST_RATE / rate)
+        patience = max(_RETURN_CALLS / rate, _RETURN_LATENCIES * self._latency)
+        return min(_RETURN_LATEST, max(_RETURN_SECONDS, patience))
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:
         """A call that was sent at a time was answered, or refused for being one too many."""
         if sent < self._cut_at:
             return  # it was on its way before the rate changed
+        if self._settling and sent >= self._cut_at + _SETTLING:
+            self._settling = False
+            if self._refusals > 1 and self._refusals > _TOO_MUCH * self._answers:
+                self._cut(max(0.3, 1.0 - self._refusals / self._answers), now)
+                return
         self._answers += 1
         self._refusals += refused
-        if not self._settling:
-            if refused:
-                self._cut(_KEPT, now)
-            return
-        if now >= self._cut_at + _SETTLING:
-            self._settling = False
-            share = self._refusals / self._answers
-            if self._refusals > 1 and share > _TOO_MUCH:
-                self._cut(max(0.3, 1.0 - share), now)
+        if refused and not self._settling:
+            self._latency = now - sent
+            self._cut(_KEPT, now)
 
     def _cut(self, kept: float, now: float) -> None:
         beginning, self._beginning = self._beginning, False
         if beginning and self._answers <= _FIRST_ANSWERS:
-            self._busy = 0.0
+            self._turns = 0.0
             return
         rate = self()
         self._refused_at = max(_LEAST_RATE, rate * min(1.0, kept / _KEPT))
-        self._busy = 0.0
+        self._turns = 0.0
         self._cut_at = now
         self._settling = True
         self._answers = self._refusals = 0
@@ -120,7 +130,14 @@ class Bucket:
     def __init__(self, rate: Rate, *, now: float) -> None:
         self.rate = rate
         self._tokens = 1.0
+        #: Tokens that were lost because nobody took them, less those that were taken since.
+        self._spare = 0.0
         self._at = now
+
+    @property
+    def is_used(self) -> bool:
+        """Whether of late, about half a second, at least half of the tokens were taken."""
+        return self._spare < 1.0
 
     def next_at(self, now: float) -> float:
         """When a token is to be had: `now`, or later."""
@@ -132,13 +149,16 @@ class Bucket:
         """Take a token that `next_at` promised."""
         self._refill(now)
         self._tokens -= 1.0
+        self._spare = max(0.0, self._spare - 1.0)
 
     def _refill(self, now: float) -> None:
         if now == self._at:
             return
         rate = self.rate()
         most = max(1.0, rate / 10)
-        self._tokens = min(most, self._tokens + max(0.0, now - self._at) * rate)
+        tokens = self._tokens + max(0.0, now - self._at) * rate
+        self._tokens = min(most, tokens)
+        self._spare = min(max(1.0, rate / 2), self._spare + tokens - self._tokens)
         self._at = now
 
 
@@ -204,10 +224,10 @@ class Budget:
     def take(self, lane: Lane, now: float) -> None:
         """Make a call, which `next_at` allowed."""
         self._all.take(now)
-        own = self._own.get(lane)
-        if own:
-            own.take(now)
-        (own or self._all).rate.taken()
+        bucket = self._own.get(lane, self._all)
+        if bucket is not self._all:
+            bucket.take(now)
+        bucket.rate.taken(used=bucket.is_used)
 
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""

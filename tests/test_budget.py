@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
@@ -138,6 +139,62 @@ def test_without_refusals_it_is_as_configured_soon_and_never_beyond() -> None:
     client.run(20, Random(1))
     assert client.budget.rate == 100
     assert 990 <= client.granted(10) <= 1001
+
+
+@pytest.mark.parametrize("latency", [0.3, 2.0, 5.0])
+@pytest.mark.parametrize("allowed", [5.0, 10.0, 40.0])
+def test_slow_answers_are_waited_for(allowed: float, latency: float) -> None:
+    server = TokenBucket(lambda _: allowed, burst=allowed)
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: server}, latency=latency)
+    client.share = {Lane.STATUS: 0.0}
+    client.run(600, Random(1))
+    assert client.refused(60) <= 0.05
+    assert client.granted(60) >= 0.95 * allowed * 540
+
+
+@pytest.mark.parametrize("rest", [20.0, 60.0])
+@pytest.mark.parametrize("part", [0.0, 0.05, 0.125, 0.5, 0.8])
+@pytest.mark.parametrize("allowed", [10.0, 20.0, 40.0])
+def test_who_asks_little_for_a_while_does_not_ask_too_much_afterwards(
+    allowed: float, part: float, rest: float
+) -> None:
+    server = TokenBucket(lambda _: allowed, burst=allowed)
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: server})
+    random = Random(1)
+    loaded: list[bool] = []
+    for _ in range(8):
+        client.share = {Lane.STATUS: 1 / (part * allowed) if part else rest}
+        client.run(rest, random)
+        client.share, client.due, before = {Lane.STATUS: 0.0}, {}, len(client.calls)
+        client.run(10, random)
+        loaded += [granted for *_, granted in client.calls[before:] if client.now > 100]
+    assert client.refused(60) <= 0.05
+    assert loaded.count(False) <= 0.08 * len(loaded)
+    assert loaded.count(True) >= 6 * 0.9 * allowed * 10
+
+
+def test_what_a_storm_left_of_the_rate_comes_back_for_who_asks_little() -> None:
+    storm = TokenBucket(lambda now: 0.0 if now < 30 else 1e9, burst=1e9)
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: storm}, {Lane.STATUS: 2.0})
+    client.run(30, Random(1))
+    assert client.budget.rate < 1
+    client.run(600, Random(1))
+    assert 10 <= client.budget.rate < 20
+    before = client.now
+    client.share = {Lane.STATUS: 0.0}
+    client.run(20, Random(1))
+    assert client.granted(before) > 20 * 10
+
+
+@pytest.mark.parametrize("storm", [5.0, 120.0])
+@pytest.mark.parametrize("allowed", [10.0, 40.0, 400.0])
+def test_what_is_allowed_after_a_storm_is_soon_used(allowed: float, storm: float) -> None:
+    server = TokenBucket(lambda now: 0.0 if 60 < now < 60 + storm else allowed, burst=10)
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: server}, {Lane.STATUS: 0.0})
+    client.run(60 + storm + 180, Random(1))
+    before = client.now
+    client.run(60, Random(1))
+    assert client.granted(before) >= 0.85 * allowed * 60
 
 
 def test_it_comes_back_from_a_storm_within_minutes() -> None:
@@ -322,6 +379,17 @@ def test_a_few_refusals_of_one_among_the_calls_of_others_are_meant_for_it(lane: 
     assert asked[-1] - asked[0] > 10 / 30, "its own rate is lower"
 
 
+def test_refusals_at_the_end_of_a_turn_are_not_laid_upon_the_turn() -> None:
+    budget = Budget(40, now=0.0)
+    now = 0.0
+    for _ in range(10):
+        now = ask(budget, Lane.STATUS, 20, now)
+        now = ask(budget, Lane.IMAGES, 19, now)
+        now = ask(budget, Lane.IMAGES, 1, now, refused=True)
+    ask(budget, Lane.STATUS, 200, now)
+    assert budget.rate == 40
+
+
 @pytest.mark.parametrize("pause", [0.0, 20.0, 3600.0])
 def test_refusals_say_the_same_however_far_apart_they_come(pause: float) -> None:
     budget = Budget(40, now=0.0)
@@ -342,12 +410,32 @@ def lowers(budget: Budget, lane: Lane, now: float) -> bool:
     return budget.rate < 0.9 * rate
 
 
-def test_a_lane_that_got_its_own_rate_by_mistake_shares_again() -> None:
-    budget = Budget(400, now=0.0)
+def split(ceiling: float) -> tuple[Budget, float]:
+    """A budget whose listings have a rate of their own, and the time."""
+    budget = Budget(ceiling, now=0.0)
     now = ask(budget, Lane.STATUS, 200, 0.0)
     for _ in range(4):
-        now = ask(budget, Lane.IMAGES, 1, now, refused=True)
-    assert not lowers(budget, Lane.IMAGES, now)
+        now = ask(budget, Lane.IMAGES, 1, now + 1, refused=True)
+    assert not lowers(deepcopy(budget), Lane.IMAGES, now)
+    return budget, now
+
+
+def test_the_first_refusal_of_the_others_counts() -> None:
+    budget, now = split(400)
+    assert lowers(budget, Lane.STATUS, now)
+
+
+def test_who_shares_again_is_judged_anew() -> None:
+    budget, now = split(8)
+    budget.configure(400)
+    now = ask(budget, Lane.STATUS, 100, now)
+    while budget._own:
+        now = ask(budget, Lane.IMAGES, 1, now)
+    assert lowers(budget, Lane.IMAGES, now)
+
+
+def test_a_lane_that_got_its_own_rate_by_mistake_shares_again() -> None:
+    budget, now = split(400)
     shared = TokenBucket(steady, burst=4, at=now + 1)
     client = Client(budget, dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0, Lane.IMAGES: 0.0}, now=now + 1)
     client.run(120, Random(1))
@@ -447,6 +535,16 @@ def test_a_higher_ceiling_is_approached_from_what_was_learnt_below_the_lower(ref
     assert client.refused(changed) <= 0.05
 
 
+@pytest.mark.parametrize("pause", [2.0, 600.0])
+def test_a_refusal_long_after_another_counts_though_nothing_was_asked_meanwhile(pause: float) -> None:
+    budget = Budget(40, now=0.0)
+    now = ask(budget, Lane.STATUS, 50, 0.0)
+    now = ask(budget, Lane.STATUS, 1, now, refused=True) + pause
+    rate = budget.rate
+    ask(budget, Lane.STATUS, 1, now, refused=True)
+    assert budget.rate < 0.9 * rate
+
+
 def test_only_the_first_refusal_may_be_somebody_elses_fault() -> None:
     budget = Budget(40, now=0.0)
     now = ask(budget, Lane.STATUS, 50, 0.0)
@@ -473,6 +571,6 @@ def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> 
 def test_a_small_budget_is_kept_also_after_a_refusal() -> None:
     rate = Rate(0.05)
     for now in range(40):
-        rate.taken()
+        rate.taken(used=True)
         rate.answered(refused=True, sent=now, now=now + 0.1)
         assert rate() <= 0.05
