@@ -5,7 +5,8 @@ every image of it is COMPLETE at three destinations, and the only thing that eve
 exporter/demo has the ECR that behaves like the real one; this one is for `make bench`.
 
 A GET is for who runs the benchmark: /pushed?repository=R adds an image, /allow?rate=40 has everything
-beyond 40 calls a second refused, /calls tells when calls came, /status-calls how many.
+beyond 40 calls a second refused, and with &operation=O what is beyond them of one operation; /calls tells
+when calls came, /calls?operation=O those of one, /status-calls how many asked for a status.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import json
 import re
 import time
 from array import array
+from collections import defaultdict
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
+STATUS = "DescribeImageReplicationStatus"
 ACCOUNT, REGION = "111122223333", "us-east-1"
 DESTINATIONS = (("eu-west-1", ACCOUNT), ("us-west-2", ACCOUNT), ("eu-west-1", "444455556666"))
 #: Seconds for which an allowance that was not used is kept.
@@ -63,7 +67,7 @@ class Registry:
         return new
 
     def answer(self, operation: str, body: bytes) -> bytes:
-        if operation == "DescribeImageReplicationStatus":
+        if operation == STATUS:
             return body.rstrip()[:-1] + self._statuses  # it begins with what was asked for
         asked = json.loads(body)
         if operation == "DescribeImages":
@@ -99,27 +103,41 @@ class Registry:
         }
 
 
+@dataclass
+class _Allowance:
+    """So many calls a second; what is not used is kept for a while."""
+
+    rate: float
+    tokens: float = 0.0
+    filled: float = field(default_factory=time.monotonic)
+
+    def allows(self, now: float) -> bool:
+        self.tokens = min(self.rate * BURST, self.tokens + (now - self.filled) * self.rate)
+        self.filled = now
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
+
+
 class FastECR:
     """The registry, what it allows, and when calls came: monotonic, which is one clock for all processes."""
 
     def __init__(self, registry: Registry, *, latency: float) -> None:
         self.latency = latency
         self._registry = registry
-        self._rate = float("inf")
-        self._tokens = 0.0
-        self._filled = time.monotonic()
-        self._status = array("d")
-        self._served = array("d")
-        self._refused = array("d")
+        #: By operation, and "" for all of them together.
+        self._allowances: dict[str, _Allowance] = {}
+        self._served: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+        self._refused: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
 
     def call(self, operation: str, body: bytes) -> tuple[int, bytes]:
         now = time.monotonic()
-        if not self._allowed(now):
-            self._refused.append(now)
+        limits = [self._allowances[who] for who in (operation, "") if who in self._allowances]
+        if not all(limit.allows(now) for limit in limits):
+            self._refused[operation].append(now)
             return 400, _THROTTLED
-        self._served.append(now)
-        if operation == "DescribeImageReplicationStatus":
-            self._status.append(now)
+        self._served[operation].append(now)
         return 200, self._registry.answer(operation, body)
 
     def control(self, target: str) -> bytes:
@@ -128,27 +146,20 @@ class FastECR:
         if parts.path == "/pushed":
             return encoded(self._registry.push(asked["repository"]))
         if parts.path == "/allow":
-            self._rate, self._tokens, self._filled = float(asked["rate"]), 0.0, time.monotonic()
-            return encoded(self._filled)
+            limit = _Allowance(float(asked["rate"]))
+            self._allowances[asked.get("operation", "")] = limit
+            return encoded(limit.filled)
         if parts.path == "/status-calls":
-            return encoded(len(self._status))
+            return encoded(len(self._served[STATUS]))
+        only = asked.get("operation")
         return encoded(
             {
-                "status": self._status.tolist(),
-                "served": self._served.tolist(),
-                "refused": self._refused.tolist(),
+                name: sorted(
+                    at for operation, times in calls.items() if only in (None, operation) for at in times
+                )
+                for name, calls in (("served", self._served), ("refused", self._refused))
             }
         )
-
-    def _allowed(self, now: float) -> bool:
-        if self._rate == float("inf"):
-            return True
-        self._tokens = min(self._rate * BURST, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
 
 
 class _Connection(asyncio.Protocol):

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from fast_ecr import REGION, repository_name
+from fast_ecr import REGION, STATUS, repository_name
 
 from exporter.poller import MAX_IN_FLIGHT
 
@@ -187,7 +187,7 @@ def watch_pass(server: Server, pid: int, images: int) -> Pass:
         used.append((server.control("/status-calls"), processor(pid)))
     (first, before), (last, after) = used
     eventually(lambda: server.control("/status-calls") >= images)
-    moments = server.control("/calls")["status"]
+    moments = server.control(f"/calls?operation={STATUS}")["served"]
     return Pass(per_second(moments), per_second(moments[RAMP:]), 1000 * (after - before) / (last - first))
 
 
@@ -320,6 +320,27 @@ def budget(*, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle
     table(f"Adaptive budget: 400/s configured; allowed {allowed}, for {seconds:.0f} s each", rows)
 
 
+def operation(*, images: int = 20_000, rate: int = 5, free: float = 20.0, seconds: float = 60.0) -> None:
+    """Status calls throttled alone, beside listings that are not: judged after half of the time."""
+    config = f"{WATCH_ALL}requests_per_second: 400\ndiscovery_interval: 1s\n"
+    with ecr(images=images) as server, exporter(server, config):
+        eventually(lambda: server.control("/status-calls"))
+        threading.Event().wait(free)
+        throttled = float(server.control(f"/allow?rate={rate}&operation={STATUS}"))
+        threading.Event().wait(seconds)
+        statuses = server.control(f"/calls?operation={STATUS}")
+        listed = server.control("/calls?operation=DescribeImages")["served"]
+    middle, end = throttled + seconds / 2, throttled + seconds
+    rows = fared("status", statuses, [(middle, end, rate)])
+    for when, since, until in (
+        ("before", throttled - free / 2, throttled),
+        (f"in the first {seconds / 2:.0f} s", throttled, middle),
+        ("after that", middle, end),
+    ):
+        rows[f"listings a second {when}"] = f"{between(listed, since, until) / (until - since):.1f}"
+    table(f"One operation throttled: 400/s configured; {rate} status calls a second allowed", rows)
+
+
 def fared(
     when: str, calls: Mapping[str, list[float]], phases: Sequence[tuple[float, float, int]]
 ) -> dict[str, str]:
@@ -341,6 +362,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "rest": rest,
     "memory": memory,
     "budget": budget,
+    "operation": operation,
 }
 
 

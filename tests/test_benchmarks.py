@@ -76,4 +76,15 @@ def test_what_is_beyond_the_allowance_is_refused_and_counted(gate: Gate, url: st
         gate.status("team/app-0", "sha256:" + "0" * 64)
     assert refused.value.reason is Reason.THROTTLED
     calls = control(url, "/calls")
-    assert (len(calls["served"]), len(calls["refused"]), len(calls["status"])) == (1, 1, 0)
+    assert (len(calls["served"]), len(calls["refused"]), control(url, "/status-calls")) == (1, 1, 0)
+
+
+def test_one_operation_may_be_allowed_less(gate: Gate, url: str) -> None:
+    control(url, "/allow?rate=0.001&operation=DescribeImageReplicationStatus")
+    gate.repositories(None)
+    with pytest.raises(ECRError):
+        gate.status("team/app-0", "sha256:" + "0" * 64)
+    gate.repositories(None)
+    status = control(url, "/calls?operation=DescribeImageReplicationStatus")
+    assert (len(status["served"]), len(status["refused"])) == (0, 1)
+    assert len(control(url, "/calls?operation=DescribeRepositories")["served"]) == 2
