@@ -3,7 +3,7 @@
 AWS publishes no rates, shares them with everybody's CI, and changes them. So the rate is found out,
 the way TCP finds out what a path carries (CUBIC, RFC 9438): a refusal lowers it by a fifth; then it
 rises again, fast while far below the rate that was refused, slowly around it, and fast again when
-that is passed without a refusal, but over 10 calls a second only as far as it is used. Times are monotonic
+that is passed without a refusal, but over 10 calls a second only while it is used. Times are monotonic
 seconds and arguments; nothing here waits.
 """
 
@@ -19,18 +19,20 @@ _KEPT = 0.8
 _RETURN_SECONDS = 3.0
 _RETURN_CALLS = 60.0
 _RETURN_LATEST = 20.0
-#: Nor sooner than so many times what a refusal takes to be told: it would run away meanwhile.
+#: Nor, within that, sooner than so many times what a refusal takes to be told: it would run away meanwhile.
 _RETURN_LATENCIES = 4.0
-#: Of calls in so many seconds after a cut refusals are only counted: they come in flocks.
-_SETTLING = 0.4
+#: For so many seconds after a cut refusals are only counted: they come in flocks.
+_SETTLING = 0.5
 #: If more than this share was refused then, the cut was too small, and what got through is the measure.
 _TOO_MUCH = 0.1
 #: Without any refusal so far, the rate begins here and doubles every second of asking until it is as
-#: configured; one that begins lower doubles in so many calls. Up to here a rate need not be used to rise.
+#: configured; one that begins lower doubles in so many calls. Up to here a rate rises though it is not used.
 _FIRST_RATE = 10.0
 #: A refusal among so few first answers says that somebody else was greedy, not what the rate may be.
 _FIRST_ANSWERS = 10
 _LEAST_RATE = 0.2
+#: A rate is used as long as no more tokens are lost than so many for each that is taken.
+_SPARE = 0.5
 #: Who asks now, and how much, is told by about so many of the latest answers.
 _LATEST = 64.0
 #: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
@@ -54,8 +56,8 @@ class Rate:
     """Calls a second, learnt from refusals; never above the ceiling.
 
     Until the first refusal it rises from `begin`, the rate at which calls were made so far, if there is one.
-    A call at the rate R is 1/R seconds of asking. Who uses less than half of the rate does not raise it to
-    what nobody has tried, as TCP leaves alone a window that is not used (RFC 7661).
+    A call at the rate R is 1/R seconds of asking. Calls that use little of the rate do not raise it, or it
+    would come to what nobody has tried; TCP leaves a window alone that is not used, too (RFC 7661).
     """
 
     def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
@@ -66,7 +68,7 @@ class Rate:
         #: How many times, since the last cut, the rate could have doubled, or come back to what was refused.
         self._turns = 0.0
         self._cut_at = float("-inf")
-        #: Seconds that the refusal took which led to it.
+        #: Seconds that the latest refusal took which lowered the rate.
         self._latency = 0.0
         self._settling = False
         #: Since the last cut: answers, and how many of them were refusals.
@@ -84,7 +86,7 @@ class Rate:
         return min(self.ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
     def taken(self, *, used: bool) -> None:
-        """A call is made, and of late the rate was used, or it was not."""
+        """A call is made while the rate is used, or while it is not."""
         rate = self()
         if rate < self.ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
             self._turns += 1.0 / (rate * self._turn(rate))
@@ -100,7 +102,7 @@ class Rate:
         """A call that was sent at a time was answered, or refused for being one too many."""
         if sent < self._cut_at:
             return  # it was on its way before the rate changed
-        if self._settling and sent >= self._cut_at + _SETTLING:
+        if self._settling and now >= self._cut_at + _SETTLING:
             self._settling = False
             if self._refusals > 1 and self._refusals > _TOO_MUCH * self._answers:
                 self._cut(max(0.3, 1.0 - self._refusals / self._answers), now)
@@ -130,26 +132,31 @@ class Bucket:
     def __init__(self, rate: Rate, *, now: float) -> None:
         self.rate = rate
         self._tokens = 1.0
-        #: Tokens that were lost because nobody took them, less those that were taken since.
+        #: Tokens that were lost while nobody waited for one, less those that were taken since.
         self._spare = 0.0
+        self._waited_for = False
         self._at = now
 
     @property
     def is_used(self) -> bool:
-        """Whether of late, about half a second, at least half of the tokens were taken."""
+        """Whether most of the tokens of the last second or so were taken, or lost while somebody waited."""
         return self._spare < 1.0
 
     def next_at(self, now: float) -> float:
-        """When a token is to be had: `now`, or later."""
+        """When a token is to be had: `now`, or later. Only to be asked by who wants one."""
         self._refill(now)
         # A wake-up that was computed to the token may come a rounding error early.
-        return now if self._tokens >= 1.0 - 1e-9 else now + (1.0 - self._tokens) / self.rate()
+        if self._tokens >= 1.0 - 1e-9:
+            return now
+        self._waited_for = True
+        return now + (1.0 - self._tokens) / self.rate()
 
     def take(self, now: float) -> None:
         """Take a token that `next_at` promised."""
         self._refill(now)
         self._tokens -= 1.0
-        self._spare = max(0.0, self._spare - 1.0)
+        self._waited_for = False
+        self._spare = max(0.0, self._spare - _SPARE)
 
     def _refill(self, now: float) -> None:
         if now == self._at:
@@ -158,7 +165,8 @@ class Bucket:
         most = max(1.0, rate / 10)
         tokens = self._tokens + max(0.0, now - self._at) * rate
         self._tokens = min(most, tokens)
-        self._spare = min(max(1.0, rate / 2), self._spare + tokens - self._tokens)
+        if not self._waited_for:  # or who wakes up late would not use the rate
+            self._spare = min(max(1.0, rate * _SPARE), self._spare + tokens - self._tokens)
         self._at = now
 
 
