@@ -235,7 +235,8 @@ class Budget:
         bucket = self._own.get(lane, self._all)
         if bucket is not self._all:
             bucket.take(now)
-        bucket.rate.taken(used=bucket.is_used)
+        # Beside others that use the whole, a rate of its own comes up to the whole, though it is not used.
+        bucket.rate.taken(used=bucket.is_used or self._all.is_used)
 
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""

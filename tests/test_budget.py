@@ -460,6 +460,35 @@ def test_a_lane_that_got_its_own_rate_by_mistake_shares_again() -> None:
     assert client.refused(now + 10) <= 0.05
 
 
+@pytest.mark.parametrize("every", [0.06, 0.2, 1.0, 5.0])
+def test_also_one_that_asks_little_shares_again(every: float) -> None:
+    budget, now = split(400)
+    shared = TokenBucket(steady, burst=4, at=now + 1)
+    client = Client(budget, dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0, Lane.IMAGES: every}, now=now + 1)
+    client.run(120, Random(1))
+    client.share, client.due, alone = {Lane.IMAGES: 0.0}, {}, client.now
+    client.run(30, Random(1))
+    assert client.granted(alone) >= 0.95 * 40 * 30
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("allowed", [5.0, 15.0, 25.0])
+def test_one_that_is_throttled_alone_and_asks_little_for_a_while(allowed: float, part: float) -> None:
+    client = Client(Budget(100, now=0.0), throttles_alone(Lane.STATUS, allowed, since=0))
+    busy = {Lane.STATUS: 0.0, Lane.IMAGES: 1 / 15}
+    random = Random(1)
+    client.share = busy
+    client.run(60, random)
+    for _ in range(8):
+        client.share = {**busy, Lane.STATUS: 1 / (part * allowed)}
+        client.run(60, random)
+        client.share = busy
+        client.run(10, random)
+    assert client.refused(60, Lane.STATUS) <= 0.05
+    listed = sum(lane is Lane.IMAGES for at, lane, _ in client.calls if at >= 60)
+    assert listed >= 0.95 * 15 * 560
+
+
 def test_bursts_of_listings_beside_a_stream_of_status_calls_share_their_refusals() -> None:
     shared = TokenBucket(steady, burst=10)
     client = Client(Budget(400, now=0.0), dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0})
