@@ -395,15 +395,14 @@ def test_a_few_refusals_of_one_among_the_calls_of_others_are_meant_for_it(lane: 
     assert asked[-1] - asked[0] > 10 / 30, "its own rate is lower"
 
 
-def test_refusals_at_the_end_of_a_turn_are_not_laid_upon_the_turn() -> None:
+def test_who_asks_is_told_by_more_than_the_latest_turn() -> None:
     budget = Budget(40, now=0.0)
     now = 0.0
     for _ in range(10):
         now = ask(budget, Lane.STATUS, 20, now)
         now = ask(budget, Lane.IMAGES, 19, now)
         now = ask(budget, Lane.IMAGES, 1, now, refused=True)
-    ask(budget, Lane.STATUS, 200, now)
-    assert budget.rate == 40
+    assert not lowers(budget, Lane.IMAGES, now)
 
 
 @pytest.mark.parametrize("pause", [0.0, 20.0, 3600.0])
@@ -448,7 +447,9 @@ def test_who_shares_again_is_judged_anew() -> None:
     for _ in range(1000):
         if budget._own:
             now = ask(budget, Lane.IMAGES, 1, now)
-    assert lowers(budget, Lane.IMAGES, now)
+    for _ in range(3):
+        assert lowers(budget, Lane.IMAGES, now)
+        now += 10
 
 
 def test_a_lane_that_got_its_own_rate_by_mistake_shares_again() -> None:
@@ -465,7 +466,7 @@ def test_also_one_that_asks_little_shares_again(every: float) -> None:
     budget, now = split(400)
     shared = TokenBucket(steady, burst=4, at=now + 1)
     client = Client(budget, dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0, Lane.IMAGES: every}, now=now + 1)
-    client.run(120, Random(1))
+    client.run(600, Random(1))
     client.share, client.due, alone = {Lane.IMAGES: 0.0}, {}, client.now
     client.run(30, Random(1))
     assert client.granted(alone) >= 0.95 * 40 * 30
