@@ -19,7 +19,7 @@ _KEPT = 0.8
 _RETURN_SECONDS = 3.0
 _RETURN_CALLS = 60.0
 _RETURN_LATEST = 20.0
-#: Nor, within that, sooner than so many times what a refusal takes to be told: it would run away meanwhile.
+#: Within that, no sooner than so many times what a refusal takes to be told: it would run away meanwhile.
 _RETURN_LATENCIES = 4.0
 #: For so many seconds after a cut refusals are only counted: they come in flocks.
 _SETTLING = 0.5
@@ -68,7 +68,7 @@ class Rate:
         #: How many times, since the last cut, the rate could have doubled, or come back to what was refused.
         self._turns = 0.0
         self._cut_at = float("-inf")
-        #: Seconds that the latest refusal took which lowered the rate.
+        #: Seconds that the latest refusal took which counted.
         self._latency = 0.0
         self._settling = False
         #: Since the last cut: answers, and how many of them were refusals.
@@ -132,9 +132,10 @@ class Bucket:
     def __init__(self, rate: Rate, *, now: float) -> None:
         self.rate = rate
         self._tokens = 1.0
-        #: Tokens that were lost while nobody waited for one, less those that were taken since.
+        #: Whether, since the last token was taken, somebody waits for the next.
+        self.is_waited_for = False
+        #: Tokens that were lost while nobody waited, less a part of those that were taken since.
         self._spare = 0.0
-        self._waited_for = False
         self._at = now
 
     @property
@@ -143,19 +144,16 @@ class Bucket:
         return self._spare < 1.0
 
     def next_at(self, now: float) -> float:
-        """When a token is to be had: `now`, or later. Only to be asked by who wants one."""
+        """When a token is to be had: `now`, or later."""
         self._refill(now)
         # A wake-up that was computed to the token may come a rounding error early.
-        if self._tokens >= 1.0 - 1e-9:
-            return now
-        self._waited_for = True
-        return now + (1.0 - self._tokens) / self.rate()
+        return now if self._tokens >= 1.0 - 1e-9 else now + (1.0 - self._tokens) / self.rate()
 
     def take(self, now: float) -> None:
         """Take a token that `next_at` promised."""
         self._refill(now)
         self._tokens -= 1.0
-        self._waited_for = False
+        self.is_waited_for = False
         self._spare = max(0.0, self._spare - _SPARE)
 
     def _refill(self, now: float) -> None:
@@ -165,7 +163,8 @@ class Bucket:
         most = max(1.0, rate / 10)
         tokens = self._tokens + max(0.0, now - self._at) * rate
         self._tokens = min(most, tokens)
-        if not self._waited_for:  # or who wakes up late would not use the rate
+        if not self.is_waited_for:  # or who wakes up late would not use the rate
+            # A second of taking all of them makes up for any time of taking none.
             self._spare = min(max(1.0, rate * _SPARE), self._spare + tokens - self._tokens)
         self._at = now
 
@@ -224,10 +223,12 @@ class Budget:
             bucket.rate.ceiling = ceiling
 
     def next_at(self, lane: Lane, now: float) -> float:
-        """When the lane may make a call: `now`, or later."""
-        at = self._all.next_at(now)
-        own = self._own.get(lane)
-        return max(at, own.next_at(now)) if own else at
+        """When the lane may make a call, which it wants to: `now`, or later, for which it waits."""
+        bucket = self._own.get(lane, self._all)
+        at = max(bucket.next_at(now), self._all.next_at(now))
+        if at > now:
+            bucket.is_waited_for = True
+        return at
 
     def take(self, lane: Lane, now: float) -> None:
         """Make a call, which `next_at` allowed."""
@@ -235,8 +236,7 @@ class Budget:
         bucket = self._own.get(lane, self._all)
         if bucket is not self._all:
             bucket.take(now)
-        # Beside others that use the whole, a rate of its own comes up to the whole, though it is not used.
-        bucket.rate.taken(used=bucket.is_used or self._all.is_used)
+        bucket.rate.taken(used=bucket.is_used)
 
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""

@@ -462,32 +462,58 @@ def test_a_lane_that_got_its_own_rate_by_mistake_shares_again() -> None:
 
 
 @pytest.mark.parametrize("every", [0.06, 0.2, 1.0, 5.0])
-def test_also_one_that_asks_little_shares_again(every: float) -> None:
+def test_also_one_that_asks_little_shares_again_when_it_asks_more(every: float) -> None:
     budget, now = split(400)
     shared = TokenBucket(steady, burst=4, at=now + 1)
     client = Client(budget, dict.fromkeys(Lane, shared), {Lane.STATUS: 0.0, Lane.IMAGES: every}, now=now + 1)
     client.run(600, Random(1))
-    client.share, client.due, alone = {Lane.IMAGES: 0.0}, {}, client.now
+    client.share, client.due = {Lane.IMAGES: 0.0}, {}
     client.run(30, Random(1))
-    assert client.granted(alone) >= 0.95 * 40 * 30
+    since = client.now
+    client.run(30, Random(1))
+    assert client.granted(since) >= 0.95 * 40 * 30
 
 
+@pytest.mark.parametrize("listings", [15.0, 1e9])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize("allowed", [5.0, 15.0, 25.0])
-def test_one_that_is_throttled_alone_and_asks_little_for_a_while(allowed: float, part: float) -> None:
+@pytest.mark.parametrize("allowed", [12.0, 15.0, 25.0])
+def test_one_that_is_throttled_alone_and_asks_little_for_a_while(
+    allowed: float, part: float, listings: float
+) -> None:
     client = Client(Budget(100, now=0.0), throttles_alone(Lane.STATUS, allowed, since=0))
-    busy = {Lane.STATUS: 0.0, Lane.IMAGES: 1 / 15}
-    random = Random(1)
-    client.share = busy
+    random, loaded = Random(1), []
+    client.share = {Lane.STATUS: 0.0, Lane.IMAGES: 1 / listings}
     client.run(60, random)
     for _ in range(8):
-        client.share = {**busy, Lane.STATUS: 1 / (part * allowed)}
+        client.share[Lane.STATUS] = 1 / (part * allowed)
         client.run(60, random)
-        client.share = busy
+        client.share[Lane.STATUS], client.due, before = 0.0, {}, len(client.calls)
         client.run(10, random)
+        loaded += [granted for _, lane, granted in client.calls[before:] if lane is Lane.STATUS]
     assert client.refused(60, Lane.STATUS) <= 0.05
+    assert loaded.count(False) <= 0.06 * len(loaded)
     listed = sum(lane is Lane.IMAGES for at, lane, _ in client.calls if at >= 60)
-    assert listed >= 0.95 * 15 * 560
+    assert listed >= 0.95 * min(listings, 100 - allowed) * 560
+
+
+@pytest.mark.parametrize(("status", "images"), [(2.0, 11.0), (3.0, 12.0), (5.0, 14.0)])
+def test_one_that_waits_for_its_own_rate_does_not_raise_that_of_the_others(
+    status: float, images: float
+) -> None:
+    servers = {
+        Lane.STATUS: TokenBucket(lambda _: status, burst=status),
+        Lane.IMAGES: TokenBucket(lambda _: images, burst=images),
+    }
+    client = Client(Budget(400, now=0.0), servers, {Lane.STATUS: 0.0, Lane.IMAGES: 0.0})
+    random, loaded = Random(1), []
+    client.run(120, random)
+    for _ in range(10):
+        client.share[Lane.IMAGES] = 0.5
+        client.run(60, random)
+        client.share[Lane.IMAGES], client.due, before = 0.0, {}, len(client.calls)
+        client.run(10, random)
+        loaded += [granted for _, lane, granted in client.calls[before:] if lane is Lane.IMAGES]
+    assert loaded.count(False) <= 0.03 * len(loaded)
 
 
 def test_bursts_of_listings_beside_a_stream_of_status_calls_share_their_refusals() -> None:
