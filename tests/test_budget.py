@@ -341,15 +341,20 @@ def test_a_lane_that_is_throttled_alone_beside_what_all_share(alone: float, burs
     assert client.granted(30) >= 0.95 * 40 * 370
 
 
-@pytest.mark.parametrize(("status", "images"), [(5.0, 2.0), (5.0, 4.0), (20.0, 5.0), (3.0, 40.0)])
-def test_lanes_that_are_throttled_each_for_itself_use_what_each_is_allowed(
-    status: float, images: float
-) -> None:
+def throttled_each(status: float, images: float) -> Client:
+    """Asks for both as fast as it may of a server that allows so many a second of each."""
     servers = {
         Lane.STATUS: TokenBucket(lambda _: status, burst=status),
         Lane.IMAGES: TokenBucket(lambda _: images, burst=images),
     }
-    client = Client(Budget(400, now=0.0), servers, {Lane.STATUS: 0.0, Lane.IMAGES: 0.0})
+    return Client(Budget(400, now=0.0), servers, {Lane.STATUS: 0.0, Lane.IMAGES: 0.0})
+
+
+@pytest.mark.parametrize(("status", "images"), [(5.0, 2.0), (5.0, 4.0), (20.0, 5.0), (3.0, 40.0)])
+def test_lanes_that_are_throttled_each_for_itself_use_what_each_is_allowed(
+    status: float, images: float
+) -> None:
+    client = throttled_each(status, images)
     client.run(400, Random(1))
     assert client.refused(60) <= 0.04
     for lane, allowed in ((Lane.STATUS, status), (Lane.IMAGES, images)):
@@ -500,11 +505,7 @@ def test_one_that_is_throttled_alone_and_asks_little_for_a_while(
 def test_one_that_waits_for_its_own_rate_does_not_raise_that_of_the_others(
     status: float, images: float
 ) -> None:
-    servers = {
-        Lane.STATUS: TokenBucket(lambda _: status, burst=status),
-        Lane.IMAGES: TokenBucket(lambda _: images, burst=images),
-    }
-    client = Client(Budget(400, now=0.0), servers, {Lane.STATUS: 0.0, Lane.IMAGES: 0.0})
+    client = throttled_each(status, images)
     random, loaded = Random(1), []
     client.run(120, random)
     for _ in range(10):
