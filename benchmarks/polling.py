@@ -320,12 +320,12 @@ def budget(*, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle
     table(f"Adaptive budget: 400/s configured; allowed {allowed}, for {seconds:.0f} s each", rows)
 
 
-def operation(*, images: int = 20_000, rate: int = 5, free: float = 20.0, seconds: float = 60.0) -> None:
+def operation(*, images: int = 20_000, rate: int = 5, before: float = 20.0, seconds: float = 60.0) -> None:
     """Status calls throttled alone, beside listings that are not: judged after half of the time."""
     config = f"{WATCH_ALL}requests_per_second: 400\ndiscovery_interval: 1s\n"
     with ecr(images=images) as server, exporter(server, config):
         eventually(lambda: server.control("/status-calls"))
-        threading.Event().wait(free)
+        threading.Event().wait(before)
         throttled = float(server.control(f"/allow?rate={rate}&operation={STATUS}"))
         threading.Event().wait(seconds)
         statuses = server.control(f"/calls?operation={STATUS}")
@@ -333,7 +333,7 @@ def operation(*, images: int = 20_000, rate: int = 5, free: float = 20.0, second
     middle, end = throttled + seconds / 2, throttled + seconds
     rows = fared("status", statuses, [(middle, end, rate)])
     for when, since, until in (
-        ("before", throttled - free / 2, throttled),
+        ("before", throttled - before / 2, throttled),
         (f"in the first {seconds / 2:.0f} s", throttled, middle),
         ("after that", middle, end),
     ):

@@ -68,7 +68,7 @@ class Rate:
         #: How many times, since the last cut, the rate could have doubled, or come back to what was refused.
         self._turns = 0.0
         self._cut_at = float("-inf")
-        #: Seconds that the latest refusal took which counted.
+        #: How many seconds the last refusal took that lowered the rate by itself.
         self._latency = 0.0
         self._settling = False
         #: Since the last cut: answers, and how many of them were refusals.
@@ -86,7 +86,7 @@ class Rate:
         return min(self.ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
     def taken(self, *, used: bool) -> None:
-        """A call is made while the rate is used, or while it is not."""
+        """A call is made; `used` says whether most of the rate is."""
         rate = self()
         if rate < self.ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
             self._turns += 1.0 / (rate * self._turn(rate))

@@ -148,8 +148,7 @@ def test_without_refusals_it_is_as_configured_soon_and_never_beyond() -> None:
 @pytest.mark.parametrize("allowed", [5.0, 10.0, 40.0])
 def test_slow_answers_are_waited_for(allowed: float, latency: float) -> None:
     server = TokenBucket(lambda _: allowed, burst=allowed)
-    client = Client(Budget(400, now=0.0), {Lane.STATUS: server}, latency=latency)
-    client.share = {Lane.STATUS: 0.0}
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: server}, {Lane.STATUS: 0.0}, latency=latency)
     client.run(600, Random(1))
     assert client.refused(60) <= 0.05
     assert client.granted(60) >= 0.95 * allowed * 540
