@@ -167,13 +167,15 @@ class Agenda:
         """Any monotonic time in the interval that begins now."""
         return self.clock.monotonic() + seconds * self._random.random()
 
-    def take(self) -> Job | None:
-        """A call to make now, for which a token of the budget is spent; None if there is none.
+    def take(self) -> Job | float:
+        """A call to make now, for which a token of the budget is spent; or the monotonic time at which
+        there may be one, if nothing else happens.
 
-        Its answer is to come back under the very object that this returns.
+        The answer is to come back under the very object that this returns.
         """
         now = self.clock.monotonic()
-        lanes = [lane for lane in self.schedule.ready(now) if self.budget.next_at(lane, now) <= now]
+        tokens = {lane: self.budget.next_at(lane, now) for lane in self.schedule.ready(now)}
+        lanes = [lane for lane, at in tokens.items() if at <= now]
         while lanes and (job := self.schedule.take(now, lanes)):
             # One that is under way is booked anew by its own answer.
             if job not in self._in_flight:
@@ -181,13 +183,7 @@ class Agenda:
                 call = Job(*job)
                 self._in_flight[call] = now
                 return call
-        return None
-
-    def next_at(self) -> float:
-        """The monotonic time at which `take` may next have something."""
-        now = self.clock.monotonic()
-        tokens = [self.budget.next_at(lane, now) for lane in self.schedule.ready(now)]
-        return min([*tokens, self.schedule.next_at(now)])
+        return min([self.schedule.next_at(now), *tokens.values()])
 
     # -- how it goes -------------------------------------------------------------------------
 
@@ -226,9 +222,9 @@ class Agenda:
         """
         since = self.clock.monotonic() - LOST_AFTER
         # They stand in the order in which they were sent.
+        if next(iter(self._in_flight.values()), float("inf")) > since:
+            return ()
         lost = [job for job, _ in takewhile(lambda call: call[1] <= since, self._in_flight.items())]
-        if not lost:
-            return []
         self._lost.update((id(job), job) for job in lost)
         message = f"no end of the call after {LOST_AFTER:g} s; what lends the credentials may hang"
         error = ECRError(Reason.UNAVAILABLE, action="ecr", code="CallLost", message=message, everything=True)

@@ -61,7 +61,7 @@ class Rate:
     """
 
     def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
-        self.ceiling = ceiling
+        self._ceiling = ceiling
         self._begin = min(ceiling, _FIRST_RATE if begin is None else begin)
         #: The rate found to be too much at the last cut; None before the first.
         self._refused_at: float | None = None
@@ -76,20 +76,35 @@ class Rate:
         self._refusals = 0
         #: Whether the first refusal is still to come, and may be somebody else's fault.
         self._beginning = begin is None
+        self._now = self._learnt()
 
     def __call__(self) -> float:
         """The rate now."""
+        return self._now
+
+    @property
+    def ceiling(self) -> float:
+        """The most that it may be; another one may be set at any time."""
+        return self._ceiling
+
+    @ceiling.setter
+    def ceiling(self, ceiling: float) -> None:
+        self._ceiling = ceiling
+        self._now = self._learnt()
+
+    def _learnt(self) -> float:
         if self._refused_at is None:
-            return min(self.ceiling, self._begin * math.exp2(min(self._turns, 64.0)))
+            return min(self._ceiling, self._begin * math.exp2(min(self._turns, 64.0)))
         way = self._turns - 1.0
         curve = 1.0 + (1.0 - _KEPT) * way * way * way
-        return min(self.ceiling, max(_LEAST_RATE, self._refused_at * curve))
+        return min(self._ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
     def taken(self, *, used: bool) -> None:
         """A call is made; `used` says whether most of the rate is."""
-        rate = self()
-        if rate < self.ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
+        rate = self._now
+        if rate < self._ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
             self._turns += 1.0 / (rate * self._turn(rate))
+            self._now = self._learnt()
 
     def _turn(self, rate: float) -> float:
         """How many seconds of asking at a rate let it double, or come back to what was refused."""
@@ -115,15 +130,13 @@ class Rate:
 
     def _cut(self, kept: float, now: float) -> None:
         beginning, self._beginning = self._beginning, False
-        if beginning and self._answers <= _FIRST_ANSWERS:
-            self._turns = 0.0
-            return
-        rate = self()
-        self._refused_at = max(_LEAST_RATE, rate * min(1.0, kept / _KEPT))
         self._turns = 0.0
-        self._cut_at = now
-        self._settling = True
-        self._answers = self._refusals = 0
+        if not (beginning and self._answers <= _FIRST_ANSWERS):
+            self._refused_at = max(_LEAST_RATE, self._now * min(1.0, kept / _KEPT))
+            self._cut_at = now
+            self._settling = True
+            self._answers = self._refusals = 0
+        self._now = self._learnt()
 
 
 class Bucket:
@@ -224,8 +237,10 @@ class Budget:
 
     def next_at(self, lane: Lane, now: float) -> float:
         """When the lane may make a call, which it wants to: `now`, or later, for which it waits."""
+        at = self._all.next_at(now)
         bucket = self._own.get(lane, self._all)
-        at = max(bucket.next_at(now), self._all.next_at(now))
+        if bucket is not self._all:
+            at = max(at, bucket.next_at(now))
         if at > now:
             bucket.is_waited_for = True
         return at
@@ -246,9 +261,10 @@ class Budget:
             self._blame.answered(lane, refused=refused)
             if refused and self._blame.is_on(lane):
                 self._split_off(lane, now)
-        for each in [each for each, bucket in self._own.items() if bucket.rate() >= self._all.rate()]:
-            del self._own[each]
-            self._blame = _Blame()
+        for each, bucket in list(self._own.items()):
+            if bucket.rate() >= self._all.rate():
+                del self._own[each]
+                self._blame = _Blame()
 
     def _split_off(self, lane: Lane, now: float) -> None:
         """Give the lane a rate of its own; the others go on from where it was before the refusal."""

@@ -6,7 +6,7 @@ measures an interval inside the process is monotonic and says so. What AWS may l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
@@ -138,12 +138,19 @@ class Registry:
 
     registry_id: str
     rules: tuple[Rule, ...] = ()
+    #: By repository, as far as asked for.
+    _destinations: dict[str, frozenset[Destination]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def destinations(self, repository: str) -> frozenset[Destination]:
         """Where the rules send what is pushed to the repository."""
-        return frozenset(
-            destination for rule in self.rules if rule.covers(repository) for destination in rule.destinations
-        )
+        found = self._destinations.get(repository)
+        if found is None:
+            rules = (rule for rule in self.rules if rule.covers(repository))
+            found = frozenset(destination for rule in rules for destination in rule.destinations)
+            self._destinations[repository] = found
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,15 +195,13 @@ class Poller:
         self._drain()
         self._journal.tick()
         now = self._heartbeat = self._clock.monotonic()
+        wake_at = now + HEARTBEAT
         for watched in self._watched:
             watched.watch.give_up()
-            self._start_calls(watched)
+            wake_at = min(wake_at, self._start_calls(watched))
         dues = [due for w in self._watched if (due := w.watch.agenda.schedule.oldest_due(now)) is not None]
         self._oldest_due = min(dues, default=None)
-        if not self._inbox.empty():
-            return 0.0
-        free = [w.watch.agenda.next_at() for w in self._watched if w.handed_out < MAX_HANDED_OUT]
-        return max(0.0, min([now + HEARTBEAT, *free]) - self._clock.monotonic())
+        return max(0.0, wake_at - self._clock.monotonic()) if self._inbox.empty() else 0.0
 
     def _stop(self) -> None:
         self._stopping = True
@@ -216,14 +214,19 @@ class Poller:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _start_calls(self, watched: _Watched) -> None:
-        while watched.handed_out < MAX_HANDED_OUT and (found := watched.watch.next_call()):
+    def _start_calls(self, watched: _Watched) -> float:
+        """Hand out what may be asked now; the monotonic time at which there may be more."""
+        while watched.handed_out < MAX_HANDED_OUT:
+            found = watched.watch.next_call()
+            if isinstance(found, float):
+                return found
             job, call = found
             watched.handed_out += 1
             try:
                 watched.crew.submit(partial(self._make, watched, job, call))
             except RuntimeError as error:
                 self._failed(watched, job, _unmade(error))
+        return float("inf")  # until a call comes back
 
     def _make(self, watched: _Watched, job: Job, call: Callable[[], Any]) -> None:
         """In a worker: make the call, and let the loop thread know."""

@@ -341,14 +341,8 @@ class RepositoryWatch:
         (self._doubtful.add if doubtful else self._doubtful.discard)(job.digest)
         self._observe(before, replications)
         interval = self._agenda.intervals.after(state)
-        facts = replace(
-            before,
-            replications=replications,
-            state=state,
-            doubtful=doubtful,
-            answered_at=now,
-            good_until=now + interval + self._agenda.stale_after,
-        )
+        good_until = now + interval + self._agenda.stale_after
+        facts = before.answered(replications, state, doubtful=doubtful, at=now, good_until=good_until)
         with self._ledger.lock:
             if facts != before or now > before.good_until:
                 self._ledger.changed()

@@ -143,7 +143,7 @@ class Schedule(Generic[K]):
         if self._paused_until is not None and now < self._paused_until:
             return []
         self._promote(now)
-        return [lane for lane, queue in self._lanes if self._first(queue)]
+        return [lane for lane, queue in self._lanes if queue and self._first(queue)]
 
     def next_at(self, now: float) -> float:
         """When something becomes due that is not yet; infinity if nothing will."""
@@ -157,7 +157,7 @@ class Schedule(Generic[K]):
         if self._paused_until is not None:
             return None
         self._promote(now)
-        return min((first.due for _, queue in self._lanes if (first := self._first(queue))), default=None)
+        return min((queue[0][0] for _, queue in self._lanes if queue and self._first(queue)), default=None)
 
     def hold(self, scope: Hashable, *, until: float) -> None:
         """Keep back all calls of the scope; after `until` one goes ahead as a probe."""

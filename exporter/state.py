@@ -58,6 +58,28 @@ class ImageFacts:
         """Whether there is no answer that is too old at the monotonic time `now`."""
         return self.replications is None or now <= self.good_until
 
+    def answered(
+        self,
+        replications: tuple[Replication, ...],
+        state: ImageState,
+        *,
+        doubtful: bool,
+        at: float,
+        good_until: float,
+    ) -> ImageFacts:
+        """What is known when ECR answered so."""
+        return ImageFacts(
+            self.digest,
+            self.names,
+            self.pushed_at,
+            self.replicated_from,
+            replications,
+            state,
+            doubtful,
+            at,
+            good_until,
+        )
+
     def unanswered(self) -> ImageFacts:
         """What is left when the answer is no longer believed."""
         return replace(self, replications=None, state=ImageState.UNKNOWN)

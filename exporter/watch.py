@@ -105,10 +105,10 @@ class RegistryWatch:
                 repository.rebook(listing=listing)
         self._begin()
 
-    def next_call(self) -> tuple[Job, Callable[[], Any]] | None:
-        """A call to be made now, in any thread; None if nothing is due, held, or beyond the budget."""
-        job = self.agenda.take()
-        return (job, self._call(job)) if job else None
+    def next_call(self) -> tuple[Job, Callable[[], Any]] | float:
+        """A call to be made now, in any thread; or the monotonic time at which there may be one."""
+        found = self.agenda.take()
+        return (found, self._call(found)) if isinstance(found, Job) else found
 
     def answered(self, job: Job, answer: Any) -> None:
         """Take what a call gave."""

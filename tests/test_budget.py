@@ -630,9 +630,7 @@ def test_only_the_first_refusal_may_be_somebody_elses_fault() -> None:
 
 @given(st.floats(0.5, 10_000), st.floats(0, 1e8))
 def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> None:
-    learnt = Rate(rate)
-    learnt._begin = rate
-    bucket = Bucket(learnt, now=start)
+    bucket = Bucket(Rate(rate, begin=rate), now=start)
     now = start
     for _ in range(200):
         now = bucket.next_at(now)
