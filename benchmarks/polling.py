@@ -208,7 +208,7 @@ def bare_pass(images: int, *options: str) -> Pass:
             return watch_pass(server, process.pid, images)
 
 
-def first_pass(*, images: int = 6_000, rounds: int = 5) -> None:
+def first_pass(*, images: int = 6_000, rounds: int = 7) -> None:
     runs = [(exporter_pass(images), bare_pass(images), bare_pass(images, "--tuned")) for _ in range(rounds)]
     ours, bare, tuned = (
         Pass(*map(statistics.median, zip(*each, strict=True))) for each in zip(*runs, strict=True)

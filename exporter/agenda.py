@@ -92,10 +92,6 @@ _LANES = {
 }
 
 
-def _lane(job: Job) -> Lane:
-    return _LANES[job.kind]
-
-
 @dataclass(slots=True)
 class _Trouble:
     failures: Failures
@@ -157,7 +153,7 @@ class Agenda:
         """Book a call for a monotonic time, now by default. Newer pushes rank higher; None: in no hurry."""
         due = self.clock.monotonic() if due is None else due
         scope = Scope("status", job.repository) if job.kind is Kind.STATUS else None
-        self.schedule.book(job, due=due, lane=_lane(job), rank=rank, scope=scope)
+        self.schedule.book(job, due=due, lane=_LANES[job.kind], rank=rank, scope=scope)
 
     def later(self, seconds: float) -> float:
         """The monotonic time at which an interval that begins now is over, or a little earlier."""
@@ -179,7 +175,7 @@ class Agenda:
         while lanes and (job := self.schedule.take(now, lanes)):
             # One that is under way is booked anew by its own answer.
             if job not in self._in_flight:
-                self.budget.take(_lane(job), now)
+                self.budget.take(_LANES[job.kind], now)
                 call = Job(*job)
                 self._in_flight[call] = now
                 return call
@@ -282,9 +278,11 @@ class Agenda:
 
     def works(self, scope: Scope) -> None:
         """The scope works (again), or is nobody's concern any more."""
-        self.schedule.release(scope)
         trouble = self._troubles.pop(scope, None)
-        if trouble and trouble.told:
+        if trouble is None:
+            return
+        self.schedule.release(scope)
+        if trouble.told:
             with self._ledger.lock:
                 trouble.failures.pop(scope, None)
             self._journal.recovered(self._registry, scope)
@@ -314,7 +312,7 @@ class Agenda:
         self._sent = float("inf") if sent is None else sent
         if sent is not None:
             now = self.clock.monotonic()
-            self.budget.answered(_lane(job), refused=throttled, sent=sent, now=now)
+            self.budget.answered(_LANES[job.kind], refused=throttled, sent=sent, now=now)
 
     def _out_of_reach(self) -> bool:
         repositories = {job.repository for job in self._unanswered}

@@ -106,7 +106,7 @@ def replications(answer: Row, *, repository: str, digest: str) -> tuple[Replicat
         _text(answer, "repositoryName"),
         _text(image if isinstance(image, dict) else {}, "imageDigest"),
     )
-    if any(said not in ("", asked) for said, asked in zip(echo, (repository, digest), strict=True)):
+    if echo[0] not in ("", repository) or echo[1] not in ("", digest):
         raise _UnreadableError("the status of another image")
     if answer.get("replicationStatuses") is None and all(echo):
         return ()
@@ -130,7 +130,7 @@ def _text(row: Row, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise _UnreadableError(f"a {key} that is no text")
-    return _encodable(value)
+    return value if value.isascii() else _encodable(value)
 
 
 def _needed(row: Row, key: str) -> str:
@@ -146,7 +146,7 @@ def _label(row: Row, key: str) -> str:
 
 def _encodable(text: str) -> str:
     """JSON can spell lone surrogates, which no exposition can."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()
 
 
 def _account_id(row: Row, key: str) -> str:
@@ -174,7 +174,7 @@ def _tags(row: Row) -> tuple[str, ...]:
         return ()
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise _UnreadableError("no imageTags that can be understood")
-    return tuple(_encodable(tag) for tag in tags)
+    return tuple(tag if tag.isascii() else _encodable(tag) for tag in tags)
 
 
 def _unix(moment: datetime | None, now: float) -> float | None:

@@ -30,7 +30,7 @@ from botocore.utils import parse_timestamp
 from exporter import __version__, answers
 from exporter.config import RegistrySettings
 from exporter.deadline import Deadline, make_known
-from exporter.errors import ECRError, classified
+from exporter.errors import Classified, ECRError
 from exporter.model import (
     PAGE_SIZE,
     Image,
@@ -119,7 +119,7 @@ class AWS:
         self.clock = clock
         self.read_timeout = read_timeout
         self.deadline = Deadline(answer_timeout)
-        with classified("credentials"):
+        with Classified("credentials"):
             found: str | None = self.session().region_name
         #: The Region that boto3 finds by itself; or AWS_REGION, which all other SDKs know; or None.
         self.region = found or os.environ.get("AWS_REGION")
@@ -238,7 +238,7 @@ class RegistryGate:
     def _call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         access = None
         try:
-            with classified(f"{service}:{operation}"):
+            with Classified(f"{service}:{operation}"):
                 access = self._current()
                 client = self._client(access, service)
             return self._ask(client, operation, parameters)
@@ -293,7 +293,7 @@ class RegistryGate:
         parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
         proof = {"ExternalId": secret.reveal()} if secret else {}
         answer = self._ask(self._connect(access.session, "sts"), "AssumeRole", parameters | proof)
-        with classified("sts:AssumeRole"):
+        with Classified("sts:AssumeRole"):
             lent = answer["Credentials"]
             access.role = {
                 "aws_access_key_id": lent["AccessKeyId"],
@@ -311,7 +311,7 @@ class RegistryGate:
         began = time.monotonic()
         outcome = "success"
         try:
-            with classified(action, secret=self._settings.external_id):
+            with Classified(action, secret=self._settings.external_id):
                 call = partial(getattr(client, xform_name(operation)), **parameters)
                 return _stated(self._in_time(action, call))
         except ECRError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -83,15 +81,22 @@ class ECRError(Exception):
         self.everything = everything
 
 
-@contextmanager
-def classified(action: str, *, secret: Secret | None = None) -> Iterator[None]:
+class Classified:
     """Whatever is raised within becomes an ECRError that does not show the secret."""
-    try:
-        yield
-    except ECRError:
-        raise
-    except Exception as error:  # a half-broken answer can raise anything in botocore's parser
-        raise _classify(error, action, secret) from error
+
+    __slots__ = ("_action", "_secret")
+
+    def __init__(self, action: str, *, secret: Secret | None = None) -> None:
+        self._action = action
+        self._secret = secret
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # A half-broken answer can raise anything in botocore's parser.
+        if isinstance(error, Exception) and not isinstance(error, ECRError):
+            raise _classify(error, self._action, self._secret) from error
 
 
 def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
