@@ -179,6 +179,7 @@ class Agenda:
                 call = Job(*job)
                 self._in_flight[call] = now
                 return call
+        # What had a token and yet did not go stands in no queue any more: that `now` is given but once.
         return min([self.schedule.next_at(now), *tokens.values()])
 
     # -- how it goes -------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class Registry:
 
     registry_id: str
     rules: tuple[Rule, ...] = ()
-    #: By repository, as far as asked for.
+    #: By repository, as far as asked for; whoever asks first adds it, in any thread.
     _destinations: dict[str, frozenset[Destination]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -218,7 +218,7 @@ class Poller:
         """Hand out what may be asked now; the monotonic time at which there may be more."""
         while watched.handed_out < MAX_HANDED_OUT:
             found = watched.watch.next_call()
-            if isinstance(found, float):
+            if not isinstance(found, tuple):
                 return found
             job, call = found
             watched.handed_out += 1

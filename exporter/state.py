@@ -67,7 +67,7 @@ class ImageFacts:
         at: float,
         good_until: float,
     ) -> ImageFacts:
-        """What is known when ECR answered so."""
+        """What is known once ECR answered so, at a monotonic time. Not by replace(), which is slow."""
         return ImageFacts(
             self.digest,
             self.names,

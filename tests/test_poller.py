@@ -513,6 +513,18 @@ def test_the_budget_is_kept_from_the_first_second_on() -> None:
     assert 95 <= ecr.calls.total() <= 102
 
 
+def test_the_loop_is_awake_in_time_for_each_registry() -> None:
+    busy, idle = FakeECR(), FakeECR(source=Source(ACCOUNT, "eu-west-1"))
+    for number in range(30):
+        pushed(busy, tag=f"v{number}")
+    regions = (RegistrySettings("one", region=HOME.region), RegistrySettings("two", region="eu-west-1"))
+    for entries in (regions, regions[::-1]):
+        busy.calls.clear()
+        rig = Rig(settings(ALL, registries=entries, requests_per_second=2.0), busy, idle)
+        rig.run(10)
+        assert busy.calls.total() >= 19
+
+
 def test_two_entries_for_one_registry_ask_once() -> None:
     ecr = FakeECR()
     ecr.report("team/app", pushed(ecr), complete())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from fakes import ACCOUNT, HOME, IRELAND, OREGON
@@ -127,6 +127,22 @@ def image(
 
 
 NEVER_ASKED = replace(image(), replications=None, state=ImageState.NEW, good_until=0.0)
+
+
+def test_an_answer_changes_what_it_tells_and_nothing_else() -> None:
+    asked = image(state=ImageState.PENDING, good_until=50.0)
+    failed = (at(IRELAND, "FAILED"),)
+    facts = asked.answered(failed, ImageState.FAILED, doubtful=True, at=90.0, good_until=95.0)
+    assert asdict(facts) == asdict(
+        replace(
+            asked,
+            replications=failed,
+            state=ImageState.FAILED,
+            doubtful=True,
+            answered_at=90.0,
+            good_until=95.0,
+        )
+    )
 
 
 @pytest.mark.parametrize(
