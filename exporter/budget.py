@@ -125,8 +125,14 @@ class Rate:
         self._answers += 1
         self._refusals += refused
         if refused and not self._settling:
+            self._step_back(now - sent)
             self._latency = now - sent
             self._cut(_KEPT, now)
+
+    def _step_back(self, seconds: float) -> None:
+        """Have the rate be what it was so long ago, when the call was sent that was one too many."""
+        self._turns = max(0.0, self._turns - min(1.0, seconds / self._turn(self._now)))
+        self._now = self._learnt()
 
     def _cut(self, kept: float, now: float) -> None:
         beginning, self._beginning = self._beginning, False

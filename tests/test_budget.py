@@ -154,6 +154,22 @@ def test_slow_answers_are_waited_for(allowed: float, latency: float) -> None:
     assert client.granted(60) >= 0.95 * allowed * 540
 
 
+def test_what_was_too_much_is_the_rate_at_which_the_call_was_sent() -> None:
+    rate, now, sent = Rate(400.0, begin=10.0), 0.0, 0.0
+    while rate() < 80.0:
+        rate.taken(used=True)
+        now += 1 / rate()
+        sent = now if rate() <= 50.0 else sent
+    rate.answered(refused=True, sent=sent, now=now)
+    assert 0.75 * 50.0 <= rate() <= 0.85 * 50.0
+
+
+def test_one_refusal_that_took_long_does_not_take_all_of_the_rate() -> None:
+    rate, now = Rate(400.0, begin=400.0), 0.0
+    rate.answered(refused=True, sent=now, now=now + 25.0)
+    assert rate() >= 0.3 * 400.0
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rest", [20.0, 60.0])
 @pytest.mark.parametrize("part", [0.0, 0.05, 0.125, 0.5, 0.8])
