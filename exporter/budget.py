@@ -67,6 +67,7 @@ class Rate:
         self._refused_at: float | None = None
         #: How many times, since the last cut, the rate could have doubled, or come back to what was refused.
         self._turns = 0.0
+        self._rose_at = float("-inf")
         self._cut_at = float("-inf")
         #: How many seconds the last refusal took that lowered the rate by itself.
         self._latency = 0.0
@@ -99,12 +100,13 @@ class Rate:
         curve = 1.0 + (1.0 - _KEPT) * way * way * way
         return min(self._ceiling, max(_LEAST_RATE, self._refused_at * curve))
 
-    def taken(self, *, used: bool) -> None:
+    def taken(self, now: float, *, used: bool) -> None:
         """A call is made; `used` says whether most of the rate is."""
         rate = self._now
         if rate < self._ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
             self._turns += 1.0 / (rate * self._turn(rate))
             self._now = self._learnt()
+            self._rose_at = now
 
     def _turn(self, rate: float) -> float:
         """How many seconds of asking at a rate let it double, or come back to what was refused."""
@@ -125,13 +127,14 @@ class Rate:
         self._answers += 1
         self._refusals += refused
         if refused and not self._settling:
-            self._step_back(now - sent)
+            self._step_back(sent)
             self._latency = now - sent
             self._cut(_KEPT, now)
 
-    def _step_back(self, seconds: float) -> None:
-        """Have the rate be what it was so long ago, when the call was sent that was one too many."""
-        self._turns = max(0.0, self._turns - min(1.0, seconds / self._turn(self._now)))
+    def _step_back(self, sent: float) -> None:
+        """Have the rate be what it was when the call was sent that was one too many, if it rose since."""
+        rise = max(0.0, self._rose_at - sent) / self._turn(self._now)
+        self._turns = max(0.0, self._turns - min(1.0, rise))
         self._now = self._learnt()
 
     def _cut(self, kept: float, now: float) -> None:
@@ -257,7 +260,7 @@ class Budget:
         bucket = self._own.get(lane, self._all)
         if bucket is not self._all:
             bucket.take(now)
-        bucket.rate.taken(used=bucket.is_used)
+        bucket.rate.taken(now, used=bucket.is_used)
 
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""
@@ -273,7 +276,7 @@ class Budget:
                 self._blame = _Blame()
 
     def _split_off(self, lane: Lane, now: float) -> None:
-        """Give the lane a rate of its own; the others go on from where it was before the refusal."""
+        """Give the lane a rate of its own; the others go on from that at which the refused call was sent."""
         self._own[lane] = self._all
         rate = self._all.rate
         self._all = Bucket(Rate(rate.ceiling, begin=rate() / _KEPT), now=now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -155,19 +156,33 @@ def test_slow_answers_are_waited_for(allowed: float, latency: float) -> None:
 
 
 def test_what_was_too_much_is_the_rate_at_which_the_call_was_sent() -> None:
-    rate, now, sent = Rate(400.0, begin=10.0), 0.0, 0.0
-    while rate() < 80.0:
-        rate.taken(used=True)
-        now += 1 / rate()
-        sent = now if rate() <= 50.0 else sent
+    rate = Rate(400.0, begin=10.0)
+    sent, now = rise(rate, 50.0), rise(rate, 80.0)
     rate.answered(refused=True, sent=sent, now=now)
     assert 0.75 * 50.0 <= rate() <= 0.85 * 50.0
 
 
-def test_one_refusal_that_took_long_does_not_take_all_of_the_rate() -> None:
-    rate, now = Rate(400.0, begin=400.0), 0.0
-    rate.answered(refused=True, sent=now, now=now + 25.0)
-    assert rate() >= 0.3 * 400.0
+def test_one_refusal_that_took_long_takes_no_more_than_half_of_the_rate_and_a_fifth() -> None:
+    rate = Rate(400.0, begin=10.0)
+    now = rise(rate, 400.0)
+    rate.answered(refused=True, sent=0.0, now=now)
+    assert rate() == pytest.approx(0.5 * 0.8 * 400.0, rel=0.05)
+
+
+def test_a_rate_that_stood_still_meanwhile_is_lowered_by_a_fifth_however_long_a_refusal_took() -> None:
+    rate = Rate(400.0, begin=10.0)
+    now = rise(rate, 400.0)
+    rate.answered(refused=True, sent=now + 60.0, now=now + 85.0)
+    assert rate() == pytest.approx(0.8 * 400.0)
+
+
+def rise(rate: Rate, to: float) -> float:
+    """Have it rise by being used; when, if it began at time 0 at 10 a second, it came to be so high."""
+    now = math.log2(rate() / 10.0)
+    while rate() < to:
+        rate.taken(now, used=True)
+        now += 1 / rate()
+    return now
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -658,6 +673,6 @@ def test_who_waits_for_tokens_gets_the_whole_rate(rate: float, start: float) -> 
 def test_a_small_budget_is_kept_also_after_a_refusal() -> None:
     rate = Rate(0.05)
     for now in range(40):
-        rate.taken(used=True)
+        rate.taken(now, used=True)
         rate.answered(refused=True, sent=now, now=now + 0.1)
         assert rate() <= 0.05
