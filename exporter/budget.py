@@ -132,7 +132,10 @@ class Rate:
             self._cut(_KEPT, now)
 
     def _step_back(self, sent: float) -> None:
-        """Have the rate be what it was when the call was sent that was one too many, if it rose since."""
+        """Have the rate be what it was when the call was sent that was one too many, if it rose since.
+
+        By one turn at most: a refusal that took very long is not worth all of the rate.
+        """
         rise = max(0.0, self._rose_at - sent) / self._turn(self._now)
         self._turns = max(0.0, self._turns - min(1.0, rise))
         self._now = self._learnt()
