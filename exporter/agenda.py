@@ -149,11 +149,13 @@ class Agenda:
 
     # -- booking -----------------------------------------------------------------------------
 
-    def book(self, job: Job, *, due: float | None = None, rank: float | None = 0.0) -> None:
+    def book(
+        self, job: Job, *, due: float | None = None, rank: float | None = 0.0, first: bool = False
+    ) -> None:
         """Book a call for a monotonic time, now by default. Newer pushes rank higher; None: in no hurry."""
         due = self.clock.monotonic() if due is None else due
         scope = Scope("status", job.repository) if job.kind is Kind.STATUS else None
-        self.schedule.book(job, due=due, lane=_LANES[job.kind], rank=rank, scope=scope)
+        self.schedule.book(job, due=due, lane=_LANES[job.kind], rank=rank, scope=scope, first=first)
 
     def later(self, seconds: float) -> float:
         """The monotonic time at which an interval that begins now is over, or a little earlier."""

@@ -281,8 +281,10 @@ class RepositoryWatch:
             if gone or new or renamed:
                 self._ledger.changed()
         for facts in new:
-            settled_at = facts.answered_at + self._agenda.intervals.settled
-            self._ask(facts, due=None if facts.replications is None else settled_at)
+            if facts.replications is None:
+                self._ask(facts, first=self._recent(facts))
+            else:
+                self._ask(facts, due=facts.answered_at + self._agenda.intervals.settled)
 
     def _differences(
         self, selected: Mapping[str, Watched], remembered: Mapping[str, Settled]
@@ -400,10 +402,10 @@ class RepositoryWatch:
     def _job(self, digest: str) -> Job:
         return Job(Kind.STATUS, self.name, digest)
 
-    def _ask(self, facts: ImageFacts, *, due: float | None = None) -> None:
+    def _ask(self, facts: ImageFacts, *, due: float | None = None, first: bool = False) -> None:
         urgent = facts.state in (ImageState.NEW, ImageState.PENDING)
         rank = facts.replicated_from or 0.0 if urgent else None
-        self._agenda.book(self._job(facts.digest), due=due, rank=rank)
+        self._agenda.book(self._job(facts.digest), due=due, rank=rank, first=first)
 
     def _asked(self, digest: str = "") -> None:
         """Note that the image's first answer is there; with the last, the targets can be judged."""

@@ -4,10 +4,11 @@ The policy in five sentences:
 
 1. Everything worth asking is booked under a key for a due time; how long an answer is good for
    follows from the state of the image (`Intervals`).
-2. What is due is taken in turns. While there is a backlog of everything, every second turn is for
-   listings, because only they find new pushes. Of the status calls three in four are for the newest
-   push of those that are new or on their way, and one for whatever is overdue the longest: pushes
-   overtake any backlog, nothing starves.
+2. A push that was just listed goes first, for `FIRST_FOR` seconds. All else that is due is taken in
+   turns. While there is a backlog of everything, every second turn is for listings, because only they
+   find new pushes: so that pushes overtake any backlog and yet can hold up nothing for long. Of the
+   other turns three in four are for the newest push of those that are new or on their way, and one is
+   for whatever is overdue the longest: nothing starves.
 3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
    allows, and one of an operation that AWS throttles alone from a second one as well (`budget`): work
    is spread evenly, in bursts of a tenth of a second at most, whatever becomes due at once.
@@ -31,16 +32,20 @@ from exporter.model import ImageState
 
 K = TypeVar("K", bound=Hashable)
 
+#: For so many seconds after it is due, a call that is booked to go first does: a little longer than the two
+#: within which a push is to be asked about, for the last of as many as the budget allows in these.
+FIRST_FOR = 2.5
 #: A probe that never reports back is written off after so many seconds, and another one sent.
 PROBE_TIMEOUT = 30.0
 
 
 class _Queue(StrEnum):
-    """The orders in which due work stands; a status call stands in two of them."""
+    """The orders in which due work stands; one call may stand in several of them."""
 
     REGISTRY = "registry"  # the longest overdue first, as in the next two
     REPOSITORIES = "repositories"
     IMAGES = "images"
+    FIRST = "first"  # the longest overdue first, and only what may go before all others
     NEWEST = "newest"  # status calls, the newest push first
     OLDEST = "oldest"  # status calls, the longest overdue first
 
@@ -68,13 +73,14 @@ class _Booking(Generic[K]):
     lane: Lane
     rank: float | None
     scope: Hashable
+    first_until: float
     #: A heap gives up only its head: what is cancelled or moved dies, and is dropped when it comes up.
     alive: bool = True
 
     def renewed(self) -> _Booking[K]:
         """A copy to go on with; whatever queue still holds this one drops it."""
         self.alive = False
-        return _Booking(self.key, self.due, self.lane, self.rank, self.scope)
+        return _Booking(self.key, self.due, self.lane, self.rank, self.scope, self.first_until)
 
 
 @dataclass(slots=True)
@@ -107,14 +113,23 @@ class Schedule(Generic[K]):
         return key in self._bookings
 
     def book(
-        self, key: K, *, due: float, lane: Lane, rank: float | None = 0.0, scope: Hashable = None
+        self,
+        key: K,
+        *,
+        due: float,
+        lane: Lane,
+        rank: float | None = 0.0,
+        scope: Hashable = None,
+        first: bool = False,
     ) -> None:
         """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first.
 
-        None stands for a call that is in no hurry: it waits until it is overdue the longest.
+        None stands for a call that is in no hurry: it waits until it is overdue the longest. And one that
+        is to go `first` goes before all that are not, for `FIRST_FOR` seconds.
         """
         self.cancel(key)
-        self._add(_Booking(key, due, lane, rank, scope), until=due)
+        first_until = due + FIRST_FOR if first else float("-inf")
+        self._add(_Booking(key, due, lane, rank, scope, first_until), until=due)
         self._compact()
 
     def cancel(self, key: K) -> None:
@@ -130,7 +145,7 @@ class Schedule(Generic[K]):
         if self._paused_until is not None and now < self._paused_until:
             return None
         self._promote(now)
-        while booking := self._pick(lanes):
+        while booking := self._pick(lanes, now):
             hold = self._holds.get(booking.scope)
             if hold is None or booking is hold.probe:
                 self._send(booking, hold, now)
@@ -228,9 +243,20 @@ class Schedule(Generic[K]):
             heappush(self._ready[_OLDEST[booking.lane]], (booking.due, serial, booking))
             if booking.lane is Lane.STATUS and booking.rank is not None:
                 heappush(self._ready[_Queue.NEWEST], (-booking.rank, serial, booking))
+            if now <= booking.first_until:
+                heappush(self._ready[_Queue.FIRST], (booking.due, serial, booking))
 
-    def _pick(self, lanes: Collection[Lane]) -> _Booking[K] | None:
+    def _pick(self, lanes: Collection[Lane], now: float) -> _Booking[K] | None:
         """Whose turn it is; what else stands for it in a queue is dropped there when it comes up."""
+        first = self._ready[_Queue.FIRST]
+        while booking := self._first(first):
+            if booking.first_until < now:
+                heappop(first)
+            elif booking.lane in lanes:
+                heappop(first)
+                return booking
+            else:
+                break
         for _ in _TURNS:
             queue = _TURNS[self._turn]
             self._turn = (self._turn + 1) % len(_TURNS)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporter.budget import Lane
 from exporter.model import ImageState
-from exporter.schedule import PROBE_TIMEOUT, Backoff, Intervals, Schedule, spread
+from exporter.schedule import FIRST_FOR, PROBE_TIMEOUT, Backoff, Intervals, Schedule, spread
 
 LISTING, STATUS = Lane.IMAGES, Lane.STATUS
 
@@ -113,6 +113,54 @@ def test_nothing_starves_whatever_else_comes_in(old: list[tuple[Lane, float]]) -
         schedule.book(next(flood), due=now, lane=LISTING)
         schedule.book(next(flood), due=now, lane=STATUS, rank=now)
         left.discard(schedule.take(now) or 0)
+    assert not left
+
+
+def test_what_is_to_go_first_does_so_for_a_while() -> None:
+    schedule: Schedule[str] = Schedule()
+    for number in range(3):
+        schedule.book(f"listing {number}", due=number, lane=LISTING)
+    schedule.book("newer", due=10, lane=STATUS, rank=2)
+    for number in range(4):
+        schedule.book(f"first {number}", due=10 + number / 10, lane=STATUS, rank=1, first=True)
+    assert schedule.take(10.5, [LISTING]) == "listing 0"
+    assert [schedule.take(10 + FIRST_FOR) for _ in range(2)] == ["first 0", "first 1"]
+    assert schedule.take(10.2 + FIRST_FOR) == "first 2"
+    assert drain(schedule, 10.31 + FIRST_FOR) == ["newer", "listing 1", "first 3", "listing 2"]
+
+
+def test_what_is_held_back_past_its_time_to_go_first_goes_in_turn() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.book("soon", due=0, lane=STATUS, rank=None, scope="soon", first=True)
+    schedule.book("late", due=0, lane=STATUS, rank=None, scope="late", first=True)
+    schedule.book("newest", due=0, lane=STATUS, rank=1)
+    schedule.hold("soon", until=9)
+    schedule.hold("late", until=9)
+    assert drain(schedule, 0) == ["newest"]
+    schedule.book("newest", due=0, lane=STATUS, rank=1)
+    schedule.release("soon")
+    assert schedule.take(FIRST_FOR) == "soon"
+    schedule.release("late")
+    assert drain(schedule, FIRST_FOR + 1) == ["newest", "late"]
+
+
+@given(st.lists(st.sampled_from(Lane), min_size=1, max_size=9), st.integers(1, 40))
+def test_pushes_that_go_first_starve_nothing_as_listings_find_them(old: list[Lane], found: int) -> None:
+    schedule: Schedule[int] = Schedule()
+    for key, lane in enumerate(old):
+        schedule.book(key, due=0, lane=lane)
+    left = set(range(len(old)))
+    pushes, listings = count(1000), count(-1, -1)
+    schedule.book(next(listings), due=0, lane=LISTING)
+    for tick in range(8 * len(old) * round(10 * FIRST_FOR + 2)):
+        now = tick / 10
+        taken = schedule.take(now)
+        assert taken is not None
+        left.discard(taken)
+        if taken < 0:
+            schedule.book(next(listings), due=now, lane=LISTING)
+            for _ in range(found):
+                schedule.book(next(pushes), due=now, lane=STATUS, rank=now, first=True)
     assert not left
 
 
