@@ -61,7 +61,7 @@ soak: $(dev) ## run it for ten minutes under churn, faults, reloads and scrapes 
 	@PYTHONPATH=tests $(bin)/python benchmarks/soak.py $(ARGS)
 
 .PHONY: bench-polling
-bench-polling: $(dev) ## polling alone (ARGS="first-pass rest memory budget operation" picks some)
+bench-polling: $(dev) ## polling alone (ARGS="first-pass rest memory budget slow-answers operation" picks some)
 	@$(bin)/python benchmarks/polling.py $(ARGS)
 
 # Wanted by nobody else, so they are installed apart, in whatever version is the newest.

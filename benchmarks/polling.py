@@ -22,6 +22,7 @@ import urllib.request
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -87,8 +88,8 @@ class Server:
 
 
 @contextmanager
-def ecr(*, images: int) -> Iterator[Server]:
-    flags = [f"--images={images}", f"--repositories={REPOSITORIES}"]
+def ecr(*, images: int, latency: float = 0.0) -> Iterator[Server]:
+    flags = [f"--images={images}", f"--repositories={REPOSITORIES}", f"--latency={latency}"]
     process = subprocess.Popen(
         [sys.executable, str(HERE / "fast_ecr.py"), *flags], stdout=subprocess.PIPE, text=True
     )
@@ -294,9 +295,11 @@ def memory(*, sizes: Sequence[int] = (10_000, 100_000)) -> None:
 # -- budget ------------------------------------------------------------------------------------
 
 
-def budget(*, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle: float = 5.0) -> None:
+def budget(
+    *, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle: float = 5.0, latency: float = 0.0
+) -> None:
     """An allowance that halves and doubles under way, each judged after its first seconds."""
-    with ecr(images=10_000) as server:
+    with ecr(images=10_000, latency=latency) as server:
         began = [float(server.control(f"/allow?rate={rates[0]}"))]
         with exporter(server, f"{WATCH_ALL}requests_per_second: 400\n"):
             first = eventually(lambda: server.control("/calls")["served"])[0]
@@ -317,7 +320,8 @@ def budget(*, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle
         [(first + settle, ends[0], rates[0]), *phases[1:]],
     )
     allowed = ", ".join(f"{rate}/s" for rate in rates)
-    table(f"Adaptive budget: 400/s configured; allowed {allowed}, for {seconds:.0f} s each", rows)
+    title = f"Adaptive budget: 400/s configured; allowed {allowed}, for {seconds:.0f} s each"
+    table(f"{title}, answers after {latency:g} s", rows)
 
 
 def operation(*, images: int = 20_000, rate: int = 5, before: float = 20.0, seconds: float = 60.0) -> None:
@@ -362,6 +366,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "rest": rest,
     "memory": memory,
     "budget": budget,
+    "slow-answers": partial(budget, latency=0.3),
     "operation": operation,
 }
 

@@ -90,7 +90,7 @@ def test_an_operation_that_is_throttled_alone_is_asked_less_and_the_others_as_be
 
 @pytest.mark.parametrize("burst", [1, 20])
 def test_a_push_is_asked_about_within_two_seconds_of_being_listed(burst: int) -> None:
-    """With 50,000 images behind it that are all overdue. Twenty are all that the budget has in two seconds."""
+    """With 50,000 images behind it that are all overdue; and the budget allows twenty in two seconds."""
     registry = Registry([2500] * 20)
     simulation = Simulation(settings(), registry)
     simulation.run(30)
