@@ -34,8 +34,8 @@ from command import Command, ask, running
 from soak_truth import Shown, Truth, Watching, read
 from soak_world import HOMES, OTHER, Churn, Scrapers, Weather
 
+from exporter.agenda import MAX_IN_FLIGHT
 from exporter.demo import REGION, EmbeddedAWS
-from exporter.poller import MAX_IN_FLIGHT
 
 #: Seconds: what the exporter is configured to.
 DISCOVERY, PENDING, FAILED, SETTLED, STALE_AFTER = 2.0, 2.0, 4.0, 8.0, 20.0

@@ -21,6 +21,11 @@ from exporter.model import Reason, Scope
 from exporter.schedule import Backoff, Intervals, Schedule, spread
 from exporter.state import Ledger, RegistryFacts
 
+#: Calls under way at once in one registry. At 20 ms a call this is where one process is busy anyway.
+MAX_IN_FLIGHT = 16
+#: With those that wait for a worker when all are busy, so that one that is done need not wait for the loop.
+#: Few, because whatever becomes more urgent meanwhile goes behind them.
+MAX_HANDED_OUT = MAX_IN_FLIGHT + 4
 #: So many calls in a row without any answer mean that the registry, not a repository, is out of reach.
 OUTAGE_AFTER = 3
 #: Longest pause in seconds between probes of a registry that is out of reach.
@@ -117,7 +122,7 @@ class Agenda:
         settings: Settings,
     ) -> None:
         self.clock = clock
-        self.budget = Budget(settings.requests_per_second, now=clock.monotonic())
+        self.budget = Budget(settings.requests_per_second, at_once=MAX_HANDED_OUT, now=clock.monotonic())
         self.schedule: Schedule[Job] = Schedule()
         self._registry = registry
         self._facts = facts

@@ -19,7 +19,7 @@ _KEPT = 0.8
 _RETURN_SECONDS = 3.0
 _RETURN_CALLS = 60.0
 _RETURN_LATEST = 20.0
-#: Within that, no sooner than so many times what a refusal takes to be told: it would run away meanwhile.
+#: Within that, no sooner than so many times what an answer takes: it would run away meanwhile.
 _RETURN_LATENCIES = 4.0
 #: For so many seconds after a cut refusals are only counted: they come in flocks.
 _SETTLING = 0.5
@@ -33,7 +33,7 @@ _FIRST_ANSWERS = 10
 _LEAST_RATE = 0.2
 #: A rate is used as long as no more tokens are lost than so many for each that is taken.
 _SPARE = 0.5
-#: Who asks now, and how much, is told by about so many of the latest answers.
+#: Who asks now, how much, and how long answers take is told by about so many of the latest ones.
 _LATEST = 64.0
 #: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
 _STRAY = 0.02
@@ -57,11 +57,15 @@ class Rate:
 
     Until the first refusal it rises from `begin`, the rate at which calls were made so far, if there is one.
     A call at the rate R is 1/R seconds of asking. Calls that use little of the rate do not raise it, or it
-    would come to what nobody has tried; TCP leaves a window alone that is not used, too (RFC 7661).
+    would come to what nobody has tried; TCP leaves a window alone that is not used, too (RFC 7661). Nor does
+    it rise beyond what `at_once` calls under way at once can come to, as answers take their time.
     """
 
-    def __init__(self, ceiling: float, *, begin: float | None = None) -> None:
+    def __init__(self, ceiling: float, *, at_once: float = math.inf, begin: float | None = None) -> None:
         self._ceiling = ceiling
+        self.at_once = at_once
+        #: How many seconds answers take.
+        self._latency = 0.0
         self._begin = min(ceiling, _FIRST_RATE if begin is None else begin)
         #: The rate found to be too much at the last cut; None before the first.
         self._refused_at: float | None = None
@@ -69,8 +73,6 @@ class Rate:
         self._turns = 0.0
         self._rose_at = float("-inf")
         self._cut_at = float("-inf")
-        #: How many seconds the last refusal took that lowered the rate by itself.
-        self._latency = 0.0
         self._settling = False
         #: Since the last cut: answers, and how many of them were refusals.
         self._answers = 0
@@ -103,10 +105,15 @@ class Rate:
     def taken(self, now: float, *, used: bool) -> None:
         """A call is made; `used` says whether most of the rate is."""
         rate = self._now
-        if rate < self._ceiling and (used or rate < _FIRST_RATE):  # or a higher ceiling would be jumped to
+        most = min(self._ceiling, self._within_reach())  # or higher ones would be jumped to
+        if rate < most and (used or rate < _FIRST_RATE):
             self._turns += 1.0 / (rate * self._turn(rate))
             self._now = self._learnt()
             self._rose_at = now
+
+    def _within_reach(self) -> float:
+        """What calls come to that take so long, if as many as can be are under way (Little's law)."""
+        return self.at_once / self._latency if self._latency else math.inf
 
     def _turn(self, rate: float) -> float:
         """How many seconds of asking at a rate let it double, or come back to what was refused."""
@@ -117,6 +124,8 @@ class Rate:
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:
         """A call that was sent at a time was answered, or refused for being one too many."""
+        # The first one counts at once.
+        self._latency += (now - sent - self._latency) / (_LATEST if self._latency else 1.0)
         if sent < self._cut_at:
             return  # it was on its way before the rate changed
         if self._settling and now >= self._cut_at + _SETTLING:
@@ -128,7 +137,6 @@ class Rate:
         self._refusals += refused
         if refused and not self._settling:
             self._step_back(sent)
-            self._latency = now - sent
             self._cut(_KEPT, now)
 
     def _step_back(self, sent: float) -> None:
@@ -144,7 +152,8 @@ class Rate:
         beginning, self._beginning = self._beginning, False
         self._turns = 0.0
         if not (beginning and self._answers <= _FIRST_ANSWERS):
-            self._refused_at = max(_LEAST_RATE, self._now * min(1.0, kept / _KEPT))
+            tried = min(self._now, self._within_reach())
+            self._refused_at = max(_LEAST_RATE, tried * min(1.0, kept / _KEPT))
             self._cut_at = now
             self._settling = True
             self._answers = self._refusals = 0
@@ -180,6 +189,13 @@ class Bucket:
         self._tokens -= 1.0
         self.is_waited_for = False
         self._spare = max(0.0, self._spare - _SPARE)
+
+    def answered(self, *, refused: bool, sent: float, now: float) -> None:
+        """Have the rate learn from a call that was sent at a time."""
+        before = self.rate()
+        self.rate.answered(refused=refused, sent=sent, now=now)
+        if self.rate() < before:
+            self._tokens = min(0.0, self._tokens)  # they were saved at a rate that was too much
 
     def _refill(self, now: float) -> None:
         if now == self._at:
@@ -232,8 +248,8 @@ class Budget:
     the whole shares it again.
     """
 
-    def __init__(self, ceiling: float, *, now: float) -> None:
-        self._all = Bucket(Rate(ceiling), now=now)
+    def __init__(self, ceiling: float, *, at_once: float = math.inf, now: float) -> None:
+        self._all = Bucket(Rate(ceiling, at_once=at_once), now=now)
         self._own: dict[Lane, Bucket] = {}
         self._blame = _Blame()
 
@@ -268,7 +284,7 @@ class Budget:
     def answered(self, lane: Lane, *, refused: bool, sent: float, now: float) -> None:
         """Learn from a call that was sent at a time."""
         own = self._own.get(lane)
-        (own or self._all).rate.answered(refused=refused, sent=sent, now=now)
+        (own or self._all).answered(refused=refused, sent=sent, now=now)
         if not own:
             self._blame.answered(lane, refused=refused)
             if refused and self._blame.is_on(lane):
@@ -282,5 +298,5 @@ class Budget:
         """Give the lane a rate of its own; the others go on from that at which the refused call was sent."""
         self._own[lane] = self._all
         rate = self._all.rate
-        self._all = Bucket(Rate(rate.ceiling, begin=rate() / _KEPT), now=now)
+        self._all = Bucket(Rate(rate.ceiling, at_once=rate.at_once, begin=rate() / _KEPT), now=now)
         self._blame = _Blame()

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from random import Random
 from typing import Any, Protocol
 
-from exporter.agenda import Clock, Job, Journal
+from exporter.agenda import MAX_HANDED_OUT, MAX_IN_FLIGHT, Clock, Job, Journal
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.ecr import Gate, static_registry_id
 from exporter.errors import ECRError
@@ -26,11 +26,6 @@ from exporter.statefile import Memory
 from exporter.targets import WHOLE, Newest, Shard
 from exporter.watch import RegistryWatch
 
-#: Calls under way at once in one registry. At 20 ms a call this is where one process is busy anyway.
-MAX_IN_FLIGHT = 16
-#: Calls that wait for a worker when all are busy, so that one that is done need not wait for the loop.
-#: Few, because whatever becomes more urgent meanwhile goes behind them.
-MAX_HANDED_OUT = MAX_IN_FLIGHT + 4
 #: Longest sleep of the loop in seconds, so that its heartbeat tells whether it lives.
 HEARTBEAT = 10.0
 

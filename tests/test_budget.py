@@ -66,6 +66,7 @@ class Client:
     servers: Mapping[Lane, Server]
     share: dict[Lane, float] = field(default_factory=lambda: {Lane.STATUS: 1.0})
     latency: float = 0.03
+    at_once: float = math.inf
     now: float = 0.0
     calls: list[tuple[float, Lane, bool]] = field(default_factory=list)
     due: dict[Lane, float] = field(default_factory=dict)
@@ -76,11 +77,12 @@ class Client:
         end = self.now + seconds
         while True:
             at, _, lane = min((self._next(lane), self.due.get(lane, 0.0), lane) for lane in self.share)
-            if self.answers and self.answers[0][0] <= min(at, end):
+            busy = len(self.answers) >= self.at_once
+            if self.answers and self.answers[0][0] <= (end if busy else min(at, end)):
                 self.now, _, answered, sent, granted = heappop(self.answers)
                 self.budget.answered(answered, refused=not granted, sent=sent, now=self.now)
                 continue
-            if at >= end:
+            if busy or at >= end:
                 self.now = end
                 return
             if at > self.now:
@@ -117,6 +119,25 @@ def doubles(now: float) -> float:
     return 40.0 if now < 30 else 80.0
 
 
+def servers(allowance: Allowance) -> dict[str, Server]:
+    """Those that keep nothing of what is not used, a second's worth, and more; and one that counts."""
+    return {
+        "tight": TokenBucket(allowance, burst=2),
+        "second": TokenBucket(allowance, burst=40),
+        "minute": TokenBucket(allowance, burst=200),
+        "window": Window(allowance),
+    }
+
+
+def ask_rate(rate: Rate, calls: int, now: float, *, latency: float) -> float:
+    """Make some calls as fast as is allowed, all of which are answered; the time afterwards."""
+    for _ in range(calls):
+        now += 1 / rate()
+        rate.taken(now, used=True)
+        rate.answered(refused=False, sent=now - latency, now=now)
+    return now
+
+
 WARM = 5.0
 LONG = 60.0
 
@@ -124,17 +145,55 @@ LONG = 60.0
 @pytest.mark.parametrize("allowance", [steady, halves, doubles])
 @pytest.mark.parametrize("server", ["tight", "second", "minute", "window"])
 def test_it_uses_what_is_allowed_and_is_seldom_refused(allowance: Allowance, server: str) -> None:
-    servers: dict[str, Server] = {
-        "tight": TokenBucket(allowance, burst=2),
-        "second": TokenBucket(allowance, burst=40),
-        "minute": TokenBucket(allowance, burst=200),
-        "window": Window(allowance),
-    }
-    client = Client(Budget(400, now=0.0), {Lane.STATUS: servers[server]}, {Lane.STATUS: 0.0})
+    client = Client(Budget(400, now=0.0), {Lane.STATUS: servers(allowance)[server]}, {Lane.STATUS: 0.0})
     client.run(LONG, Random(1))
     allowed = sum(allowance(WARM + step / 100) for step in range(int((LONG - WARM) * 100))) / 100
     assert client.refused(WARM) <= 0.05
     assert client.granted(WARM) / allowed >= 0.85
+
+
+@pytest.mark.parametrize("latency", [0.1, 0.3, 0.36])
+@pytest.mark.parametrize("server", ["tight", "second", "minute", "window"])
+def test_it_is_seldom_refused_though_answers_take_their_time(server: str, latency: float) -> None:
+    """Sixteen calls under way at once come to little more than is allowed, then: the rate is not beyond."""
+    budget = Budget(400, at_once=16, now=0.0)
+    served = {Lane.STATUS: servers(steady)[server]}
+    client = Client(budget, served, {Lane.STATUS: 0.0}, latency=latency, at_once=16)
+    client.run(20, Random(1))
+    assert client.refused(WARM) <= 0.05
+    assert client.granted(WARM) >= 0.85 * 40 * (20 - WARM)
+
+
+def test_the_rate_does_not_rise_beyond_what_calls_under_way_can_come_to() -> None:
+    unlimited = {Lane.STATUS: TokenBucket(lambda _: 1e9, burst=1e9)}
+    budget = Budget(400, at_once=16, now=0.0)
+    client = Client(budget, unlimited, {Lane.STATUS: 0.0}, latency=0.4, at_once=16)
+    client.run(20, Random(1))
+    assert 40 <= budget.rate <= 52
+    client.latency = 0.02
+    client.run(20, Random(1))
+    assert budget.rate == 400
+
+
+def test_a_cut_begins_from_what_calls_under_way_could_come_to() -> None:
+    """And not from a rate that was learnt when answers were faster."""
+    rate = Rate(100, at_once=16)
+    now = ask_rate(rate, 400, 0.0, latency=0.01)
+    assert rate() == 100
+    now = ask_rate(rate, 400, now, latency=0.4)
+    rate.answered(refused=True, sent=now - 0.4, now=now)
+    assert rate() == pytest.approx(0.8 * 16 / 0.4, rel=0.02)
+
+
+def test_what_was_saved_at_a_rate_that_is_too_much_is_gone() -> None:
+    bucket = Bucket(Rate(100, begin=100.0), now=0.0)
+    for _ in range(10):
+        assert bucket.next_at(1.0) == 1.0
+        bucket.take(1.0)
+    bucket.answered(refused=False, sent=1.0, now=2.0)
+    assert bucket.next_at(2.0) == 2.0
+    bucket.answered(refused=True, sent=1.0, now=2.0)
+    assert bucket.next_at(2.0) == pytest.approx(2.0 + 1 / 80)
 
 
 def test_without_refusals_it_is_as_configured_soon_and_never_beyond() -> None:
@@ -460,14 +519,22 @@ def lowers(budget: Budget, lane: Lane, now: float) -> bool:
     return budget.rate < 0.9 * rate
 
 
-def split(ceiling: float) -> tuple[Budget, float]:
+def split(ceiling: float, *, at_once: float = math.inf) -> tuple[Budget, float]:
     """A budget whose listings have a rate of their own, and the time."""
-    budget = Budget(ceiling, now=0.0)
+    budget = Budget(ceiling, at_once=at_once, now=0.0)
     now = ask(budget, Lane.STATUS, 200, 0.0)
     for _ in range(4):
         now = ask(budget, Lane.IMAGES, 1, now + 1, refused=True)
     assert not lowers(deepcopy(budget), Lane.IMAGES, now)
     return budget, now
+
+
+def test_who_is_left_when_a_lane_gets_its_own_rate_has_no_more_calls_under_way_than_before() -> None:
+    budget, now = split(400, at_once=16)
+    unlimited = {Lane.STATUS: TokenBucket(lambda _: 1e9, burst=1e9, at=now)}
+    client = Client(budget, unlimited, {Lane.STATUS: 0.0}, latency=0.4, at_once=16, now=now)
+    client.run(30, Random(1))
+    assert 40 <= budget.rate <= 64
 
 
 def test_the_first_refusal_of_the_others_counts() -> None:

@@ -25,7 +25,7 @@ from fakes import FakeECR, Inline, Rig, Stuck, refusal
 from live import HOME, IRELAND, PARTNER, Live, living, peopled
 from test_credentials import Lender
 
-from exporter.agenda import LOST_AFTER
+from exporter.agenda import LOST_AFTER, MAX_HANDED_OUT
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.demo import (
     ACCOUNT,
@@ -42,7 +42,7 @@ from exporter.demo import (
 )
 from exporter.ecr import RENEW_BEFORE
 from exporter.model import Destination, Reason, Replication, Status
-from exporter.poller import HEARTBEAT, MAX_HANDED_OUT, Crew
+from exporter.poller import HEARTBEAT, Crew
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "failure-modes.md"
 JSON = "application/x-amz-json-1.1"

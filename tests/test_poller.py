@@ -24,13 +24,13 @@ from fakes import (
     refusal,
 )
 
-from exporter.agenda import LOST_AFTER, Job, Kind
+from exporter.agenda import LOST_AFTER, MAX_HANDED_OUT, Job, Kind
 from exporter.config import RegistrySettings, Settings, TargetSettings
 from exporter.deadline import Deadline
 from exporter.errors import ECRError
 from exporter.metrics import DOMAIN, RepositoryRow
 from exporter.model import Destination, ImageState, Reason, Replication, Rule, Scope, Source, Status
-from exporter.poller import HEARTBEAT, MAX_HANDED_OUT, Workers
+from exporter.poller import HEARTBEAT, Workers
 from exporter.targets import Shard
 
 STATUS = "DescribeImageReplicationStatus"

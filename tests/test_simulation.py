@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from simulation import STATUS, Registry, Simulation, calls_per_second, outage
 
+from exporter.agenda import MAX_HANDED_OUT
 from exporter.config import RegistrySettings, Settings, TargetSettings
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +61,15 @@ def test_few_calls_are_refused_and_much_of_the_allowance_is_used() -> None:
     calls, refused = registry.calls.total() - calls, registry.refused - refused
     assert refused <= 0.05 * calls
     assert calls - refused >= 0.85 * 40 * 120
+
+
+def test_the_rate_is_not_beyond_what_the_workers_can_ask() -> None:
+    registry = Registry([1000] * 20)
+    registry.latency = 0.5
+    simulation = Simulation(settings(requests_per_second=400.0), registry)
+    simulation.run(60)
+    (rate,) = simulation.poller.rates().values()
+    assert MAX_HANDED_OUT / 0.5 <= rate <= 1.3 * MAX_HANDED_OUT / 0.5
 
 
 @pytest.mark.parametrize("allowed", [0.0, 1.0, 3.0])
