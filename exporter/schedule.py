@@ -1,6 +1,6 @@
 """When ECR is asked, and what goes first. No clock, no threads: time is an argument.
 
-The policy in five sentences:
+The policy in five points:
 
 1. Everything worth asking is booked under a key for a due time; how long an answer is good for
    follows from the state of the image (`Intervals`).
