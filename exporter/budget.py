@@ -33,7 +33,7 @@ _FIRST_ANSWERS = 10
 _LEAST_RATE = 0.2
 #: A rate is used as long as no more tokens are lost than so many for each that is taken.
 _SPARE = 0.5
-#: Who asks now, how much, and how long answers take is told by about so many of the latest ones.
+#: Who asks now, and how much, is told by about so many of the latest answers.
 _LATEST = 64.0
 #: If one lane is throttled alone, at most so many of all refusals are expected to meet another.
 _STRAY = 0.02
@@ -124,8 +124,8 @@ class Rate:
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:
         """A call that was sent at a time was answered, or refused for being one too many."""
-        # The first one counts at once.
-        self._latency += (now - sent - self._latency) / (_LATEST if self._latency else 1.0)
+        # Told by the answers of the last second, or the last few; the first one counts at once.
+        self._latency += (now - sent - self._latency) / (max(8.0, self._now) if self._latency else 1.0)
         if sent < self._cut_at:
             return  # it was on its way before the rate changed
         if self._settling and now >= self._cut_at + _SETTLING:

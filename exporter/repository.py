@@ -280,9 +280,11 @@ class RepositoryWatch:
                 self.facts.put(facts)
             if gone or new or renamed:
                 self._ledger.changed()
+        # What the first listing finds may have been there for long.
+        age = RECENT if self.facts.listed_at is not None else 2.0 * self._agenda.intervals.discovery
         for facts in new:
             if facts.replications is None:
-                self._ask(facts, first=self._recent(facts))
+                self._ask(facts, first=self._younger(facts, age))
             else:
                 self._ask(facts, due=facts.answered_at + self._agenda.intervals.settled)
 
@@ -333,7 +335,8 @@ class RepositoryWatch:
         rules = self._registry.believed_rules(now, self._agenda.stale_after)
         judged = judge_replications(reported, rules.destinations(self.name) if rules else _NOWHERE)
         covered = self._registry.rules_cover(before)
-        state = image_state(judged, recent=self._recent(before), rules_known=rules is not None and covered)
+        recent = self._younger(before, RECENT)
+        state = image_state(judged, recent=recent, rules_known=rules is not None and covered)
         replications, doubtful = judged, rules is None and self._registry.rules is not None
         if rules and not covered:
             # They may have changed between their last reading and the push: nothing is MISSING by such.
@@ -379,9 +382,10 @@ class RepositoryWatch:
         if self._agenda.told(image):
             self._asked(job.digest)
 
-    def _recent(self, facts: ImageFacts) -> bool:
+    def _younger(self, facts: ImageFacts, seconds: float) -> bool:
+        """Whether its replication began no longer ago than that."""
         began = facts.replicated_from
-        return began is not None and self._clock.time() - began < RECENT
+        return began is not None and self._clock.time() - began < seconds
 
     def _observe(self, before: ImageFacts, after: tuple[Replication, ...]) -> None:
         """Tell of replications that ended, and of statuses that nobody has heard of."""

@@ -4,11 +4,11 @@ The policy in five points:
 
 1. Everything worth asking is booked under a key for a due time; how long an answer is good for
    follows from the state of the image (`Intervals`).
-2. A push that was just listed goes first, for `FIRST_FOR` seconds. All else that is due is taken in
-   turns. While there is a backlog of everything, every second turn is for listings, because only they
-   find new pushes: so that pushes overtake any backlog and yet can hold up nothing for long. Of the
+2. Pushes that were just found go first, the newest before the others: forty in a row, and then, while
+   anything else waits, every second call. All else that is due is taken in turns. While there is a
+   backlog of everything, every second turn is for listings, because only they find new pushes; of the
    other turns three in four are for the newest push of those that are new or on their way, and one is
-   for whatever is overdue the longest: nothing starves.
+   for whatever is overdue the longest. So pushes overtake any backlog, and nothing starves.
 3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
    allows, and one of an operation that AWS throttles alone from a second one as well (`budget`): work
    is spread evenly, in bursts of a tenth of a second at most, whatever becomes due at once.
@@ -32,21 +32,21 @@ from exporter.model import ImageState
 
 K = TypeVar("K", bound=Hashable)
 
-#: For so many seconds after it is due, a call that is booked to go first does: a little longer than the two
-#: within which a push is to be asked about, for the last of as many as the budget allows in these.
-FIRST_FOR = 2.5
+#: So many calls that are to go first do so in a row, if others wait: twice what the default budget has for
+#: the two seconds within which a push is to be asked about. Then one does for each other call.
+FIRST_IN_A_ROW = 40
 #: A probe that never reports back is written off after so many seconds, and another one sent.
 PROBE_TIMEOUT = 30.0
 
 
 class _Queue(StrEnum):
-    """The orders in which due work stands; one call may stand in several of them."""
+    """The orders in which due work stands; a status call stands in the last and may in one before it."""
 
     REGISTRY = "registry"  # the longest overdue first, as in the next two
     REPOSITORIES = "repositories"
     IMAGES = "images"
-    FIRST = "first"  # the longest overdue first, and only what may go before all others
-    NEWEST = "newest"  # status calls, the newest push first
+    FIRST = "first"  # status calls that go before all others; the newest push first
+    NEWEST = "newest"  # status calls that are in a hurry; the newest push first
     OLDEST = "oldest"  # status calls, the longest overdue first
 
 
@@ -73,14 +73,14 @@ class _Booking(Generic[K]):
     lane: Lane
     rank: float | None
     scope: Hashable
-    first_until: float
+    first: bool
     #: A heap gives up only its head: what is cancelled or moved dies, and is dropped when it comes up.
     alive: bool = True
 
     def renewed(self) -> _Booking[K]:
         """A copy to go on with; whatever queue still holds this one drops it."""
         self.alive = False
-        return _Booking(self.key, self.due, self.lane, self.rank, self.scope, self.first_until)
+        return _Booking(self.key, self.due, self.lane, self.rank, self.scope, self.first)
 
 
 @dataclass(slots=True)
@@ -103,6 +103,8 @@ class Schedule(Generic[K]):
         #: Those in which all of a lane's work stands; the very lists.
         self._lanes = [(lane, self._ready[queue]) for lane, queue in _OLDEST.items()]
         self._turn = 0
+        #: How many more calls went first than others were made, since nothing was due.
+        self._ahead = 0
         self._holds: dict[Hashable, _Hold[K]] = {}
         self._paused_until: float | None = None
 
@@ -124,12 +126,11 @@ class Schedule(Generic[K]):
     ) -> None:
         """Book a call, or book it anew. Among due STATUS calls a greater `rank` goes first.
 
-        None stands for a call that is in no hurry: it waits until it is overdue the longest. And one that
-        is to go `first` goes before all that are not, for `FIRST_FOR` seconds.
+        None stands for a call that is in no hurry: it waits until it is overdue the longest. And those that
+        are to go `first` go before all other calls, as long as there are not too many.
         """
         self.cancel(key)
-        first_until = due + FIRST_FOR if first else float("-inf")
-        self._add(_Booking(key, due, lane, rank, scope, first_until), until=due)
+        self._add(_Booking(key, due, lane, rank, scope, first), until=due)
         self._compact()
 
     def cancel(self, key: K) -> None:
@@ -145,9 +146,10 @@ class Schedule(Generic[K]):
         if self._paused_until is not None and now < self._paused_until:
             return None
         self._promote(now)
-        while booking := self._pick(lanes, now):
+        while booking := (first := self._pick_first(lanes)) or self._pick(lanes):
             hold = self._holds.get(booking.scope)
             if hold is None or booking is hold.probe:
+                self._ahead = max(0, self._ahead + (1 if first else -1))
                 self._send(booking, hold, now)
                 return booking.key
             self._park(booking, hold)
@@ -158,7 +160,10 @@ class Schedule(Generic[K]):
         if self._paused_until is not None and now < self._paused_until:
             return []
         self._promote(now)
-        return [lane for lane, queue in self._lanes if queue and self._first(queue)]
+        lanes = [lane for lane, queue in self._lanes if queue and self._first(queue)]
+        if not lanes:
+            self._ahead = 0
+        return lanes
 
     def next_at(self, now: float) -> float:
         """When something becomes due that is not yet; infinity if nothing will."""
@@ -242,21 +247,20 @@ class Schedule(Generic[K]):
                 continue
             heappush(self._ready[_OLDEST[booking.lane]], (booking.due, serial, booking))
             if booking.lane is Lane.STATUS and booking.rank is not None:
-                heappush(self._ready[_Queue.NEWEST], (-booking.rank, serial, booking))
-            if now <= booking.first_until:
-                heappush(self._ready[_Queue.FIRST], (booking.due, serial, booking))
+                queue = _Queue.FIRST if booking.first else _Queue.NEWEST
+                heappush(self._ready[queue], (-booking.rank, serial, booking))
 
-    def _pick(self, lanes: Collection[Lane], now: float) -> _Booking[K] | None:
+    def _pick_first(self, lanes: Collection[Lane]) -> _Booking[K] | None:
+        """One that is to go first, unless it is the others' turn."""
+        if Lane.STATUS not in lanes or self._ahead >= FIRST_IN_A_ROW:
+            return None
+        booking = self._top(_Queue.FIRST)
+        if booking:
+            heappop(self._ready[_Queue.FIRST])
+        return booking
+
+    def _pick(self, lanes: Collection[Lane]) -> _Booking[K] | None:
         """Whose turn it is; what else stands for it in a queue is dropped there when it comes up."""
-        first = self._ready[_Queue.FIRST]
-        while booking := self._first(first):
-            if booking.first_until < now:
-                heappop(first)
-            elif booking.lane in lanes:
-                heappop(first)
-                return booking
-            else:
-                break
         for _ in _TURNS:
             queue = _TURNS[self._turn]
             self._turn = (self._turn + 1) % len(_TURNS)

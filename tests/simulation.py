@@ -83,7 +83,13 @@ class Registry:
     """A registry that answers as a gate does, at the time that the clock shows."""
 
     def __init__(
-        self, sizes: Iterable[int], *, region: str = REGION, page_size: int = PAGE_SIZE, seed: int = 0
+        self,
+        sizes: Iterable[int],
+        *,
+        region: str = REGION,
+        page_size: int = PAGE_SIZE,
+        oldest: float = YEAR,
+        seed: int = 0,
     ) -> None:
         self.region = region
         self.random = Random(seed)
@@ -113,7 +119,7 @@ class Registry:
         self._serial = count()
         self._shelves: dict[str, _Shelf] = {}
         for number, size in enumerate(sizes):
-            ages = sorted((self.random.uniform(0.01, 1) * YEAR for _ in range(size)), reverse=True)
+            ages = sorted((self.random.uniform(0.01, 1) * oldest for _ in range(size)), reverse=True)
             images = [self._image(self.clock.time() - age) for age in ages]
             self._shelves[f"team/app-{number:03}"] = _Shelf(images, self.random, page_size)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporter.budget import Lane
 from exporter.model import ImageState
-from exporter.schedule import FIRST_FOR, PROBE_TIMEOUT, Backoff, Intervals, Schedule, spread
+from exporter.schedule import FIRST_IN_A_ROW, PROBE_TIMEOUT, Backoff, Intervals, Schedule, spread
 
 LISTING, STATUS = Lane.IMAGES, Lane.STATUS
 
@@ -116,51 +116,72 @@ def test_nothing_starves_whatever_else_comes_in(old: list[tuple[Lane, float]]) -
     assert not left
 
 
-def test_what_is_to_go_first_does_so_for_a_while() -> None:
+def test_what_is_to_go_first_does_the_newest_push_before_the_others() -> None:
     schedule: Schedule[str] = Schedule()
     for number in range(3):
         schedule.book(f"listing {number}", due=number, lane=LISTING)
     schedule.book("newer", due=10, lane=STATUS, rank=2)
-    for number in range(4):
-        schedule.book(f"first {number}", due=10 + number / 10, lane=STATUS, rank=1, first=True)
-    assert schedule.take(10.5, [LISTING]) == "listing 0"
-    assert [schedule.take(10 + FIRST_FOR) for _ in range(2)] == ["first 0", "first 1"]
-    assert schedule.take(10.2 + FIRST_FOR) == "first 2"
-    assert drain(schedule, 10.31 + FIRST_FOR) == ["newer", "listing 1", "first 3", "listing 2"]
+    for number in range(3):
+        schedule.book(f"first {number}", due=10, lane=STATUS, rank=number / 10, first=True)
+    assert schedule.take(10, [LISTING]) == "listing 0"
+    assert drain(schedule, 10) == ["first 2", "first 1", "first 0", "newer", "listing 1", "listing 2"]
 
 
-def test_what_is_held_back_past_its_time_to_go_first_goes_in_turn() -> None:
+def crowd(*, first: int) -> Schedule[str]:
+    """Many that are to go first, and two others."""
     schedule: Schedule[str] = Schedule()
-    schedule.book("soon", due=0, lane=STATUS, rank=None, scope="soon", first=True)
-    schedule.book("late", due=0, lane=STATUS, rank=None, scope="late", first=True)
-    schedule.book("newest", due=0, lane=STATUS, rank=1)
-    schedule.hold("soon", until=9)
-    schedule.hold("late", until=9)
-    assert drain(schedule, 0) == ["newest"]
-    schedule.book("newest", due=0, lane=STATUS, rank=1)
-    schedule.release("soon")
-    assert schedule.take(FIRST_FOR) == "soon"
-    schedule.release("late")
-    assert drain(schedule, FIRST_FOR + 1) == ["newest", "late"]
+    for number in range(first):
+        schedule.book(f"first {number:03}", due=0, lane=STATUS, rank=-number, first=True)
+    schedule.book("listing", due=0, lane=LISTING)
+    schedule.book("settled", due=-1, lane=STATUS, rank=None)
+    return schedule
+
+
+def test_so_many_go_first_in_a_row_and_then_every_other_call() -> None:
+    order = drain(crowd(first=FIRST_IN_A_ROW + 9), 0)
+    assert [order.index("listing"), order.index("settled")] == [FIRST_IN_A_ROW, FIRST_IN_A_ROW + 2]
+    assert len(order) == FIRST_IN_A_ROW + 11
+
+
+def test_who_went_first_may_do_so_again_when_the_others_had_their_share_or_want_none() -> None:
+    schedule = crowd(first=FIRST_IN_A_ROW)
+    assert drain(schedule, 0)[-2:] == ["listing", "settled"]
+    # Nothing is due now: all is even.
+    for number in range(FIRST_IN_A_ROW):
+        schedule.book(f"again {number}", due=0, lane=STATUS, rank=0, first=True)
+        schedule.book(f"settled {number}", due=0, lane=STATUS, rank=None)
+    assert all(key.startswith("again") for key in drain(schedule, 0)[:FIRST_IN_A_ROW])
+    for number in range(FIRST_IN_A_ROW):
+        schedule.book(f"again {number}", due=0, lane=STATUS, rank=0, first=True)
+    schedule.book("listing", due=0, lane=LISTING)
+    assert drain(schedule, 0)[-1] == "listing"
+
+
+def test_what_goes_first_is_held_back_with_its_scope_and_counts_when_it_goes() -> None:
+    schedule: Schedule[str] = Schedule()
+    for number in range(FIRST_IN_A_ROW):
+        schedule.book(f"held {number}", due=0, lane=STATUS, rank=1, scope="held", first=True)
+        schedule.book(f"first {number}", due=0, lane=STATUS, rank=0, first=True)
+    schedule.book("listing", due=0, lane=LISTING)
+    schedule.hold("held", until=9)
+    assert all(key.startswith("first") for key in drain(schedule, 0)[:FIRST_IN_A_ROW])
+    schedule.release("held")
+    schedule.book("listing", due=0, lane=LISTING)
+    assert schedule.take(1) == "held 0"
 
 
 @given(st.lists(st.sampled_from(Lane), min_size=1, max_size=9), st.integers(1, 40))
-def test_pushes_that_go_first_starve_nothing_as_listings_find_them(old: list[Lane], found: int) -> None:
+def test_pushes_that_go_first_starve_nothing(old: list[Lane], found: int) -> None:
     schedule: Schedule[int] = Schedule()
     for key, lane in enumerate(old):
         schedule.book(key, due=0, lane=lane)
     left = set(range(len(old)))
-    pushes, listings = count(1000), count(-1, -1)
-    schedule.book(next(listings), due=0, lane=LISTING)
-    for tick in range(8 * len(old) * round(10 * FIRST_FOR + 2)):
-        now = tick / 10
-        taken = schedule.take(now)
-        assert taken is not None
-        left.discard(taken)
-        if taken < 0:
-            schedule.book(next(listings), due=now, lane=LISTING)
-            for _ in range(found):
-                schedule.book(next(pushes), due=now, lane=STATUS, rank=now, first=True)
+    others = count(1000)
+    for now in range(FIRST_IN_A_ROW + 2 * 10 * len(old)):
+        schedule.book(next(others), due=now, lane=LISTING)
+        for _ in range(found):
+            schedule.book(next(others), due=now, lane=STATUS, rank=now, first=True)
+        left.discard(schedule.take(now) or 0)
     assert not left
 
 

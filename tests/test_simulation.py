@@ -98,8 +98,8 @@ def test_an_operation_that_is_throttled_alone_is_asked_less_and_the_others_as_be
     assert refused <= max(0.05 * calls.total(), 0.25 * 600 * (allowed == 0))
 
 
-@pytest.mark.parametrize("burst", [1, 20])
-def test_a_push_is_asked_about_within_two_seconds_of_being_listed(burst: int) -> None:
+@pytest.mark.parametrize(("burst", "clock"), [(1, 0.0), (20, 0.0), (20, 300.0)])
+def test_a_push_is_asked_about_within_two_seconds_of_being_listed(burst: int, clock: float) -> None:
     """With 50,000 images behind it that are all overdue; and the budget allows twenty in two seconds."""
     registry = Registry([2500] * 20)
     simulation = Simulation(settings(), registry)
@@ -108,12 +108,34 @@ def test_a_push_is_asked_about_within_two_seconds_of_being_listed(burst: int) ->
         for _ in range(burst):
             registry.push(name)
         simulation.run(5)
+    simulation.clock.wall_ahead += clock
     simulation.run(100)
     assert registry.calls[STATUS] < 2000
     for push in registry.pushes:
         assert push.listed is not None
         assert push.asked is not None
         assert push.asked - push.listed <= 2.0 + 1e-6
+
+
+def test_a_start_does_not_take_what_it_finds_for_pushes_of_the_moment() -> None:
+    """All images are of the last hour; to go first is for those that may have come since the last look."""
+    registry = Registry([20] * 100, oldest=HOUR)
+    simulation = Simulation(settings(), registry)
+    simulation.run(30)
+    assert registry.calls["DescribeImages"] == 100
+
+
+def test_many_pushes_at_once_hold_up_no_listing_for_long() -> None:
+    registry = Registry([30] * 100)
+    simulation = Simulation(settings(), registry)
+    simulation.run(600)
+    for name in registry.names:
+        for _ in range(20):
+            registry.push(name)
+    simulation.run(100)
+    before = registry.calls["DescribeImages"]
+    simulation.run(100)
+    assert registry.calls["DescribeImages"] - before >= 100
 
 
 def test_an_old_image_is_asked_about_at_last_however_much_is_pushed() -> None:
