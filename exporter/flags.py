@@ -71,7 +71,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="ordinal",
         metavar="N|POD",
         type=_ordinal,
-        default=0,
         help="which shard this is, from 0: a number, the name of its StatefulSet pod, or auto (default: 0)",
     )
     add(
@@ -93,6 +92,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"argument --web.telemetry-path: {flags.telemetry_path!r} is taken by another page; "
             "any path will do but /, /config and those under /-/"
         )
+    if flags.ordinal is None and flags.total_shards > 1:
+        last = flags.total_shards - 1
+        parser.error(f"argument --total-shards: which of them is this? --shard=0 to {last}, or auto")
+    flags.ordinal = flags.ordinal or 0
     flags.shard = Shard(flags.ordinal, flags.total_shards)
     if flags.ordinal >= flags.total_shards:
         total = flags.total_shards

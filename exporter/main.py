@@ -30,7 +30,7 @@ from exporter.reloads import Reloads
 from exporter.server import Limits, Server
 from exporter.state import Ledger
 from exporter.statefile import Keeper
-from exporter.targets import Shard
+from exporter.targets import WHOLE, Shard
 from exporter.web import Web
 
 #: Seconds that connections get to finish when the process stops.
@@ -270,9 +270,9 @@ def _check(flags: argparse.Namespace) -> int:
     leave_signals()
     settings = config.load(file)
     Web(flags.web_config_file)
-    sys.stdout.write(
-        f"{file} is valid: {len(settings.targets)} targets, {len(settings.registries)} registries\n"
-    )
+    targets, registries = len(settings.targets), len(settings.registries)
+    counted = f"{targets} target{'s' * (targets > 1)}, {registries} registr{'ies' if registries > 1 else 'y'}"
+    sys.stdout.write(f"{file} is valid: {counted}\n")
     return 0
 
 
@@ -309,7 +309,8 @@ def _run(
     limits = Limits(requests=flags.max_requests)
     server = Server(flags.listen or [":10042"], desk, web, limits=limits)
     server.start()
-    _log.info("listening", addresses=",".join(server.addresses), version=__version__)
+    shard = {} if flags.shard == WHOLE else {"shard": flags.shard.ordinal, "total_shards": flags.shard.total}
+    _log.info("listening", addresses=",".join(server.addresses), version=__version__, **shard)
     if flags.auto_reload_interval:
         watch = partial(exporter.watch_configuration, every=flags.auto_reload_interval)
         threading.Thread(target=watch, name="configuration", daemon=True).start()

@@ -141,6 +141,9 @@ def read(path: str) -> Memory:
                 _take_line(repositories, json.loads(line))
             return Memory(repositories)
     except FileNotFoundError:
+        directory = os.path.dirname(path) or "."  # noqa: PTH120 - a path as the operator wrote it
+        if not os.path.isdir(directory):  # noqa: PTH112
+            raise OSError(f"there is no directory {directory} to keep it in") from None
         return Memory()
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise UnusableError(f"it is damaged, or not a state file: {error}") from error

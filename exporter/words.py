@@ -205,5 +205,5 @@ external_id = secret(
 )
 bcrypt = secret(
     r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}",
-    "is not a bcrypt hash; make one with: htpasswd -nBC 10 USER",
+    "is not a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'",
 )

@@ -703,6 +703,4 @@ assert (handlers, level) == (logging.root.handlers, logging.root.level)
 
 def test_without_moto_it_says_what_to_install() -> None:
     done = run("import sys; sys.modules['moto'] = None; import exporter.demo")
-    assert done.stderr.splitlines()[-1].startswith(
-        "ImportError: the demo needs moto: pip install 'ecr-replication-exporter[demo]'"
-    )
+    assert done.stderr.splitlines()[-1].startswith("ImportError: the demo needs moto: pip install '.[demo]'")

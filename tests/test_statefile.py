@@ -113,6 +113,11 @@ def test_no_file_is_a_cold_start(tmp_path: Path) -> None:
     assert len(read(str(tmp_path / "state"))) == 0
 
 
+def test_a_place_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"there is no directory {tmp_path}/nowhere to keep it in"):
+        read(f"{tmp_path}/nowhere/state")
+
+
 def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
     """Every byte, but for those of the header that gzip does not look at: time, flags, system."""
     path = tmp_path / "state"
@@ -263,7 +268,7 @@ def test_a_writing_that_fails_leaves_the_last_file_and_no_draft(tmp_path: Path) 
 def test_a_place_that_cannot_be_written_is_told_and_harmless(tmp_path: Path) -> None:
     tally = Tally()
     keeper(tmp_path / "no" / "such" / "place", tally=tally).write()
-    assert tally == Tally([], ["write"])
+    assert tally == Tally([], ["read", "write"])
 
 
 def test_without_a_state_file_nothing_is_written(tmp_path: Path) -> None:

@@ -34,9 +34,7 @@ try:
     from moto.iam.models import get_account_id_from
     from moto.sts.responses import TokenResponse
 except ImportError as error:
-    raise ImportError(
-        f"the demo needs moto: pip install 'ecr-replication-exporter[demo]' ({error})", name=error.name
-    ) from error
+    raise ImportError(f"the demo needs moto: pip install '.[demo]' ({error})", name=error.name) from error
 
 ACCOUNT = "111122223333"
 REGION = "us-east-1"
