@@ -3,8 +3,9 @@
 AWS publishes no rates, shares them with everybody's CI, and changes them. So the rate is found out,
 the way TCP finds out what a path carries (CUBIC, RFC 9438): a refusal lowers it to four fifths of what it
 was when that call was sent; then it rises again, fast while far below the rate that was refused, slowly
-around it, and fast again when that is passed without a refusal. Over 10 calls a second it rises only while it
-is used, and no further than the calls that may be under way at once can come to. Times are monotonic seconds and arguments; nothing here waits.
+around it, and fast again when that is passed without a refusal. Over 10 calls a second it rises only while
+it is used, and never further than the calls that may be under way at once can come to. Times are monotonic
+seconds and arguments; nothing here waits.
 """
 
 from __future__ import annotations
