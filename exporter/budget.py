@@ -125,7 +125,7 @@ class Rate:
 
     def answered(self, *, refused: bool, sent: float, now: float) -> None:
         """A call that was sent at a time was answered, or refused for being one too many."""
-        # Told by the answers of the last second, or the last few; the first one counts at once.
+        # Told by as many answers as come in a second at this rate, or the last few; the first counts at once.
         self._latency += (now - sent - self._latency) / (max(8.0, self._now) if self._latency else 1.0)
         if sent < self._cut_at:
             return  # it was on its way before the rate changed

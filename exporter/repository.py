@@ -280,13 +280,9 @@ class RepositoryWatch:
                 self.facts.put(facts)
             if gone or new or renamed:
                 self._ledger.changed()
-        # What the first listing finds may have been there for long.
-        age = RECENT if self.facts.listed_at is not None else 2.0 * self._agenda.intervals.discovery
         for facts in new:
-            if facts.replications is None:
-                self._ask(facts, first=self._younger(facts, age))
-            else:
-                self._ask(facts, due=facts.answered_at + self._agenda.intervals.settled)
+            settled_at = facts.answered_at + self._agenda.intervals.settled
+            self._ask(facts, due=None if facts.replications is None else settled_at)
 
     def _differences(
         self, selected: Mapping[str, Watched], remembered: Mapping[str, Settled]
@@ -406,8 +402,11 @@ class RepositoryWatch:
     def _job(self, digest: str) -> Job:
         return Job(Kind.STATUS, self.name, digest)
 
-    def _ask(self, facts: ImageFacts, *, due: float | None = None, first: bool = False) -> None:
+    def _ask(self, facts: ImageFacts, *, due: float | None = None) -> None:
         urgent = facts.state in (ImageState.NEW, ImageState.PENDING)
+        # What the first listing finds may have been there for long.
+        age = RECENT if self.facts.listed_at is not None else 2.0 * self._agenda.intervals.discovery
+        first = facts.state is ImageState.NEW and self._younger(facts, age)
         rank = facts.replicated_from or 0.0 if urgent else None
         self._agenda.book(self._job(facts.digest), due=due, rank=rank, first=first)
 

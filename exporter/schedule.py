@@ -103,7 +103,7 @@ class Schedule(Generic[K]):
         #: Those in which all of a lane's work stands; the very lists.
         self._lanes = [(lane, self._ready[queue]) for lane, queue in _OLDEST.items()]
         self._turn = 0
-        #: How many more calls went first than others were made, since nothing was due.
+        #: How many more calls went first than others that could have been; since nothing was due.
         self._ahead = 0
         self._holds: dict[Hashable, _Hold[K]] = {}
         self._paused_until: float | None = None
@@ -149,7 +149,8 @@ class Schedule(Generic[K]):
         while booking := (first := self._pick_first(lanes)) or self._pick(lanes):
             hold = self._holds.get(booking.scope)
             if hold is None or booking is hold.probe:
-                self._ahead = max(0, self._ahead + (1 if first else -1))
+                if Lane.STATUS in lanes:  # or it took nothing from those that go first
+                    self._ahead = max(0, self._ahead + (1 if first else -1))
                 self._send(booking, hold, now)
                 return booking.key
             self._park(booking, hold)

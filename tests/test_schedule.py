@@ -167,7 +167,19 @@ def test_what_goes_first_is_held_back_with_its_scope_and_counts_when_it_goes() -
     assert all(key.startswith("first") for key in drain(schedule, 0)[:FIRST_IN_A_ROW])
     schedule.release("held")
     schedule.book("listing", due=0, lane=LISTING)
+    schedule.book("another", due=0, lane=STATUS, rank=0, first=True)
     assert schedule.take(1) == "held 0"
+
+
+def test_others_that_went_before_are_no_reason_to_go_first_for_longer() -> None:
+    schedule: Schedule[str] = Schedule()
+    for number in range(FIRST_IN_A_ROW + 1):
+        schedule.book(f"listing {number}", due=0, lane=LISTING)
+    for _ in range(FIRST_IN_A_ROW):
+        schedule.take(0)
+    for number in range(FIRST_IN_A_ROW + 1):
+        schedule.book(f"first {number}", due=0, lane=STATUS, rank=0, first=True)
+    assert drain(schedule, 0).index(f"listing {FIRST_IN_A_ROW}") <= FIRST_IN_A_ROW + 1
 
 
 @given(st.lists(st.sampled_from(Lane), min_size=1, max_size=9), st.integers(1, 40))
@@ -182,6 +194,23 @@ def test_pushes_that_go_first_starve_nothing(old: list[Lane], found: int) -> Non
         for _ in range(found):
             schedule.book(next(others), due=now, lane=STATUS, rank=now, first=True)
         left.discard(schedule.take(now) or 0)
+    assert not left
+
+
+@pytest.mark.parametrize("listings", [1, 2, 5])
+def test_pushes_that_go_first_starve_no_status_call_while_these_alone_are_throttled(listings: int) -> None:
+    schedule: Schedule[int] = Schedule()
+    schedule.book(0, due=0, lane=STATUS, rank=None)
+    schedule.book(1, due=0, lane=STATUS, rank=-1)
+    left = {0, 1}
+    others = count(1000)
+    for now in range(2 * FIRST_IN_A_ROW):
+        for _ in range(listings):
+            schedule.book(next(others), due=now, lane=LISTING)
+            schedule.take(now, [LISTING])
+        for _ in range(2):
+            schedule.book(next(others), due=now, lane=STATUS, rank=now, first=True)
+        left.discard(schedule.take(now, [STATUS]) or 0)
     assert not left
 
 

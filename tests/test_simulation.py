@@ -120,7 +120,7 @@ def test_a_start_does_not_take_what_it_finds_for_pushes_of_the_moment() -> None:
     """All images are of the last hour; to go first is for those that may have come since the last look."""
     registry = Registry([20] * 100, oldest=HOUR)
     simulation = Simulation(settings(), registry)
-    simulation.run(30)
+    simulation.run(26)
     assert registry.calls["DescribeImages"] == 100
 
 
@@ -135,6 +135,18 @@ def test_many_pushes_at_once_hold_up_no_listing_for_long() -> None:
     before = registry.calls["DescribeImages"]
     simulation.run(100)
     assert registry.calls["DescribeImages"] - before >= 100
+
+
+def test_a_push_whose_status_call_is_refused_goes_first_again() -> None:
+    registry = Registry([2500] * 20)
+    simulation = Simulation(settings(), registry)
+    simulation.run(30)
+    for _ in range(20):
+        registry.push(registry.names[0])
+    outage(registry, simulation, begins=0, lasts=80, allowed=4.0)
+    simulation.run(80)
+    waited = [registry.answered[push.digest] - (push.listed or 0.0) for push in registry.pushes]
+    assert max(waited) <= 20 / (0.8 * 4.0)
 
 
 def test_an_old_image_is_asked_about_at_last_however_much_is_pushed() -> None:
