@@ -103,7 +103,8 @@ class Schedule(Generic[K]):
         #: Those in which all of a lane's work stands; the very lists.
         self._lanes = [(lane, self._ready[queue]) for lane, queue in _OLDEST.items()]
         self._turn = 0
-        #: How many more calls went first than others that could have been; since nothing was due.
+        #: How many more calls went first than did not, of those made while a status call might be made too;
+        #: none when nothing is due.
         self._ahead = 0
         self._holds: dict[Hashable, _Hold[K]] = {}
         self._paused_until: float | None = None
