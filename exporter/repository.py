@@ -281,8 +281,10 @@ class RepositoryWatch:
             if gone or new or renamed:
                 self._ledger.changed()
         for facts in new:
-            settled_at = facts.answered_at + self._agenda.intervals.settled
-            self._ask(facts, due=None if facts.replications is None else settled_at)
+            if facts.replications is None:
+                self._ask(facts, first=self._just_pushed(facts))
+            else:
+                self._ask(facts, due=facts.answered_at + self._agenda.intervals.settled)
 
     def _differences(
         self, selected: Mapping[str, Watched], remembered: Mapping[str, Settled]
@@ -378,6 +380,12 @@ class RepositoryWatch:
         if self._agenda.told(image):
             self._asked(job.digest)
 
+    def _just_pushed(self, facts: ImageFacts) -> bool:
+        """Whether it came about when the repository was listed last, or later: no start or reload, and no
+        return after an outage, is to take all that it finds for pushes of the moment.
+        """
+        return self._younger(facts, 2.0 * self._agenda.intervals.discovery + 60.0)
+
     def _younger(self, facts: ImageFacts, seconds: float) -> bool:
         """Whether its replication began no longer ago than that."""
         began = facts.replicated_from
@@ -402,11 +410,8 @@ class RepositoryWatch:
     def _job(self, digest: str) -> Job:
         return Job(Kind.STATUS, self.name, digest)
 
-    def _ask(self, facts: ImageFacts, *, due: float | None = None) -> None:
+    def _ask(self, facts: ImageFacts, *, due: float | None = None, first: bool = False) -> None:
         urgent = facts.state in (ImageState.NEW, ImageState.PENDING)
-        # What the first listing finds may have been there for long.
-        age = RECENT if self.facts.listed_at is not None else 2.0 * self._agenda.intervals.discovery
-        first = facts.state is ImageState.NEW and self._younger(facts, age)
         rank = facts.replicated_from or 0.0 if urgent else None
         self._agenda.book(self._job(facts.digest), due=due, rank=rank, first=first)
 

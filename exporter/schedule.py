@@ -4,11 +4,11 @@ The policy in five points:
 
 1. Everything worth asking is booked under a key for a due time; how long an answer is good for
    follows from the state of the image (`Intervals`).
-2. Pushes that were just found go first, the newest before the others: forty in a row, and then, while
-   anything else waits, every second call. All else that is due is taken in turns. While there is a
-   backlog of everything, every second turn is for listings, because only they find new pushes; of the
-   other turns three in four are for the newest push of those that are new or on their way, and one is
-   for whatever is overdue the longest. So pushes overtake any backlog, and nothing starves.
+2. Pushes of the moment go first, the newest before the others: forty in a row, and from then on every
+   second call. All else that is due is taken in turns, and so are pushes that were tried before. While
+   there is a backlog of everything, every second turn is for listings, because only they find new
+   pushes; of the other turns three in four are for the newest push of those that are new or on their
+   way, and one is for whatever is overdue the longest. So pushes overtake any backlog, nothing starves.
 3. Every call of one account and Region takes a token from one bucket, whose rate learns what AWS
    allows, and one of an operation that AWS throttles alone from a second one as well (`budget`): work
    is spread evenly, in bursts of a tenth of a second at most, whatever becomes due at once.
@@ -40,7 +40,7 @@ PROBE_TIMEOUT = 30.0
 
 
 class _Queue(StrEnum):
-    """The orders in which due work stands; a status call stands in the last and may in one before it."""
+    """The orders in which due work stands; a status call stands in OLDEST, and in FIRST or NEWEST."""
 
     REGISTRY = "registry"  # the longest overdue first, as in the next two
     REPOSITORIES = "repositories"
@@ -78,9 +78,9 @@ class _Booking(Generic[K]):
     alive: bool = True
 
     def renewed(self) -> _Booking[K]:
-        """A copy to go on with; whatever queue still holds this one drops it."""
+        """A copy to go on with, in turn; whatever queue still holds this one drops it."""
         self.alive = False
-        return _Booking(self.key, self.due, self.lane, self.rank, self.scope, self.first)
+        return _Booking(self.key, self.due, self.lane, self.rank, self.scope, first=False)
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class Schedule(Generic[K]):
         while booking := (first := self._pick_first(lanes)) or self._pick(lanes):
             hold = self._holds.get(booking.scope)
             if hold is None or booking is hold.probe:
-                if Lane.STATUS in lanes:  # or it took nothing from those that go first
+                if Lane.STATUS in lanes:  # otherwise it took nothing from those that go first
                     self._ahead = max(0, self._ahead + (1 if first else -1))
                 self._send(booking, hold, now)
                 return booking.key

@@ -21,7 +21,7 @@ from fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, 
 
 from exporter.config import RegistrySettings, Settings
 from exporter.ecr import Gate
-from exporter.model import PAGE_SIZE, Image, Name, Page, Reason, Replication, Status
+from exporter.model import PAGE_SIZE, Image, Name, Page, Reason, Replication, Rule, Status
 from exporter.model import Registry as Described
 from exporter.poller import Poller
 from exporter.state import Ledger
@@ -102,6 +102,9 @@ class Registry:
         self.allowed: float | None = None
         self.throttled: str | None = None
         self.revoked = False
+        #: Images whose status AWS gives no answer about; and what it replicates.
+        self.unanswered: set[str] = set()
+        self.rules: tuple[Rule, ...] = EVERYTHING
         #: What it noted.
         self.calls: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()  # status calls by repository
@@ -193,7 +196,7 @@ class Registry:
 
     def registry(self) -> Described:
         self._called("DescribeRegistry")
-        return Described(ACCOUNT, EVERYTHING)
+        return Described(ACCOUNT, self.rules)
 
     def repositories(self, token: str | None) -> Page[str]:
         del token
@@ -228,6 +231,8 @@ class Registry:
         if (push := self._moving.get(digest)) and push.asked is None:
             push.asked = self._sent
         self._called(STATUS, repository)
+        if digest in self.unanswered:
+            raise refusal(Reason.UNAVAILABLE)
         if digest in self._gone:
             raise refusal(Reason.IMAGE_NOT_FOUND)
         if push and self.clock.now < push.ends:

@@ -98,7 +98,7 @@ def test_an_operation_that_is_throttled_alone_is_asked_less_and_the_others_as_be
     assert refused <= max(0.05 * calls.total(), 0.25 * 600 * (allowed == 0))
 
 
-@pytest.mark.parametrize(("burst", "clock"), [(1, 0.0), (20, 0.0), (20, 300.0)])
+@pytest.mark.parametrize(("burst", "clock"), [(1, 0.0), (20, 0.0), (20, 60.0)])
 def test_a_push_is_asked_about_within_two_seconds_of_being_listed(burst: int, clock: float) -> None:
     """With 50,000 images behind it that are all overdue; and the budget allows twenty in two seconds."""
     registry = Registry([2500] * 20)
@@ -117,10 +117,10 @@ def test_a_push_is_asked_about_within_two_seconds_of_being_listed(burst: int, cl
 
 
 def test_a_start_does_not_take_what_it_finds_for_pushes_of_the_moment() -> None:
-    """All images are of the last hour; to go first is for those that may have come since the last look."""
-    registry = Registry([20] * 100, oldest=HOUR)
+    """Of six hours; to go first is for the few that came within the last minutes."""
+    registry = Registry([100] * 100, oldest=6 * HOUR)
     simulation = Simulation(settings(), registry)
-    simulation.run(26)
+    simulation.run(30)
     assert registry.calls["DescribeImages"] == 100
 
 
@@ -137,16 +137,35 @@ def test_many_pushes_at_once_hold_up_no_listing_for_long() -> None:
     assert registry.calls["DescribeImages"] - before >= 100
 
 
-def test_a_push_whose_status_call_is_refused_goes_first_again() -> None:
-    registry = Registry([2500] * 20)
+def test_pushes_that_get_no_answer_stop_nothing() -> None:
+    registry = Registry([20] * 20)
     simulation = Simulation(settings(), registry)
-    simulation.run(30)
-    for _ in range(20):
-        registry.push(registry.names[0])
-    outage(registry, simulation, begins=0, lasts=80, allowed=4.0)
-    simulation.run(80)
-    waited = [registry.answered[push.digest] - (push.listed or 0.0) for push in registry.pushes]
-    assert max(waited) <= 20 / (0.8 * 4.0)
+    simulation.run(600)
+    for name in registry.names:
+        registry.unanswered.add(registry.push(name).digest)
+    before = registry.calls["DescribeImages"]
+    simulation.run(600)
+    assert registry.calls["DescribeImages"] - before >= 150
+    pushed = registry.push(registry.names[0])
+    simulation.run(120)
+    assert pushed.asked is not None
+
+
+@pytest.mark.parametrize("what", ["rules", "reload"])
+def test_images_that_are_new_for_another_reason_are_no_pushes(what: str) -> None:
+    """All of the last hour; and listings take half of the budget."""
+    registry = Registry([100] * 300, oldest=HOUR)
+    few = settings(targets=(TargetSettings("*", latest=1),))
+    simulation = Simulation(few if what == "reload" else settings(), registry)
+    simulation.run(300)
+    if what == "reload":
+        simulation.poller._configure(settings())
+    else:
+        registry.rules = ()
+    simulation.run(130)
+    before = registry.calls["DescribeImages"]
+    simulation.run(120)
+    assert registry.calls["DescribeImages"] - before >= 540
 
 
 def test_an_old_image_is_asked_about_at_last_however_much_is_pushed() -> None:
