@@ -144,7 +144,8 @@ def test_the_lines_of_a_noisy_run_parse_back_and_are_few(format_: str) -> None:
             aws.fault = fault
             eventually(lambda: failed > 60, within=30)
             aws.fault = lambda _: None
-            eventually(lambda: any("recovered" in line for line in live.written()), within=20)
+            # A registry that seems out of reach is probed every half minute.
+            eventually(lambda: any("recovered" in line for line in live.written()), within=60)
             lines = [READERS[format_](line) for line in live.written()]
     said = documented()
     for line in lines:
