@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="ordinal",
         metavar="N|POD",
         type=_ordinal,
-        help="which shard this is, from 0: a number, the name of its StatefulSet pod, or auto (default: 0)",
+        help="which shard this is, from 0: a number, the name of its StatefulSet pod, or auto",
     )
     add(
         "--total-shards",

@@ -30,7 +30,7 @@ from exporter.reloads import Reloads
 from exporter.server import Limits, Server
 from exporter.state import Ledger
 from exporter.statefile import Keeper
-from exporter.targets import WHOLE, Shard
+from exporter.targets import Shard
 from exporter.web import Web
 
 #: Seconds that connections get to finish when the process stops.
@@ -309,8 +309,13 @@ def _run(
     limits = Limits(requests=flags.max_requests)
     server = Server(flags.listen or [":10042"], desk, web, limits=limits)
     server.start()
-    shard = {} if flags.shard == WHOLE else {"shard": flags.shard.ordinal, "total_shards": flags.shard.total}
-    _log.info("listening", addresses=",".join(server.addresses), version=__version__, **shard)
+    _log.info(
+        "listening",
+        addresses=",".join(server.addresses),
+        version=__version__,
+        shard=flags.shard.ordinal,
+        total_shards=flags.shard.total,
+    )
     if flags.auto_reload_interval:
         watch = partial(exporter.watch_configuration, every=flags.auto_reload_interval)
         threading.Thread(target=watch, name="configuration", daemon=True).start()
