@@ -31,7 +31,7 @@ demo: $(demo) ## run the exporter on a make-believe AWS: no account, no network 
 	@exec $(bin)/ecr-replication-exporter --demo $(ARGS)
 
 .PHONY: test
-test: $(dev) ## run the tests (ARGS="tests/test_iam.py -k action" picks some)
+test: $(dev) ## run the tests (ARGS="tests/deploy/test_iam.py -k action" picks some)
 	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile $(ARGS)
 
 .PHONY: check
@@ -75,7 +75,7 @@ bench-servers: $(made) ## compare HTTP servers, in some five minutes (ARGS="wait
 
 .PHONY: docs
 docs: $(demo) ## write docs/metrics.md anew from the catalogue
-	@$(bin)/python -m exporter.metrics > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
+	@$(bin)/python -m exporter.metrics.catalogue > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
 
 .PHONY: helm
 helm: $(dev) ## write the chart's values.schema.json, table of values and dashboard anew, and the example's rules

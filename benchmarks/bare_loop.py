@@ -1,7 +1,7 @@
 """What boto3 alone makes of this machine: as many threads as the exporter has workers, and nothing but calls.
 
 The client has botocore's own options, but for a connection a thread. `--tuned` gives it those of the
-exporter's gate, which save processor time: what is left between the two is what the exporter itself costs.
+exporter's client, which save processor time: what is left between the two is what the exporter itself costs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from fast_ecr import REGION, digest, repository_name
 
-from exporter.agenda import MAX_IN_FLIGHT
+from exporter.polling.agenda import MAX_IN_FLIGHT
 
 
 def work(client: Any, wanted: SimpleQueue[tuple[str, str]]) -> None:

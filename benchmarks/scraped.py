@@ -17,14 +17,14 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.desk import Desk
-from exporter.exposition import Exposition, Page
-from exporter.instruments import Instruments
-from exporter.metrics import DOMAIN, ImageRow, RepositoryRow
-from exporter.model import Destination, ImageState, Name, Replication, Source
-from exporter.server import Server
-from exporter.state import ImageFacts, Ledger, RegistryFacts, RepositoryFacts
-from exporter.web import Web
+from exporter.http.routes import Routes
+from exporter.http.server import Server
+from exporter.http.web import Web
+from exporter.metrics.catalogue import DOMAIN, ImageRow, RepositoryRow
+from exporter.metrics.exposition import Exposition, Page
+from exporter.metrics.self_metrics import Instruments
+from exporter.replication.model import Destination, ImageState, Name, Replication, Source
+from exporter.replication.store import ImageFacts, RegistryFacts, RepositoryFacts, Store
 
 REPOSITORIES = 20
 #: Of one image to the next that changes: all have their turn, and neighbours are far apart, which is
@@ -40,11 +40,11 @@ PAIRS = {(d, state): Replication(d, state) for d in DESTINATIONS for state in ("
 
 
 class World:
-    """A full ledger in which images change between COMPLETE and IN_PROGRESS."""
+    """A full store in which images change between COMPLETE and IN_PROGRESS."""
 
     def __init__(self, images: int) -> None:
-        self.ledger = Ledger()
-        self.ledger.stale_after = 3600.0
+        self.store = Store()
+        self.store.stale_after = 3600.0
         self._changes = 0
         facts = RegistryFacts(HOME)
         self._repositories = []
@@ -54,11 +54,11 @@ class World:
             self._repositories.append(repository)
             for build in range(images // REPOSITORIES):
                 repository.put(_image(number, build))
-        self.ledger.registries = [facts]
+        self.store.registries = [facts]
         self._digests = [(r, digest) for r in self._repositories for digest in r.images]
 
     def change(self, count: int) -> None:
-        with self.ledger.lock:
+        with self.store.lock:
             for _ in range(count):
                 self._changes += 1
                 repository, digest = self._digests[self._changes * STEP % len(self._digests)]
@@ -67,7 +67,7 @@ class World:
                 first, *others = image.replications
                 status = "IN_PROGRESS" if first.status == "COMPLETE" else "COMPLETE"
                 repository.put(replace(image, replications=(PAIRS[DESTINATIONS[0], status], *others)))
-            self.ledger.changed()
+            self.store.changed()
 
 
 def _image(number: int, build: int) -> ImageFacts:
@@ -89,11 +89,11 @@ def _image(number: int, build: int) -> ImageFacts:
 class Reference(Collector):
     """The catalogue's rows through prometheus_client alone."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        snapshot = self._ledger.snapshot(time.monotonic())
+        snapshot = self._store.snapshot(time.monotonic())
         for row in DOMAIN:
             family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
             for registry in snapshot.registries:
@@ -116,11 +116,11 @@ def _add(
                 family.add_metric((*own, *labels), value)
 
 
-class Office:
+class App:
     """Nothing but metrics, and a poller with nothing to tell."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._exposition = Exposition(instruments=Instruments(), ledger=ledger, figures=self, clock=time)
+    def __init__(self, store: Store) -> None:
+        self._exposition = Exposition(instruments=Instruments(), store=store, figures=self, clock=time)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
@@ -147,17 +147,17 @@ class Office:
         return None
 
 
-def serve_exporter(ledger: Ledger) -> int:
+def serve_exporter(store: Store) -> int:
     """The port."""
-    server = Server(["127.0.0.1:0"], Desk(Office(ledger)), Web(None))
+    server = Server(["127.0.0.1:0"], Routes(App(store)), Web(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])
 
 
-def serve_prometheus_client(ledger: Ledger) -> int:
+def serve_prometheus_client(store: Store) -> int:
     """The port."""
     registry = CollectorRegistry()
-    registry.register(Reference(ledger))
+    registry.register(Reference(store))
     server, _ = start_http_server(0, addr="127.0.0.1", registry=registry)
     return int(server.server_port)
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("images", type=int)
     flags = parser.parse_args()
     world = World(flags.images)
-    print(SERVERS[flags.server](world.ledger), flush=True)
+    print(SERVERS[flags.server](world.store), flush=True)
     for line in sys.stdin:
         world.change(int(line))
         print("changed", flush=True)

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import make_server
 
-from hostile import crowd  # tests/hostile.py
+from support.hostile import crowd  # tests/hostile.py
 
-from exporter.desk import Desk, Request, Response
-from exporter.server import Server
-from exporter.web import Web
+from exporter.http.routes import Request, Response, Routes
+from exporter.http.server import Server
+from exporter.http.web import Web
 
 SERVERS = ("exporter", "prometheus_client", "waitress", "cheroot", "uvicorn", "uvicorn-limited")
 LINES = 140_000
@@ -87,7 +87,7 @@ def serve_exporter(found: dict[bool, bytes], port: int, tls: str) -> None:
         for packed, page in found.items()
     }
 
-    class Kept(Desk):
+    class Kept(Routes):
         def __init__(self) -> None:
             pass
 

@@ -10,9 +10,9 @@ import gc
 import time
 from random import Random
 
-from simulation import Registry, Simulation, calls_per_second, outage, percentiles
+from support.simulation import Registry, Simulation, calls_per_second, outage, percentiles
 
-from exporter.config import RegistrySettings, Settings, TargetSettings
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 
 DAY = 86400.0
 HOUR = 3600.0

@@ -30,12 +30,12 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from command import Command, ask, running
 from soak_truth import Shown, Truth, Watching, read
 from soak_world import HOMES, OTHER, Churn, Scrapers, Weather
+from support.command import Command, ask, running
 
-from exporter.agenda import MAX_IN_FLIGHT
 from exporter.demo import REGION, EmbeddedAWS
+from exporter.polling.agenda import MAX_IN_FLIGHT
 
 #: Seconds: what the exporter is configured to.
 DISCOVERY, PENDING, FAILED, SETTLED, STALE_AFTER = 2.0, 2.0, 4.0, 8.0, 20.0

@@ -178,11 +178,11 @@ class Truth:
                     if repository.startswith(watching.prefix):
                         for tag, digest in watching.names(images).items():
                             names[home, repository, tag] = digest
-                owed = set(_owed(rules, repository))
+                expected = set(_owed(rules, repository))
                 for image in images:
                     digest = image["imageDigest"]
                     found = self.reported(home, repository, digest)
-                    for place, status in {**dict.fromkeys(owed, "MISSING"), **found}.items():
+                    for place, status in {**dict.fromkeys(expected, "MISSING"), **found}.items():
                         statuses[home, repository, digest, place] = status
         at = time.monotonic()
         self.names.record(names, at)

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from soak_truth import Home, Truth
 
 from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Refuse
-from exporter.model import Destination
+from exporter.replication.model import Destination
 
 OTHER, PARTNER = "222233334444", "444455556666"
 HOMES = (Home(ACCOUNT, REGION), Home(OTHER, "eu-central-1"))

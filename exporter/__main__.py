@@ -11,9 +11,9 @@ import sys
 def main() -> int:
     """Run the command; the exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-    from exporter import main as rest  # noqa: PLC0415 - see above
+    from exporter import app  # noqa: PLC0415 - see above
 
-    return rest.main()
+    return app.main()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from exporter import schema, words
+from exporter.config import schema
+from exporter.config import validators as words
 
 CHART = Path(__file__).parent / "ecr-replication-exporter"
 BEGIN, END = "<!-- values: made by make helm -->", "<!-- end of values -->"

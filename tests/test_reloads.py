@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from command import eventually
-from live import CONFIG
-from test_log import parse
+from support.command import eventually
+from support.live import CONFIG
+from support.logfmt import parse
 
-from exporter import config, log
-from exporter.config import Settings
-from exporter.ecr import AWS
-from exporter.instruments import Instruments
-from exporter.main import Exporter, Loader
-from exporter.orders import Orders
+from exporter import logs
+from exporter.app import Exporter, Loader
+from exporter.aws.ecr import AWS
+from exporter.config import settings as config
+from exporter.config.settings import Settings
+from exporter.lifecycle import Orders
+from exporter.metrics.self_metrics import Instruments
 from exporter.reloads import MAX_WAITING, Reloads
-from exporter.targets import WHOLE
+from exporter.replication.targets import WHOLE
 
 
 @dataclass
@@ -128,10 +129,10 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     loader.load()
     reads, writes = os.pipe()
     with os.fdopen(writes, "w", buffering=1) as stream:
-        log.setup("info", "logfmt", stream)
+        logs.setup("info", "logfmt", stream)
         background(exporter.reloads.run)
         yield Rig(loader, exporter, instruments, reads)
-        log.setup("info", "logfmt")
+        logs.setup("info", "logfmt")
     os.close(reads)
 
 

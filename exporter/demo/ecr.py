@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
-from exporter.model import LOOKUP_SIZE, PAGE_SIZE, Destination
+from exporter.replication.model import LOOKUP_SIZE, PAGE_SIZE, Destination
 
 #: Seconds until a destination refuses.
 DENIED_AFTER = 2.0

@@ -16,7 +16,7 @@ import boto3
 
 from exporter.demo.aws import ACCOUNT, REGION, EmbeddedAWS
 from exporter.demo.ecr import Delay, Refuse, digest_of
-from exporter.model import Destination
+from exporter.replication.model import Destination
 
 PARTNER = "444455556666"
 IRELAND = Destination("eu-west-1", ACCOUNT)

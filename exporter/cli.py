@@ -1,0 +1,140 @@
+"""The command line: what it may say, and one line for whoever said something else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+from collections.abc import Sequence
+from typing import NoReturn
+
+from exporter import __version__, logs
+from exporter.config.settings import parse_duration
+from exporter.http.server import parse_address
+from exporter.replication.targets import Shard
+
+
+class Command(argparse.ArgumentParser):
+    """A parser whose complaints take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags. Leaves with 2 if they are bad."""
+    parser = Command(
+        prog="ecr-replication-exporter",
+        description="Prometheus exporter for Amazon ECR image replication.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
+    add(
+        "--config.auto-reload-interval",
+        dest="auto_reload_interval",
+        metavar="DURATION",
+        type=_interval,
+        default=0.0,
+        help="look so often whether the configuration changed, and take it then (default: 0, never)",
+    )
+    add("--config.check", dest="config_check", action="store_true", help="check the configuration and exit")
+    add(
+        "--web.listen-address",
+        dest="listen",
+        metavar="ADDRESS",
+        type=_address,
+        action="append",
+        help="where to listen, repeatable; port 0 picks a free one (default: :10042)",
+    )
+    add("--web.telemetry-path", dest="telemetry_path", metavar="PATH", default="/metrics")
+    add("--web.config.file", dest="web_config_file", metavar="FILE", help="TLS and passwords")
+    add(
+        "--web.enable-lifecycle",
+        dest="lifecycle",
+        action="store_true",
+        help="allow POST /-/reload and POST /-/quit",
+    )
+    add(
+        "--web.max-requests",
+        dest="max_requests",
+        metavar="N",
+        type=_count,
+        default=40,
+        help="requests under way at once; one more gets 503 (default: 40)",
+    )
+    add("--log.level", dest="log_level", choices=logs.LEVELS, default="info")
+    add("--log.format", dest="log_format", choices=logs.FORMATS, default="logfmt")
+    add(
+        "--shard",
+        dest="ordinal",
+        metavar="N|POD",
+        type=_ordinal,
+        help="which shard this is, from 0: a number, the name of its StatefulSet pod, or auto",
+    )
+    add(
+        "--total-shards",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="split the repositories between so many exporters (default: 1)",
+    )
+    add(
+        "--demo", action="store_true", help="watch a make-believe AWS: no account, no credentials, no network"
+    )
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    flags = parser.parse_args(argv)
+    if not flags.telemetry_path.startswith("/"):
+        parser.error(f"argument --web.telemetry-path: {flags.telemetry_path!r} does not start with /")
+    if flags.telemetry_path in ("/", "/config") or flags.telemetry_path.startswith("/-/"):
+        parser.error(
+            f"argument --web.telemetry-path: {flags.telemetry_path!r} is taken by another page; "
+            "any path will do but /, /config and those under /-/"
+        )
+    if flags.ordinal is None and flags.total_shards > 1:
+        last = flags.total_shards - 1
+        parser.error(f"argument --total-shards: which of them is this? --shard=0 to {last}, or auto")
+    flags.ordinal = flags.ordinal or 0
+    flags.shard = Shard(flags.ordinal, flags.total_shards)
+    if flags.ordinal >= flags.total_shards:
+        total = flags.total_shards
+        parser.error(
+            f"argument --shard: {flags.ordinal} is not below --total-shards {total}; they count from 0"
+        )
+    return flags
+
+
+def _ordinal(text: str) -> int:
+    """A StatefulSet's pods are called NAME-ORDINAL, and so are their hosts (Kubernetes documentation)."""
+    pod = (os.environ.get("POD_NAME") or socket.gethostname()) if text == "auto" else text
+    found = re.fullmatch(r"(?:.+-)?([0-9]{1,9})", pod, re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(
+            f"{pod!r} is neither a number nor the name of a StatefulSet's pod, which ends in one"
+        )
+    return int(found[1])
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if 0 < seconds < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short; at least 1s, or 0 for never")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Which client gets which answer."""

@@ -1,0 +1,191 @@
+"""The front routes: which request gets which answer.
+
+An answer is a pure function of a request: `Routes.answer`. It knows no sockets, and server.py knows no
+paths, so that the HTTP under the routes can be exchanged. A scrape never calls AWS.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Protocol
+from urllib.parse import quote
+
+from exporter import __version__
+from exporter.metrics.exposition import Page
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked. The path is decoded, the names of headers are in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is answered. Length, date and the like are the transport's."""
+
+    status: int
+    #: The body in pieces: a large one is made of what is kept, and never in one place.
+    pieces: tuple[bytes, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        """All of it: a copy."""
+        return b"".join(self.pieces)
+
+
+class App(Protocol):
+    """What the routes passes questions on to. Called from any thread, many at once."""
+
+    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+        """The metrics, only those with the names if there are any."""
+
+    def healthy(self) -> str | None:
+        """Why the process is better restarted; None if it is well."""
+
+    def ready(self) -> str | None:
+        """What is still awaited; None if nothing is."""
+
+    def config(self) -> str:
+        """The configuration in force as YAML, secrets masked."""
+
+    def reload(self) -> Sequence[str]:
+        """Take the configuration anew; the problems with it, none if it is in force now."""
+
+    def quit(self) -> None:
+        """Stop the process soon."""
+
+
+_HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
+
+_STYLE = "body{font-family:sans-serif;margin:3rem auto;max-width:40rem;padding:0 1rem;line-height:1.5}"
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_PAGE_HEADERS = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    (
+        "Content-Security-Policy",
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+_TEXT_HEADERS = (
+    ("Content-Type", "text/plain; charset=utf-8"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-store"),
+)
+
+
+def text(status: int, sentence: str, *headers: tuple[str, str]) -> Response:
+    """A plain answer of one or more lines."""
+    said = f"{sentence}\n".encode(errors="backslashreplace")
+    return Response(status, (said,), (*_TEXT_HEADERS, *headers))
+
+
+class Routes:
+    """Answers requests. Raises nothing by itself; what the app raises is a bug there."""
+
+    def __init__(self, app: App, *, telemetry_path: str = "/metrics", lifecycle: bool = False) -> None:
+        self._app = app
+        self._telemetry_path = telemetry_path
+        self._lifecycle = lifecycle
+        self._to_look: dict[str, Callable[[Request], Response]] = {
+            "/": self._landing,
+            "/config": self._config,
+            _HEALTHY: self._healthy,
+            _READY: self._ready,
+            telemetry_path: self._metrics,
+        }
+        self._to_act = {"/-/reload": self._reload, "/-/quit": self._quit}
+
+    def is_probe(self, request: Request) -> bool:
+        """Whether it asks how the exporter is: that is cheap, and has to be told also where much is asked."""
+        return request.path in _PROBES and request.path != self._telemetry_path
+
+    def answer(self, request: Request) -> Response:
+        """The answer; one to HEAD still has the body that is not to be sent."""
+        if look := self._to_look.get(request.path):
+            return look(request) if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
+        if act := self._to_act.get(request.path):
+            return self._act(act) if request.method in ("POST", "PUT") else _not_allowed("POST, PUT")
+        return text(404, "Nothing is here.")
+
+    def _act(self, act: Callable[[], Response]) -> Response:
+        if not self._lifecycle:
+            return text(403, "This is not enabled; start the exporter with --web.enable-lifecycle.")
+        return act()
+
+    def _metrics(self, request: Request) -> Response:
+        page = self._app.page(
+            accept=request.headers.get("accept", ""),
+            accept_encoding=request.headers.get("accept-encoding", ""),
+            names=request.query.get("name[]", ()),
+        )
+        return Response(200, page.body, page.headers)
+
+    def _healthy(self, _: Request) -> Response:
+        reason = self._app.healthy()
+        return text(503, f"Not healthy: {reason}.") if reason else text(200, "Healthy.")
+
+    def _ready(self, _: Request) -> Response:
+        awaited = self._app.ready()
+        return text(503, f"Not ready: {awaited}.") if awaited else text(200, "Ready.")
+
+    def _config(self, _: Request) -> Response:
+        return Response(200, (self._app.config().encode(),), _TEXT_HEADERS)
+
+    def _reload(self) -> Response:
+        if problems := self._app.reload():
+            return text(500, "\n".join(("Not reloaded, the old configuration stays:", *problems)))
+        return text(200, "Reloaded.")
+
+    def _quit(self) -> Response:
+        self._app.quit()
+        return text(200, "Stopping.")
+
+    def _landing(self, _: Request) -> Response:
+        reason, awaited = self._app.healthy(), self._app.ready()
+        state = f"Not healthy: {reason}." if reason else f"Not ready: {awaited}." if awaited else "Ready."
+        links = "\n".join(
+            f'<li><a href=".{escape(quote(path))}">{escape(path)}</a> {says}</li>'
+            for path, says in (
+                (self._telemetry_path, "the metrics"),
+                ("/config", "the configuration in force, secrets masked"),
+                (_HEALTHY, "whether the process works"),
+                (_READY, "whether every target had its first round"),
+            )
+        )
+        page = _LANDING.format(state=escape(state), links=links)
+        return Response(200, (page.encode(),), _PAGE_HEADERS)
+
+
+_LANDING = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ECR replication exporter</title>
+<style>{_STYLE.replace("{", "{{").replace("}", "}}")}</style>
+</head>
+<body>
+<h1>ECR replication exporter</h1>
+<p>Version {escape(__version__)}. {{state}}</p>
+<ul>
+{{links}}
+</ul>
+</body>
+</html>
+"""
+
+
+def _not_allowed(allowed: str) -> Response:
+    return text(405, f"Only {allowed.replace(', ', ' and ')} are answered here.", ("Allow", allowed))

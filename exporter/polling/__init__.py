@@ -1,0 +1,1 @@
+"""When AWS is asked, and what an answer changes."""

@@ -1,0 +1,1 @@
+"""What is true: facts and what follows from them. No threads, no AWS."""

@@ -1,0 +1,161 @@
+"""The nouns that every room shares: frozen facts and closed vocabularies.
+
+Times are float seconds. A field named `*_at` that comes from AWS is Unix time; everything that
+measures an interval inside the process is monotonic and says so. What AWS may leave out is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+#: The largest page of a listing, and the most names of one look-up (botocore service model).
+PAGE_SIZE = 1000
+LOOKUP_SIZE = 100
+
+
+class Status(StrEnum):
+    """The states of one image at one destination.
+
+    The first three are ECR's ReplicationStatus (botocore service model). MISSING is ours: the
+    registry's rules send the image there and ECR reports nothing. UNKNOWN is ours too: ECR names
+    the destination but leaves the status out. A status that AWS invents later is a plain string.
+    """
+
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    MISSING = "MISSING"
+    UNKNOWN = "UNKNOWN"
+
+
+#: The states of which every image exports a 0 or a 1 for every destination.
+KNOWN_STATUSES = (Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED, Status.MISSING)
+
+
+class Reason(StrEnum):
+    """Why a call, and with it a target, failed. The client maps every AWS error to one of these."""
+
+    REPOSITORY_NOT_FOUND = "repository_not_found"
+    IMAGE_NOT_FOUND = "image_not_found"
+    ACCESS_DENIED = "access_denied"
+    THROTTLED = "throttled"
+    INVALID = "invalid"
+    UNAVAILABLE = "unavailable"
+
+
+class ImageState(StrEnum):
+    """What the exporter expects of an image next; it decides how soon ECR is asked again."""
+
+    NEW = "new"  # never asked
+    PENDING = "pending"  # unfinished, and the push is recent
+    FAILED = "failed"  # a destination FAILED, or is unfinished though the push is long ago
+    SETTLED = "settled"  # COMPLETE everywhere it should be
+    UNKNOWN = "unknown"  # asked, but no usable answer
+
+
+class Source(NamedTuple):
+    """A source registry: one account in one Region. `registry_id` is "" until AWS told us."""
+
+    registry_id: str
+    region: str
+
+
+class Destination(NamedTuple):
+    """Where a copy goes. A field that ECR left out is "" (every field of its answer is optional)."""
+
+    region: str
+    registry_id: str
+
+
+class Name(NamedTuple):
+    """How a watched image is labelled: by a tag (digest ""), or by its digest (tag "")."""
+
+    tag: str
+    digest: str
+
+
+class FailureScope(NamedTuple):
+    """What a failure concerns: a kind of call, in the whole registry, a repository, or for one image."""
+
+    kind: str
+    repository: str = ""
+    digest: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.repository}@{self.digest}" if self.digest else self.repository
+        return f"{self.kind} {where}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One digest of one repository, as DescribeImages lists it."""
+
+    digest: str
+    tags: tuple[str, ...] = ()
+    pushed_at: float | None = None
+    #: Restored from archive: replication starts anew then.
+    activated_at: float | None = None
+
+    @property
+    def replicated_from(self) -> float | None:
+        """When its latest replication began, as far as ECR tells: the push or the restore."""
+        times = [at for at in (self.pushed_at, self.activated_at) if at is not None]
+        return max(times, default=None)
+
+
+class Replication(NamedTuple):
+    """The state of one image at one destination. `failure_code` is "" unless it FAILED."""
+
+    destination: Destination
+    status: str
+    failure_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One replication rule: where to, and the filters on the repository's name, none for every one."""
+
+    destinations: tuple[Destination, ...]
+    filters: tuple[str, ...] = ()
+    #: Those of the filters that are prefixes; what another type of filter matches nobody here knows.
+    prefixes: tuple[str, ...] = ()
+
+    def covers(self, repository: str) -> bool:
+        """Whether images pushed to the repository are surely sent to the destinations.
+
+        PREFIX_MATCH is a plain prefix: "prod" covers "production-x" too (ECR documentation).
+        """
+        return not self.filters or repository.startswith(self.prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What DescribeRegistry tells: whose registry it is, and its replication rules."""
+
+    registry_id: str
+    rules: tuple[Rule, ...] = ()
+    #: By repository, as far as asked for; whoever asks first adds it, in any thread.
+    _destinations: dict[str, frozenset[Destination]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def destinations(self, repository: str) -> frozenset[Destination]:
+        """Where the rules send what is pushed to the repository."""
+        found = self._destinations.get(repository)
+        if found is None:
+            rules = (rule for rule in self.rules if rule.covers(repository))
+            found = frozenset(destination for rule in rules for destination in rule.destinations)
+            self._destinations[repository] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a listing; `token` is None on the last."""
+
+    items: tuple[T, ...]
+    token: str | None = None

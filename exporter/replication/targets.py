@@ -1,0 +1,425 @@
+"""What to watch: targets + what a registry holds -> images, and the names they are watched by.
+
+All pure: settings and listings in, selections out, the wall clock as an argument. How a repository's
+images are best asked for (page by page, or by name) is decided here too, because only the targets
+know which names matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import translate
+from functools import cached_property
+from hashlib import blake2b
+from heapq import nlargest
+from math import ceil
+from typing import Generic, TypeVar
+
+from exporter.config.settings import TargetSettings
+from exporter.replication.model import LOOKUP_SIZE, Image, Name, Page, Source
+
+T = TypeVar("T")
+
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several exporters that share the repositories between them; ordinals count from 0."""
+
+    ordinal: int = 0
+    total: int = 1
+
+    def owns(self, source: Source, repository: str) -> bool:
+        """Whether the repository is this one's to watch: of all shards exactly one says so.
+
+        By a hash that depends on neither the process nor the release, so that a shard that starts
+        anew finds its own state file of use.
+        """
+        key = f"{source.registry_id}/{source.region}/{repository}".encode()
+        return int.from_bytes(blake2b(key, digest_size=8).digest()) % self.total == self.ordinal
+
+
+#: All of it.
+WHOLE = Shard()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An image that targets select, and the names under which its series appear."""
+
+    image: Image
+    names: frozenset[Name]
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What one target selects in one repository."""
+
+    label: str
+    images: int
+    #: Names that the target spells out and that do not exist there.
+    missing: frozenset[Name]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What all targets together select in one repository, by digest."""
+
+    images: Mapping[str, Watched]
+    targets: tuple[Selected, ...]
+
+
+class Target:
+    """One entry of `targets`, ready to match."""
+
+    def __init__(self, settings: TargetSettings) -> None:
+        self.settings = settings
+        self.label = settings.label
+        self._repository = _Patterns([settings.repository])
+        exact = [settings.tag] if settings.tag else []
+        everything = [] if settings.digest or exact or settings.tags else ["*"]
+        self._tags = _Patterns([*exact, *settings.tags, *everything])
+        self._excluded = _Patterns(settings.exclude_tags)
+        self._every_tag = bool(everything) and not settings.exclude_tags
+
+    def covers(self, repository: str) -> bool:
+        return self._repository.match(repository)
+
+    @cached_property
+    def named(self) -> frozenset[Name]:
+        """The names that the target spells out, so that one that does not exist is a failure.
+
+        A glob over repositories spells out nothing: not every repository has to have the tag.
+        """
+        if self.settings.is_glob:
+            return frozenset()
+        tags = {tag for tag in self._tags.exact if not self._excluded.match(tag)}
+        digests = {self.settings.digest} if self.settings.digest else set()
+        return frozenset({Name(tag, "") for tag in tags} | {Name("", digest) for digest in digests})
+
+    @property
+    def by_name(self) -> bool:
+        """Whether knowing the images of `named` is all that it takes to select."""
+        settings = self.settings
+        return not settings.is_glob and not self._tags.globs and not settings.untagged
+
+    @property
+    def untagged(self) -> bool:
+        """Whether images without a tag can be selected."""
+        return self.settings.untagged or self.settings.digest is not None
+
+    def select(self, images: Sequence[Image], *, now: float) -> dict[str, Watched]:
+        """The images that the target selects, by digest; `now` is Unix time.
+
+        An image whose push time ECR does not tell is kept by `pushed_within` and comes last for
+        `latest`: leaving it out would hide it for ever.
+        """
+        found = [Watched(image, names) for image in images if (names := self._names(image))]
+        within = self.settings.pushed_within
+        if within is not None:
+            found = [w for w in found if w.image.pushed_at is None or w.image.pushed_at >= now - within]
+        if self.settings.latest is not None:
+            found = nlargest(self.settings.latest, found, key=_age)
+        return {w.image.digest: w for w in found}
+
+    def _names(self, image: Image) -> frozenset[Name]:
+        if self.settings.digest:
+            return frozenset({Name("", image.digest)} if image.digest == self.settings.digest else ())
+        if not image.tags:
+            return frozenset({Name("", image.digest)} if self.settings.untagged else ())
+        return frozenset([Name(tag, "") for tag in image.tags if self._wants(tag)])
+
+    def _wants(self, tag: str) -> bool:
+        return self._every_tag or (self._tags.match(tag) and not self._excluded.match(tag))
+
+
+class _Patterns:
+    """Globs and exact words; exact ones are looked up, as a target list may hold thousands."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        patterns = list(patterns)
+        self.globs = [pattern for pattern in patterns if _GLOB & set(pattern)]
+        self.exact = frozenset(patterns) - set(self.globs)
+        self._match = re.compile("|".join(map(translate, self.globs))).match if self.globs else None
+
+    def match(self, text: str) -> bool:
+        return text in self.exact or bool(self._match and self._match(text))
+
+
+class Targets:
+    """All targets of one registry, in the repositories that are ours to watch."""
+
+    def __init__(
+        self, settings: Iterable[TargetSettings], *, ours: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self._ours = ours
+        wanted = (s for s in settings if s.is_glob or ours(s.repository))
+        # Identical entries have one label and select the same: one of them will do.
+        self.all = tuple({s.label: Target(s) for s in wanted}.values())
+        self._globs = [target for target in self.all if target.settings.is_glob]
+        self._exact: dict[str, list[Target]] = {}
+        for target in self.all:
+            if not target.settings.is_glob:
+                self._exact.setdefault(target.settings.repository, []).append(target)
+
+    @property
+    def need_repositories(self) -> bool:
+        """Whether the registry's repositories must be listed, because a glob ranges over them."""
+        return bool(self._globs)
+
+    @property
+    def repositories(self) -> frozenset[str]:
+        """The repositories that are spelt out, whether they exist or not."""
+        return frozenset(self._exact)
+
+    def matching(self, existing: Iterable[str]) -> frozenset[str]:
+        """The repositories to watch, of those that exist: every one that is spelt out or matched."""
+        matched = (name for name in existing if any(t.covers(name) for t in self._globs))
+        return self.repositories | {name for name in matched if self._ours(name)}
+
+    def matching_nothing(self, existing: Iterable[str]) -> frozenset[str]:
+        """The labels of the globs that match no repository, whosever it is."""
+        existing = list(existing)
+        return frozenset(t.label for t in self._globs if not any(map(t.covers, existing)))
+
+    def of(self, repository: str) -> RepositoryTargets:
+        exact = self._exact.get(repository, [])
+        return RepositoryTargets(tuple(exact + [t for t in self._globs if t.covers(repository)]))
+
+
+@dataclass(frozen=True)
+class RepositoryTargets:
+    """The targets that apply to one repository."""
+
+    targets: tuple[Target, ...]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(target.label for target in self.targets)
+
+    @cached_property
+    def untagged(self) -> bool:
+        return any(target.untagged for target in self.targets)
+
+    @cached_property
+    def age_matters(self) -> bool:
+        """Whether the passing of time alone may change what is selected."""
+        return any(target.settings.pushed_within is not None for target in self.targets)
+
+    @cached_property
+    def names(self) -> frozenset[Name] | None:
+        """All names to look up, if every target is by name; else None, and only a listing will do."""
+        if not all(target.by_name for target in self.targets):
+            return None
+        return frozenset(name for target in self.targets for name in target.named)
+
+    def missing(self, images: Sequence[Image]) -> frozenset[Name]:
+        """The names that targets spell out and that no image has."""
+        named = frozenset(name for target in self.targets for name in target.named)
+        if not named:
+            return named
+        existing = {Name(tag, "") for image in images for tag in image.tags}
+        return named - existing - {Name("", image.digest) for image in images}
+
+    def select(self, images: Sequence[Image], *, now: float) -> Selection:
+        images = _without_twins(images)
+        merged: dict[str, Watched] = {}
+        counts: list[Selected] = []
+        missing = self.missing(images)
+        for target in self.targets:
+            chosen = target.select(images, now=now)
+            counts.append(Selected(target.label, len(chosen), target.named & missing))
+            for digest, watched in chosen.items():
+                known = merged.get(digest)
+                merged[digest] = Watched(watched.image, known.names | watched.names) if known else watched
+        return Selection(merged, tuple(counts))
+
+
+def _without_twins(images: Sequence[Image]) -> list[Image]:
+    """Each digest once and each tag once: a tag that moves between two pages is on both its images.
+
+    The newest push has it, as it had the last word.
+    """
+    single = {image.digest: image for image in images}
+    tags = [tag for image in single.values() for tag in image.tags]
+    if len(tags) == len(set(tags)):
+        return list(single.values())
+    owners: dict[str, str] = {}
+    for image in sorted(single.values(), key=lambda image: (image.pushed_at or 0.0, image.digest)):
+        owners.update(dict.fromkeys(image.tags, image.digest))
+    return [
+        replace(image, tags=tuple(tag for tag in image.tags if owners[tag] == image.digest))
+        for image in single.values()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ByPage:
+    """Ask for a page of the listing."""
+
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ByName:
+    """Ask for at most 100 names at once."""
+
+    names: tuple[Name, ...]
+
+
+#: Pages of the longest listing: a hundred times what ECR's quota of images fills.
+MOST_PAGES = 10_000
+
+
+class Listing(Generic[T]):
+    """One pass over all there is, page by page."""
+
+    def __init__(self) -> None:
+        self.items: list[T] = []
+        self.pages = 0
+        self._token: str | None = None
+        self._tokens: set[str] = set()
+        #: What each page began with: pages may come again under tokens that are always new.
+        self._firsts: set[T] = set()
+
+    def question(self) -> ByPage | None:
+        """What to ask next; None when the pass is complete."""
+        return None if self.pages and self._token is None else ByPage(self._token)
+
+    def answered(self, page: Page[T]) -> bool:
+        """Take a page; False if ECR leads in a circle, so that the pass would never end."""
+        self.items.extend(page.items)
+        self.pages += 1
+        self._token = page.token
+        if page.token in self._tokens or not self._firsts.isdisjoint(page.items[:1]):
+            return False
+        if self.pages > MOST_PAGES:
+            return False
+        self._firsts.update(page.items[:1])
+        if page.token is not None:
+            self._tokens.add(page.token)
+        return True
+
+
+class Lookup:
+    """One pass over the images of some names, a hundred a call.
+
+    One unknown name fails its whole call, so a refused batch is halved until the unknown one is
+    alone. Names that were unknown the last time are asked one by one from the start.
+    """
+
+    def __init__(self, names: Iterable[Name], *, suspects: frozenset[Name] = frozenset()) -> None:
+        names = sorted(names)
+        likely = [name for name in names if name not in suspects]
+        self.items: list[Image] = []
+        self.missing: set[Name] = set()
+        self._batches = deque(tuple(likely[i : i + LOOKUP_SIZE]) for i in range(0, len(likely), LOOKUP_SIZE))
+        self._batches.extend((name,) for name in names if name in suspects)
+
+    def question(self) -> ByName | None:
+        """What to ask next; None when the pass is complete."""
+        return ByName(self._batches[0]) if self._batches else None
+
+    def answered(self, images: Iterable[Image]) -> None:
+        self._batches.popleft()
+        self.items.extend(images)
+
+    def not_found(self) -> None:
+        """At least one name of the last question does not exist."""
+        batch = self._batches.popleft()
+        if len(batch) == 1:
+            self.missing.add(batch[0])
+        else:
+            middle = len(batch) // 2
+            self._batches.extendleft((batch[middle:], batch[:middle]))
+
+    @staticmethod
+    def calls(names: frozenset[Name], suspects: frozenset[Name]) -> int:
+        """How many calls a pass costs, if the suspects are still unknown and the others still exist."""
+        unknown = len(names & suspects)
+        return ceil((len(names) - unknown) / LOOKUP_SIZE) + unknown
+
+
+def cheapest(
+    targets: RepositoryTargets, *, pages: int | None, suspects: frozenset[Name]
+) -> Listing[Image] | Lookup:
+    """The pass that costs the fewest calls: a look-up of names, or the listing.
+
+    `pages` is how long the last listing was; where none was made yet, a single call by name is never
+    beaten, and anything more is worth finding out.
+    """
+    names = targets.names
+    if not names or Lookup.calls(names, suspects) > (pages or 1):
+        return Listing()
+    return Lookup(names, suspects=suspects)
+
+
+def too_long(listing: Listing[Image], targets: RepositoryTargets, *, suspects: frozenset[Name]) -> bool:
+    """Whether a listing turned out to cost more calls than a look-up, so that it is given up."""
+    names = targets.names
+    return names is not None and listing.pages > Lookup.calls(names, suspects)
+
+
+class Newest:
+    """Which images fit under `max_images`: the newest of all groups together.
+
+    Order is by push time, then by group and digest, so that it is total and repeatable. A group is a
+    repository of a registry; its name orders it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._groups: dict[Hashable, dict[str, Watched]] = {}
+        self._total = 0
+        self._told = False
+        #: The age of the oldest image that fits; None while all do.
+        self.floor: tuple[float, str, str] | None = None
+
+    def resize(self, limit: int) -> bool:
+        """Another limit; whether other images fit now."""
+        before, self.limit = self.floor, limit
+        self._find_floor()
+        return self.floor != before
+
+    @property
+    def skipped(self) -> int:
+        """How many images do not fit."""
+        return max(0, self._total - self.limit)
+
+    def to_be_told(self) -> bool:
+        """Whether images do not fit and nobody was told: true once, until all fit again."""
+        before, self._told = self._told, self.skipped > 0
+        return self._told and not before
+
+    def put(self, group: Hashable, selection: Selection | None) -> None:
+        """Say what a group selects now; None if it is gone."""
+        before = self._groups.pop(group, {})
+        after = dict(selection.images) if selection else {}
+        if after:
+            self._groups[group] = after
+        self._total += len(after) - len(before)
+        # Over all images only if it may have moved: most listings find nothing new.
+        if before.keys() != after.keys() or (self.floor is None) == (self._total > self.limit):
+            self._find_floor()
+
+    def admitted(self, group: Hashable) -> dict[str, Watched]:
+        """The images of the group that fit, by digest."""
+        images = self._groups.get(group, {})
+        if self.floor is None:
+            return images
+        return {d: w for d, w in images.items() if _age(w, group) >= self.floor}
+
+    def _find_floor(self) -> None:
+        self.floor = None
+        if self._total > self.limit:
+            ages = (_age(w, group) for group, images in self._groups.items() for w in images.values())
+            self.floor = nlargest(self.limit, ages)[-1]
+
+
+def _age(watched: Watched, group: Hashable = "") -> tuple[float, str, str]:
+    pushed_at = watched.image.pushed_at
+    return (pushed_at if pushed_at is not None else float("-inf"), str(group), watched.image.digest)

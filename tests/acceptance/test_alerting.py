@@ -1,0 +1,301 @@
+"""From a FAILED image to a notification and back: what is shipped, in a real Prometheus and Alertmanager."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.command import Command, ask, eventually, running
+from support.monitoring import EXAMPLES, Receiver, alertmanager, example, free_address, prometheus
+
+from exporter.demo import ACCOUNT, REGION, EmbeddedAWS, Refuse
+from exporter.replication.model import Destination
+
+OREGON = Destination("us-west-2", ACCOUNT)
+RULES = [
+    {"destinations": [{"region": region, "registryId": ACCOUNT} for region in ("eu-west-1", "us-west-2")]}
+]
+CONFIG = """
+targets: [{repository: team/*}]
+discovery_interval: 1s
+pending_interval: 1s
+failed_interval: 2s
+requests_per_second: 100
+"""
+SCRIPT = Path(__file__).parents[2] / "helm" / "rules.py"
+BUILD = "ecr_replication_exporter_build_info"
+#: Seconds that Alertmanager waits for more of a group, at first and later.
+GROUP_WAIT, GROUP_INTERVAL = 3, 4
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAWS]:
+    with EmbeddedAWS() as aws:
+        aws.set_rules(ACCOUNT, REGION, RULES)
+        aws.denied.add(OREGON)
+        for repository in ("team/app", "team/api"):
+            aws.create_repository(ACCOUNT, REGION, repository)
+            aws.push(ACCOUNT, REGION, repository, "v1")
+        yield aws
+
+
+@contextmanager
+def exporter(folder: Path, aws: EmbeddedAWS, address: str, *, config: str = CONFIG) -> Iterator[Command]:
+    """The exporter at an address that Prometheus scrapes."""
+    keys = aws.session().get_credentials()
+    assert keys is not None
+    (folder / "config.yaml").write_text(config)
+    with running(
+        folder,
+        f"--config.file={folder / 'config.yaml'}",
+        port=address.rpartition(":")[2],
+        AWS_ACCESS_KEY_ID=keys.access_key,
+        AWS_SECRET_ACCESS_KEY=keys.secret_key,
+        AWS_REGION=REGION,
+        AWS_ENDPOINT_URL=aws.endpoint_url,
+    ) as command:
+        yield command
+
+
+def shipped_rules(folder: Path, values: Mapping[str, Any]) -> str:
+    """The rules, with values as a user of the chart gives them."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump({"prometheusRule": values}))
+    done = subprocess.run([sys.executable, SCRIPT, file], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
+    """The example, told to hurry and whom to notify."""
+    config: dict[str, Any] = example("alertmanager.yml")
+    config["route"] |= {"group_wait": f"{GROUP_WAIT}s", "group_interval": f"{GROUP_INTERVAL}s"}
+    for each in config["receivers"]:
+        each["webhook_configs"] = [{"url": receiver.url + each["name"]}]
+    return config
+
+
+def prometheus_config(rules: Path, scraped: str, *, alertmanager: str = "") -> Mapping[str, Any]:
+    """The example, told to hurry and whom to scrape and to tell."""
+    config: dict[str, Any] = example("prometheus.yml")
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(rules)]
+    (scrape,) = config["scrape_configs"]
+    scrape["static_configs"] = [{"targets": [scraped]}]
+    if alertmanager:
+        config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
+    else:
+        del config["alerting"]
+    return config
+
+
+def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
+    tmp_path: Path, aws: EmbeddedAWS, command: Callable[[str, str], str]
+) -> None:
+    programs = (
+        command("prometheus", "prometheus"),
+        command("prometheus-alertmanager", "prometheus-alertmanager"),
+    )
+    failed = {"for": "1s", "keepFiringFor": "15s"}
+    rules, scraped = tmp_path / "rules.yaml", free_address()
+    rules.write_text(shipped_rules(tmp_path, {"alerts": {"ECRReplicationFailed": failed}}))
+
+    with (
+        Receiver() as receiver,
+        alertmanager(programs[1], tmp_path / "alertmanager", alertmanager_config(receiver)) as address,
+        prometheus(
+            programs[0],
+            tmp_path / "prometheus",
+            prometheus_config(rules, scraped, alertmanager=address),
+        ) as scraping,
+    ):
+        told = receiver.notifications
+        with exporter(tmp_path, aws, scraped):
+            eventually(lambda: told)
+            eventually(lambda: len(scraping.query("ALERTS{alertstate='firing'}")) == 2)
+        with exporter(tmp_path, aws, scraped) as restarted:
+            eventually(lambda: restarted.statuses() == {"COMPLETE", "FAILED"})
+            # So many scrapes later Alertmanager would have told of a change, if the restart made one.
+            since = len(scraping.query(f"{BUILD}[1d]")[0]["values"])
+            eventually(lambda: scraping.query(f"count_over_time({BUILD}[1d]) > {since + 2 * GROUP_INTERVAL}"))
+            (first,) = told
+            assert first["status"] == "firing"
+            assert first["receiver"] == "on-call"
+            assert first["groupLabels"] == {
+                "alertname": "ECRReplicationFailed",
+                "source_registry_id": ACCOUNT,
+                "source_region": REGION,
+                "registry_id": ACCOUNT,
+                "region": "us-west-2",
+            }
+            assert {each["annotations"]["summary"] for each in first["alerts"]} == {
+                f"{repository}:v1 did not get from {ACCOUNT}/{REGION} to {ACCOUNT}/us-west-2:"
+                " DESTINATION_REGISTRY_ACCESS_DENIED."
+                for repository in ("team/api", "team/app")
+            }
+            aws.denied.clear()
+            for repository in ("team/app", "team/api"):
+                aws.push(ACCOUNT, REGION, repository, "v1")
+            eventually(lambda: told[-1]["status"] == "resolved")
+            assert {each["status"] for each in told[-1]["alerts"]} == {"resolved"}
+            assert {each["groupKey"] for each in told} == {first["groupKey"]}
+
+
+TROUBLED = """
+targets:
+  - repository: team/*
+  - {repository: team/app, tag: never-pushed}
+  - {repository: secret/app, tag: v1}
+  - repository: nothing/*
+max_images: 5
+discovery_interval: 1s
+pending_interval: 1s
+failed_interval: 2s
+requests_per_second: 100
+"""
+HOUR = 3600.0
+
+
+@pytest.fixture
+def troubled_aws() -> Iterator[EmbeddedAWS]:
+    """A registry with an image in every state, most of them bad."""
+    now = time.time()
+    with EmbeddedAWS() as aws:
+        aws.create_repository(ACCOUNT, REGION, "team/app")
+        push = partial(aws.push, ACCOUNT, REGION, "team/app")
+        for number in range(3):
+            push(f"old{number}", pushed_at=now - 50 * HOUR)
+        push("missing", pushed_at=now - 2 * HOUR)
+        aws.set_rules(ACCOUNT, REGION, RULES)
+        aws.denied.add(OREGON)
+        push("stuck", pushed_at=now - HOUR, delay=lambda _: math.inf)
+        push("failed")
+        odd = [{"region": "eu-west-1", "registryId": ACCOUNT, "status": "TELEPORTED"}]
+        aws.set_status(ACCOUNT, REGION, "team/app", push("odd"), odd)
+        aws.fault = lambda call: (
+            Refuse(400, "AccessDeniedException", "no")
+            if call.params.get("repositoryName") == "secret/app"
+            else None
+        )
+        yield aws
+
+
+def test_a_real_exporter_in_trouble_makes_them_fire(
+    tmp_path: Path, troubled_aws: EmbeddedAWS, command: Callable[[str, str], str]
+) -> None:
+    """Proves that the series which the promtool tests make up are those that the exporter has."""
+    program = command("prometheus", "prometheus")
+    rules, scraped = tmp_path / "rules.yaml", free_address()
+    names = re.findall(r"alert: (\w+)", (EXAMPLES / "rules.yaml").read_text())
+    soon: dict[str, dict[str, Any]] = {name: {"for": "1s", "keepFiringFor": ""} for name in names}
+    soon["ECRReplicationSlow"] |= {"slowerThanSeconds": 0}
+    rules.write_text(shipped_rules(tmp_path, {"alerts": soon}))
+
+    def firing() -> set[str]:
+        found = scraping.query("ALERTS{alertstate='firing'}")
+        return {row["metric"]["alertname"].removeprefix("ECRReplication") for row in found}
+
+    def fires(*names: str) -> None:
+        eventually(lambda: firing() >= set(names))
+
+    with (
+        prometheus(program, tmp_path / "prometheus", prometheus_config(rules, scraped)) as scraping,
+        exporter(tmp_path, troubled_aws, scraped, config=TROUBLED) as running_exporter,
+    ):
+        fires("Failed", "Missing", "StatusUnknown", "Stuck")
+        fires("TargetDenied", "TargetEmpty", "TargetNotFound", "ExporterImagesSkipped")
+        troubled_aws.push(ACCOUNT, REGION, "team/app", "late")
+        fires("Slow")
+        troubled_aws.set_rules(ACCOUNT, REGION, [])
+        fires("RulesGone")
+        troubled_aws.fault = lambda _: Refuse(400, "ThrottlingException", "slow down")
+        fires("ExporterThrottled")
+        (tmp_path / "config.yaml").write_text("targets: []")
+        running_exporter.process.send_signal(signal.SIGHUP)
+        fires("ExporterReloadFailed")
+        running_exporter.stop()
+        fires("ExporterAbsent", "ExporterDown")
+        assert not firing() & {"Failed", "RulesGone", "RulesChanged", "TargetDenied"}
+
+
+def test_promtool_takes_the_example(command: Callable[[str, str], str]) -> None:
+    done = subprocess.run(
+        [command("promtool", "prometheus"), "check", "config", str(EXAMPLES / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 rule files found" in done.stdout
+
+
+def test_amtool_takes_the_example(command: Callable[[str, str], str]) -> None:
+    done = subprocess.run(
+        [command("amtool", "prometheus-alertmanager"), "check-config", str(EXAMPLES / "alertmanager.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("absent", "quiet"),
+    [
+        ({}, {"a/ecr", "a/other", "b/ecr", "b/other"}),
+        ({"namespace": "a"}, {"a/ecr", "a/other"}),
+        ({"job": "ecr"}, {"a/ecr", "b/ecr"}),
+        ({"namespace": "a", "job": "ecr"}, {"a/ecr"}),
+    ],
+    ids=["nothing", "a namespace", "a job", "both"],
+)
+def test_absent_quietens_what_it_speaks_of(
+    absent: Mapping[str, str], quiet: set[str], tmp_path: Path, command: Callable[[str, str], str]
+) -> None:
+    """Its labels are those of the selector, the others have all that a scrape gives."""
+    program = command("prometheus-alertmanager", "prometheus-alertmanager")
+    others = [{"namespace": namespace, "job": job} for namespace in "ab" for job in ("ecr", "other")]
+    alerts = [
+        {"alertname": "ECRReplicationExporterAbsent", **absent},
+        *({"alertname": "ECRReplicationExporterShardMissing", **other} for other in others),
+    ]
+    posted = json.dumps([{"labels": labels} for labels in alerts]).encode()
+    with alertmanager(program, tmp_path / "alertmanager", example("alertmanager.yml")) as address:
+        url = f"http://{address}/api/v2/alerts"
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(url, posted, headers)).close()
+
+        def inhibited() -> set[str]:
+            told = json.loads(ask(url).body)
+            return {
+                f"{each['labels']['namespace']}/{each['labels']['job']}"
+                for each in told
+                if each["status"]["inhibitedBy"]
+            }
+
+        eventually(lambda: inhibited() == quiet)
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [(("severity=critical",), "on-call"), (("severity=warning",), "team"), (("severity=info",), "team")],
+)
+def test_who_is_told(labels: tuple[str, ...], receiver: str, command: Callable[[str, str], str]) -> None:
+    amtool = command("amtool", "prometheus-alertmanager")
+    file = f"--config.file={EXAMPLES / 'alertmanager.yml'}"
+    done = subprocess.run(
+        [amtool, "config", "routes", "test", file, *labels], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == receiver

@@ -1,0 +1,90 @@
+"""The ECR of the benchmarks answers as the real one does, as far as the client can tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.aws.ecr import AWS, EcrClient
+from exporter.aws.errors import ECRError
+from exporter.config.settings import RegistrySettings
+from exporter.demo import EmbeddedAWS
+from exporter.replication.model import Destination, Reason
+
+SERVER = Path(__file__).parents[2] / "benchmarks" / "fast_ecr.py"
+ACCOUNT = "111122223333"
+DESTINATIONS = {
+    Destination("eu-west-1", ACCOUNT),
+    Destination("us-west-2", ACCOUNT),
+    Destination("eu-west-1", "444455556666"),
+}
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    command = [sys.executable, str(SERVER), "--images=2500", "--repositories=2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def client(url: str) -> EcrClient:
+    session = EmbeddedAWS().session()
+    return AWS(session=lambda: session, endpoint_url=url).ecr(RegistrySettings(), connections=1)
+
+
+def control(url: str, target: str) -> Any:
+    with urllib.request.urlopen(url + target, timeout=10) as response:
+        return json.loads(response.read())
+
+
+def test_it_lists_and_answers(client: EcrClient) -> None:
+    assert client.registry().registry_id == ACCOUNT
+    assert client.registry().destinations("team/app-0") == DESTINATIONS
+    assert client.repositories(None).items == ("team/app-0", "team/app-1")
+    first = client.images("team/app-1", None, untagged=False)
+    second = client.images("team/app-1", first.token, untagged=False)
+    assert (len(first.items), len(second.items), second.token) == (1000, 250, None)
+    assert len({image.digest for image in first.items + second.items}) == 1250
+    reported = client.status("team/app-1", first.items[0].digest)
+    assert {(r.destination, r.status) for r in reported} == {(d, "COMPLETE") for d in DESTINATIONS}
+
+
+def test_a_push_is_listed_with_its_time(client: EcrClient, url: str) -> None:
+    pushed = control(url, "/pushed?repository=team/app-0")
+    token = client.images("team/app-0", None, untagged=False).token
+    newest = client.images("team/app-0", token, untagged=False).items[-1]
+    assert newest.digest == pushed
+    assert newest.pushed_at is not None
+
+
+def test_what_is_beyond_the_allowance_is_refused_and_counted(client: EcrClient, url: str) -> None:
+    client.repositories(None)
+    control(url, "/allow?rate=0.001")
+    with pytest.raises(ECRError) as refused:
+        client.status("team/app-0", "sha256:" + "0" * 64)
+    assert refused.value.reason is Reason.THROTTLED
+    calls = control(url, "/calls")
+    assert (len(calls["served"]), len(calls["refused"]), control(url, "/status-calls")) == (1, 1, 0)
+
+
+def test_one_operation_may_be_allowed_less(client: EcrClient, url: str) -> None:
+    control(url, "/allow?rate=0.001&operation=DescribeImageReplicationStatus")
+    client.repositories(None)
+    with pytest.raises(ECRError):
+        client.status("team/app-0", "sha256:" + "0" * 64)
+    client.repositories(None)
+    status = control(url, "/calls?operation=DescribeImageReplicationStatus")
+    assert (len(status["served"]), len(status["refused"])) == (0, 1)
+    assert len(control(url, "/calls?operation=DescribeRepositories")["served"]) == 2

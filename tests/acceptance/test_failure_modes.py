@@ -1,0 +1,698 @@
+"""What docs/failure-modes.md promises: one test for each row, on an AWS that misbehaves as it says.
+
+Everywhere, unless a test says otherwise: what was known stays, another registry is polled on, nothing
+ends in a traceback, and all is well again by itself once AWS is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from support.command import eventually
+from support.fakes import ACCOUNT as FAKE_ACCOUNT
+from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
+from support.lender import Lender
+from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
+
+from exporter.aws.ecr import RENEW_BEFORE
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings
+from exporter.demo import (
+    ACCOUNT,
+    REGION,
+    Call,
+    Drip,
+    DropConnection,
+    EmbeddedAWS,
+    Fault,
+    Garbage,
+    Hang,
+    Refuse,
+    Truncate,
+)
+from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT
+from exporter.polling.poller import HEARTBEAT, WorkerPool
+from exporter.replication.model import Destination, Reason, Replication, Status
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"
+JSON = "application/x-amz-json-1.1"
+STATUS = "DescribeImageReplicationStatus"
+
+
+@pytest.fixture(scope="module")
+def session() -> boto3.Session:
+    return EmbeddedAWS().session()
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAWS]:
+    with EmbeddedAWS(delay=lambda _: 0.0) as aws:
+        yield peopled(aws)
+
+
+@contextmanager
+def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator[Live]:
+    """An exporter that knows everything; in the end it is as well, and nothing was touched on the way."""
+    made = (lambda: session) if session else None
+    with living(made, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
+        eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
+        live.heals(within=5)
+        yield live
+        assert live.exporter.healthy() is None
+        assert live.exporter.ready() is None
+        assert not [line for line in live.lines() if "traceback" in line or line["level"] == "error"]
+
+
+@pytest.fixture
+def live(session: boto3.Session, aws: EmbeddedAWS) -> Iterator[Live]:
+    with settled(session, aws.endpoint_url) as live:
+        yield live
+
+
+def at_home(fault: Fault, operation: str = "", repository: str = "") -> Callable[[Call], Fault | None]:
+    """The fault in calls for home's registry: of one operation, for one repository, or in all."""
+
+    def found(call: Call) -> Fault | None:
+        wanted = (
+            call.kind.service == "ecr"
+            and call.kind.account == ACCOUNT
+            and operation in ("", call.operation)
+            and repository in ("", call.params.get("repositoryName"))
+        )
+        return fault if wanted else None
+
+    return found
+
+
+def said(value: object) -> Garbage:
+    return Garbage(json.dumps(value).encode(), content_type=JSON)
+
+
+def partner_goes_on(live: Live) -> None:
+    """The other registry is listed anew, and succeeds."""
+    before = live.heard_from(PARTNER)
+    eventually(lambda: live.heard_from(PARTNER) > before, within=5)
+    ((_, success),) = live.series("ecr_target_success", source_registry_id=PARTNER)
+    assert success == 1
+
+
+def fails(live: Live, reason: str, *targets: str, word: str = "", known: set[str] | None = None) -> None:
+    """Just these targets of home fail so, one warning tells of it, and the last word stays.
+
+    `known` is what is still told of home; COMPLETE if it is not given.
+    """
+    failing = set(targets) or HOME
+    eventually(lambda: all(reason in live.reasons(target) for target in failing), within=10)
+    partner_goes_on(live)
+    assert {target for target, success in live.success().items() if success == 0} == failing
+    assert live.statuses(source_registry_id=ACCOUNT) == ({"COMPLETE"} if known is None else known)
+    warnings = live.lines("aws_request_failed")
+    assert [w["registry"] for w in warnings if w["registry"] != "home"] == []
+    assert [w["reason"] for w in warnings] == [reason]
+    assert word in warnings[0]["error"]
+
+
+def heals(live: Live, aws: EmbeddedAWS, *, within: float = 8) -> None:
+    aws.fault = lambda _: None
+    live.heals(within=within)
+    eventually(lambda: live.lines("recovered"), within=5)
+    assert live.statuses() == {"COMPLETE"}
+
+
+# -- no answer, or none that can be read -----------------------------------------------------------
+
+
+def test_connections_are_reset(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(DropConnection())
+    fails(live, "unavailable", word="ConnectionClosedError")
+    heals(live, aws)
+
+
+def test_a_name_does_not_resolve(
+    session: boto3.Session, aws: EmbeddedAWS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, known = socket.getaddrinfo, [True]
+
+    def found(host: Any, *where: Any, **how: Any) -> Any:
+        if host == "ecr.test" and not known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve("127.0.0.1" if host == "ecr.test" else host, *where, **how)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setenv("NO_PROXY", "ecr.test")
+    with settled(session, aws.endpoint_url.replace("127.0.0.1", "ecr.test")) as live:
+        known.clear()
+        aws.fault = lambda _: DropConnection()  # so that no connection is left over
+        eventually(lambda: all("unavailable" in live.reasons(t) for t in HOME), within=15)
+        assert live.statuses() == {"COMPLETE"}
+        known.append(True)
+        heals(live, aws, within=15)
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["head tells of more", "head tells of just that"])
+def test_answers_are_cut(live: Live, aws: EmbeddedAWS, told: bool) -> None:
+    aws.fault = at_home(Truncate(25, told=told))
+    fails(live, "unavailable")
+    heals(live, aws)
+
+
+def test_html_comes_instead_of_json(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Garbage(b"<html><body>Please log in to the hotel's network</body></html>"))
+    fails(live, "unavailable", word="ResponseParserError")
+    heals(live, aws)
+    assert not [line for line in live.lines() if "hotel" in str(line)]
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_the_server_fails(live: Live, aws: EmbeddedAWS, status: int) -> None:
+    aws.fault = at_home(Refuse(status, "ServerException", "try later"))
+    fails(live, "unavailable", word="ServerException: try later")
+    heals(live, aws)
+
+
+def test_the_server_hangs(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(hang := Hang())
+    fails(live, "unavailable", word="ReadTimeoutError")
+    hang.released.set()
+    heals(live, aws)
+
+
+def test_a_byte_comes_now_and_then(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Drip(0.1))
+    fails(live, "unavailable", word="AnswerTooSlow: the answer was not whole after 0.8 s")
+    heals(live, aws)
+
+
+# -- answers that say something odd ----------------------------------------------------------------
+
+
+def pinned(aws: EmbeddedAWS, statuses: object) -> None:
+    """What ECR says of team/app."""
+    (image,) = aws.client("ecr").describe_images(repositoryName="team/app")["imageDetails"]
+    aws.set_status(ACCOUNT, REGION, "team/app", image["imageDigest"], statuses)
+
+
+def test_fields_are_empty_or_null(live: Live, aws: EmbeddedAWS) -> None:
+    odd: list[object] = [{}, IRELAND | {"status": None}, IRELAND | {"failureCode": None, "status": ""}]
+    pinned(aws, odd)
+    eventually(lambda: live.statuses(repository="team/app") == {"UNKNOWN"}, within=5)
+    partner_goes_on(live)
+    assert live.statuses(repository="team/api") == {"COMPLETE"}
+    pinned(aws, None)
+    eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        {"replicationStatuses": [None]},
+        {"repositoryName": "team/app", "imageId": {}},
+        {"repositoryName": "team/app", "imageId": {"imageDigest": "another"}, "replicationStatuses": []},
+    ],
+    ids=str,
+)
+def test_a_status_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), STATUS, "team/app")
+    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+    heals(live, aws)
+
+
+def test_a_status_is_unheard_of(live: Live, aws: EmbeddedAWS) -> None:
+    pinned(aws, [IRELAND | {"status": "TELEPORTED"}])
+    eventually(lambda: live.statuses(repository="team/app") == {"TELEPORTED"}, within=5)
+    partner_goes_on(live)
+    assert live.statuses(repository="team/api") == {"COMPLETE"}
+    assert [line["status"] for line in live.lines("unheard_of_status")] == ["TELEPORTED"]
+    pinned(aws, None)
+    eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
+
+
+def test_a_destination_is_told_twice(live: Live, aws: EmbeddedAWS) -> None:
+    failed = IRELAND | {"status": "FAILED", "failureCode": "BROKEN"}
+    pinned(aws, [IRELAND | {"status": "COMPLETE"}, failed, IRELAND | {"status": "IN_PROGRESS"}])
+    eventually(lambda: live.statuses(repository="team/app") == {"FAILED"}, within=5)
+    ones = [s for s in live.series("ecr_image_replication_status", repository="team/app") if s[1] == 1]
+    assert len(ones) == 1
+    assert live.series("ecr_image_replication_failure_info")[0][0]["failure_code"] == "BROKEN"
+    pinned(aws, None)
+    eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
+
+
+ONE_MORE = {"imageDigest": "sha256:1", "imageTags": ["v1"]}
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        {},
+        {"imageDetails": None, "nextToken": "x"},
+        {"imageDetails": [{}]},
+        {"imageDetails": [ONE_MORE, {}]},
+        {"imageDetails": [ONE_MORE, {"imageDigest": "sha256:2", "imageTags": [None]}]},
+    ],
+)
+def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), "DescribeImages", "base/img")
+    fails(live, "unavailable", "base/*")
+    assert live.statuses(repository="base/img") == {"COMPLETE"}
+    heals(live, aws)
+
+
+@pytest.mark.parametrize(
+    "half", [{"imageDetails": []}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}]
+)
+def test_a_look_up_finds_less_than_was_asked(live: Live, aws: EmbeddedAWS, half: object) -> None:
+    aws.fault = at_home(said(half), "DescribeImages", "team/app")
+    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+    heals(live, aws)
+
+
+def test_the_repositories_are_half_listed(live: Live, aws: EmbeddedAWS) -> None:
+    half = {"repositories": [{"repositoryName": "base/other"}, {}]}
+    aws.fault = at_home(said(half), "DescribeRepositories")
+    fails(live, "unavailable", "base/*", word="UnusableAnswer")
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("at", [True, 1e9, 4e9])
+def test_a_push_time_cannot_be(live: Live, aws: EmbeddedAWS, at: float) -> None:
+    def mistimed(call: Call) -> Fault | None:
+        if not at_home(DropConnection(), "DescribeImages", "team/app")(call):
+            return None
+        (image,) = aws.serve(call)["imageDetails"]
+        return said({"imageDetails": [image | {"imagePushedAt": at}]})
+
+    assert live.series("ecr_image_pushed_timestamp_seconds", repository="team/app")
+    aws.fault = mistimed
+    eventually(lambda: not live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
+    partner_goes_on(live)
+    eventually(lambda: live.statuses(repository="team/app") == {"COMPLETE"}, within=5)
+    aws.fault = lambda _: None
+    eventually(lambda: live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
+
+
+def test_the_registry_has_no_account_id(live: Live, aws: EmbeddedAWS) -> None:
+    answer = {"registryId": "0", "replicationConfiguration": {"rules": []}}
+    aws.fault = at_home(said(answer), "DescribeRegistry")
+    fails(live, "unavailable", word="no account id of 12 digits")
+    assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("rules", [None, [None]])
+def test_the_rules_are_left_out(live: Live, aws: EmbeddedAWS, rules: object) -> None:
+    answer = {"registryId": ACCOUNT, "replicationConfiguration": {"rules": rules}}
+    aws.fault = at_home(said(answer), "DescribeRegistry")
+    fails(live, "unavailable", word="no rules that can be understood")
+    assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("code", ["SomethingNewException", "UnknownOperationException"])
+def test_an_error_or_operation_is_unheard_of(live: Live, aws: EmbeddedAWS, code: str) -> None:
+    aws.fault = at_home(Refuse(400, code, "no such thing"), STATUS, "team/app")
+    fails(live, "invalid", "team/app:v1", word=f"ecr:{STATUS}: {code}: no such thing")
+    heals(live, aws)
+
+
+def test_page_tokens_expire(live: Live, aws: EmbeddedAWS) -> None:
+    def expired(call: Call) -> Fault | None:
+        if not at_home(DropConnection(), "DescribeImages", "base/img")(call):
+            return None
+        if "nextToken" in call.params:
+            return Refuse(400, "InvalidParameterException", "the token has expired")
+        return said(aws.serve(call) | {"nextToken": "t"})
+
+    aws.fault = expired
+    fails(live, "invalid", "base/*", word="the token has expired")
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["one token for ever", "ever new tokens"])
+def test_pages_lead_in_a_circle(live: Live, aws: EmbeddedAWS, fresh: bool) -> None:
+    tokens: list[str] = []
+
+    def looping(call: Call) -> Fault | None:
+        if not at_home(DropConnection(), "DescribeImages", "base/img")(call):
+            return None
+        tokens.append(f"token-{len(tokens) if fresh else 0}")
+        plain = {name: value for name, value in call.params.items() if name != "nextToken"}
+        return said(aws.serve(Call(call.kind, plain)) | {"nextToken": tokens[-1]})
+
+    aws.fault = looping
+    fails(live, "invalid", "base/*", word="the pages lead in a circle")
+    assert len(tokens) < 20
+    heals(live, aws)
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operation", "targets"),
+    [
+        ("DescribeRegistry", HOME),
+        ("DescribeRepositories", {"base/*"}),
+        ("DescribeImages", HOME),
+        (STATUS, HOME),
+    ],
+)
+def test_an_action_is_revoked(live: Live, aws: EmbeddedAWS, operation: str, targets: set[str]) -> None:
+    message = f"User is not authorized to perform: ecr:{operation}"
+    aws.fault = at_home(Refuse(400, "AccessDeniedException", message), operation)
+    fails(live, "access_denied", *targets, word=f"ecr:{operation}: AccessDeniedException: {message}")
+    denied = live.series(
+        "ecr_replication_exporter_aws_requests_total", operation=operation, outcome="access_denied"
+    )
+    assert denied
+    heals(live, aws)
+
+
+def test_an_image_is_pushed_while_the_rules_cannot_be_read(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Refuse(400, "AccessDeniedException", "no"), "DescribeRegistry")
+    fails(live, "access_denied", word="ecr:DescribeRegistry")
+    aws.set_rules(ACCOUNT, "us-east-1", [])  # nobody sees that
+    digest = aws.push(ACCOUNT, "us-east-1", "base/img", "v2")
+    eventually(lambda: live.series("ecr_image_info", digest=digest), within=5)
+    asked = aws.count(STATUS)
+    eventually(lambda: aws.count(STATUS) > asked + len(HOME) + 2, within=5)
+    assert live.statuses(source_registry_id=ACCOUNT) == {"COMPLETE"}
+    heals(live, aws)
+    aws.set_rules(ACCOUNT, "us-east-1", [{"destinations": [IRELAND]}])
+    eventually(lambda: live.statuses(tag="v2") == {"MISSING"}, within=5)
+
+
+def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Refuse(400, "ThrottlingException", "Rate exceeded"), STATUS)
+    refused = {"operation": STATUS, "outcome": "throttled"}
+    eventually(lambda: live.series("ecr_replication_exporter_aws_requests_total", **refused), within=5)
+    before = live.heard_from(ACCOUNT)
+    eventually(lambda: live.heard_from(ACCOUNT) > before, within=5)  # listings go on
+    partner_goes_on(live)
+    assert set(live.success().values()) == {1}
+    assert live.statuses() == {"COMPLETE"}
+    assert [line["reason"] for line in live.lines("aws_request_failed")] == ["throttled"]
+    aws.fault = lambda _: None
+    asked = {"operation": STATUS, "outcome": "success", "source_registry_id": ACCOUNT}
+
+    def answered() -> float:
+        ((_, number),) = live.series("ecr_replication_exporter_aws_requests_total", **asked)
+        return number
+
+    number = answered()
+    eventually(lambda: answered() > number, within=10)
+
+
+def test_a_repository_is_deleted(live: Live, aws: EmbeddedAWS) -> None:
+    aws.delete_repository(ACCOUNT, REGION, "team/app")
+    fails(live, "repository_not_found", "team/app:v1")
+    assert not live.series("ecr_image_replication_status", repository="team/app")
+    assert live.statuses(repository="team/api") == {"COMPLETE"}
+    aws.create_repository(ACCOUNT, REGION, "team/app")
+    aws.push(ACCOUNT, REGION, "team/app", "v1")
+    heals(live, aws)
+
+
+# -- who asks --------------------------------------------------------------------------------------
+
+
+class Keys:
+    """Credentials that are read anew each time a session is made; `good` is the generation that counts."""
+
+    def __init__(self, aws: EmbeddedAWS, code: str) -> None:
+        self._aws = aws
+        self._code = code
+        self.made = self.good = 0
+        aws.fault = self.fault
+
+    def session(self) -> boto3.Session:
+        self.made += self.made < self.good or not self.made
+        return self._aws.session()
+
+    def fault(self, call: Call) -> Fault | None:
+        stale = call.kind.account == ACCOUNT and self.made < self.good
+        return Refuse(400, self._code, "the security token is expired") if stale else None
+
+
+@pytest.mark.parametrize("code", ["ExpiredTokenException", "UnrecognizedClientException"])
+def test_credentials_expire_and_are_rotated(aws: EmbeddedAWS, code: str) -> None:
+    keys = Keys(aws, code)
+    with living(keys.session, aws.endpoint_url) as live:
+        eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
+        keys.good = 2  # what is in use is worth nothing now, and what is read next is good
+        eventually(lambda: keys.made == 2, within=10)
+        live.heals(within=10)
+        assert live.statuses() == {"COMPLETE"}
+        assert {line["reason"] for line in live.lines("aws_request_failed")} <= {"access_denied"}
+        assert not [line for line in live.lines() if "traceback" in line]
+
+
+def test_credentials_expire_and_stay_expired(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Refuse(400, "ExpiredTokenException", "The security token is expired"))
+    fails(live, "access_denied", word="ExpiredTokenException: The security token is expired")
+    heals(live, aws)
+
+
+@pytest.mark.parametrize(
+    "code", ["RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"]
+)
+def test_the_clock_is_wrong(live: Live, aws: EmbeddedAWS, code: str) -> None:
+    aws.fault = at_home(Refuse(403, code, "Signature expired: 10 is now earlier than 20"))
+    fails(live, "access_denied", word=f"{code}: Signature expired")
+    heals(live, aws)
+
+
+@contextmanager
+def borrowed(session: boto3.Session, aws: EmbeddedAWS, refusal: Refuse) -> Iterator[tuple[Live, list[float]]]:
+    """An exporter whose clock can be put forward (seconds), under an STS that lends to nobody any more."""
+    ahead = [0.0]
+    with settled(session, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
+        aws.fault = lambda call: refusal if call.operation == "AssumeRole" else None
+        yield live, ahead
+        aws.fault = lambda _: None
+        eventually(lambda: not partner_fails(live), within=8)
+        eventually(lambda: live.lines("recovered"), within=5)
+
+
+def partner_fails(live: Live) -> set[str]:
+    return live.reasons("team/*")
+
+
+def test_a_role_can_no_longer_be_assumed(session: boto3.Session, aws: EmbeddedAWS) -> None:
+    refusal = Refuse(403, "AccessDenied", "not authorized to perform: sts:AssumeRole")
+    with borrowed(session, aws, refusal) as (live, ahead):
+        ahead[0] = 3600.0
+        eventually(lambda: partner_fails(live) == {"access_denied"}, within=8)
+        assert "sts:AssumeRole: AccessDenied: not auth" in live.lines("aws_request_failed")[0]["error"]
+        assert live.statuses(source_registry_id=PARTNER) == {"COMPLETE"}
+        home_goes_on(live)
+
+
+def test_sts_is_down(session: boto3.Session, aws: EmbeddedAWS) -> None:
+    with borrowed(session, aws, Refuse(503, "ServiceUnavailable", "down")) as (live, ahead):
+        ahead[0] = 3600.0 - RENEW_BEFORE
+        asked = aws.count("AssumeRole")
+        eventually(lambda: aws.count("AssumeRole") > asked, within=5)
+        partner_goes_on(live)  # with what was lent, as long as it lasts
+        ahead[0] = 3700.0
+        eventually(lambda: partner_fails(live) == {"unavailable"}, within=8)
+        assert "sts:AssumeRole: ServiceUnavailable" in live.lines("aws_request_failed")[0]["error"]
+        assert live.statuses(source_registry_id=PARTNER) == {"COMPLETE"}
+        home_goes_on(live)
+
+
+def home_goes_on(live: Live) -> None:
+    before = live.heard_from(ACCOUNT)
+    eventually(lambda: live.heard_from(ACCOUNT) > before, within=5)
+    assert set(live.success().values()) == {1}
+
+
+@pytest.fixture
+def bare(aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without credentials, for those that are lent."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+        "AWS_DEFAULT_REGION": REGION,
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def soon() -> str:
+    """When credentials end that botocore asks for anew at every call."""
+    return (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            Refuse(400, "InvalidIdentityToken", "no such key"),
+            "access_denied InvalidIdentityToken: no such key",
+        ),
+        (Refuse(403, "AccessDenied", "not yours"), "access_denied AccessDenied: not yours"),
+        (Drip(0.1), "unavailable AnswerTooSlow"),
+        (Hang(), "unavailable AnswerTooSlow"),
+    ],
+    ids=["token", "role", "drip", "hang"],
+)
+def test_a_web_identity_is_lent_nothing(
+    aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path, fault: Fault, told: str
+) -> None:
+    (tmp_path / "token").write_text("token")
+    bare.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    bare.setenv("AWS_ROLE_ARN", f"arn:aws:iam::{ACCOUNT}:role/reader")
+    body = f"""<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+        <AccessKeyId>AKIADEMO{ACCOUNT}</AccessKeyId><SecretAccessKey>x</SecretAccessKey>
+        <SessionToken>x</SessionToken><Expiration>{soon()}</Expiration></Credentials>
+        </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+    answer: list[Fault] = [Garbage(body.encode(), content_type="text/xml")]
+    aws.fault = lambda call: answer[0] if call.operation == "AssumeRoleWithWebIdentity" else None
+    with settled(None, aws.endpoint_url) as live:
+        answer[0] = fault
+        reason, _, word = told.partition(" ")
+        fails(live, reason, word=word)
+        if isinstance(fault, Drip | Hang):
+            fault.released.set()
+        heals(live, aws, within=15)
+
+
+def test_a_credential_process_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    del bare  # the environment is all that is needed
+    keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x", "Expiration": soon()}
+    good = f"echo {shlex.quote(json.dumps(keys))}"
+    (tmp_path / "script").write_text(good)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {tmp_path / 'script'}\n")
+    with settled(None, aws.endpoint_url) as live:
+        (tmp_path / "script").write_text("echo the vault is sealed >&2; exit 1")
+        fails(live, "access_denied", word="credential_process gave no credentials")
+        assert not [line for line in live.lines() if "vault" in str(line)]
+        (tmp_path / "script").write_text(good)
+        heals(live, aws, within=15)
+
+
+def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> None:
+    lender = Lender()
+    bare.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", lender.url)
+    good = lender.answer
+    with settled(None, aws.endpoint_url) as live:
+        bare.setattr(lender, "answer", lambda *_: "")
+        fails(live, "access_denied", word="Credential")
+        bare.setattr(lender, "answer", good)
+        heals(live, aws, within=15)
+    lender.stop()
+
+
+# -- longer than a test may take: virtual time -----------------------------------------------------
+
+
+def within_reach(ecr: FakeECR, workers: Callable[[str], WorkerPool] = Inline) -> Rig:
+    digest = ecr.push("team/app", "v1", at=1.8e9)
+    ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
+    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
+    rig = Rig(settings, ecr, workers=workers)
+    rig.run(120)
+    assert rig.target("*").success is True
+    return rig
+
+
+def far_from_reach() -> tuple[FakeECR, Rig]:
+    ecr = FakeECR()
+    rig = within_reach(ecr)
+    ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    return ecr, rig
+
+
+def test_an_outage_lasts_longer_than_stale_after() -> None:
+    ecr, rig = far_from_reach()
+    rig.run(3000)
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    rig.run(1200)
+    assert rig.states() == {}  # not a word, rather than an old one
+    assert rig.target("*").success is False
+    ecr.fault = lambda *_: None
+    rig.run(60)
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    assert rig.target("*").success is True
+
+
+@pytest.mark.parametrize("hours", [0.02, 0.5, 24])
+def test_however_long_an_outage_was_it_is_over_within_a_minute(hours: float) -> None:
+    ecr, rig = far_from_reach()
+    rig.run(hours * 3600)
+    rig.run(300)
+    before = ecr.calls.total()
+    rig.run(600)
+    # A probe each half a minute at the longest, and at most twice as often.
+    assert 20 <= ecr.calls.total() - before <= 45
+    ecr.fault = lambda *_: None
+    rig.run(60)
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+
+
+def test_the_rules_are_throttled_for_longer_than_stale_after() -> None:
+    ecr = FakeECR()
+    rig = within_reach(ecr)
+    ecr.push("team/app", "v2", at=rig.clock.time() - 9999)
+    rig.run(600)
+    ecr.fault = lambda operation, _: refusal(Reason.THROTTLED) if operation == "DescribeRegistry" else None
+    rig.run(3000)
+    assert set(rig.states()["team/app", "v2", ""].values()) == {"MISSING"}
+    assert rig.target("*").success is True
+    rig.run(1200)
+    assert rig.states()["team/app", "v2", ""] == {}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    assert rig.target("*").reasons == {Reason.THROTTLED}
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert set(rig.states()["team/app", "v2", ""].values()) == {"MISSING"}
+    assert rig.target("*").success is True
+
+
+def test_what_lends_credentials_hangs() -> None:
+    """Every worker hangs in it in the end."""
+    workers = Stuck()
+    rig = within_reach(FakeECR(), lambda _: workers)
+    workers.hangs = True
+    while not workers.stuck:
+        rig.run(1)
+    rig.run(LOST_AFTER + HEARTBEAT)
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+    rig.run(7200)
+    assert len(workers.stuck) == MAX_HANDED_OUT
+    assert rig.target("*").reasons == {Reason.UNAVAILABLE}
+    assert rig.states() == {}
+    workers.free()
+    rig.run(60)
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+    assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
+
+
+# -- the document ----------------------------------------------------------------------------------
+
+
+def test_the_document_names_each_test_and_no_other() -> None:
+    named = re.findall(r"^\|.*\| `(test_\w+)` \|$", DOCUMENT.read_text(), re.MULTILINE)
+    tests = {name for name in globals() if name.startswith("test_")}
+    assert sorted(named) == sorted(tests - {"test_the_document_names_each_test_and_no_other"})

@@ -1,0 +1,196 @@
+"""Nothing secret is shown: not in a log of any level or format, not on a page, not in an error.
+
+Everything that is planted has PLANTED in it, so that whatever leaks is found.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import bcrypt
+import pytest
+from support.certificates import Authority
+from support.command import Answer, Command, eventually, run, running
+
+from exporter.demo import ACCOUNT, REGION, Call, EmbeddedAWS, Fault, Garbage, Refuse
+
+PARTNER = "444455556666"
+PASSWORD = "PLANTED-password"
+#: bcrypt's alphabet has no dash; the hash is looked for by its text.
+HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+PATHS = ("/", "/metrics", "/config", "/-/ready", "/-/healthy", "/status", "/nowhere", "/metrics?PLANTED=1")
+
+CONFIG = f"""
+registries:
+  - name: theirs
+    region: eu-west-1
+    role_arn: arn:aws:iam::{PARTNER}:role/reader
+    external_id: PLANTED-external-id
+  - name: home
+targets: [{{repository: team/*}}]
+discovery_interval: 1s
+pending_interval: 1s
+"""
+#: Secrets where none belong.
+MISTYPED = """
+registries:
+  - name: theirs
+    externalid: PLANTED-1
+    password: [PLANTED-2]
+    external_id: {PLANTED-3: PLANTED-4}
+  - name: home
+    external_id: "PLANTED-5 with spaces"
+    aws_secret_access_key: PLANTED-6
+aws_session_token: {a: PLANTED-7}
+targets: [PLANTED-8, {repository: team/app, token: PLANTED-9}]
+"""
+MISTYPED_WEB = """
+basic_auth_users:
+  prom: PLANTED-1
+  other: {PLANTED-2: PLANTED-3}
+tls_server_config:
+  key: |
+    -----BEGIN PRIVATE KEY-----
+    PLANTED-4
+password: PLANTED-5
+http_server_config: {headers: {Authorization: PLANTED-6}}
+"""
+
+
+def hidden(text: str, *more: str) -> None:
+    """Nothing that was planted is in the text, in no case or coding."""
+    encoded = base64.b64encode(f"prom:{PASSWORD}".encode()).decode()
+    for secret in ("planted", HASH, HASH[7:], encoded, *more):
+        assert secret.lower() not in text.lower()
+
+
+def lent() -> Garbage:
+    """AssumeRole's answer."""
+    ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    body = f"""<AssumeRoleResponse><AssumeRoleResult><Credentials>
+        <AccessKeyId>AKIADEMO{PARTNER}</AccessKeyId><SecretAccessKey>PLANTED-lent-key</SecretAccessKey>
+        <SessionToken>PLANTED-lent-token</SessionToken><Expiration>{ends}</Expiration>
+        </Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+    return Garbage(body.encode(), content_type="text/xml")
+
+
+#: What AWS might say that quotes a secret; half an answer, and some that are none.
+TROUBLE = (
+    Refuse(400, "AccessDeniedException", "who shows PLANTED-external-id may not"),
+    Refuse(403, "InvalidSignatureException", "It should be\nx-amz-security-token:PLANTED-lent-token"),
+    Garbage(b"<html>PLANTED-body</html>"),
+    Garbage(b'{"replicationStatuses": [{"PLANTED-body', content_type="application/x-amz-json-1.1"),
+    Garbage(b"PLANTED-body", status=500),
+)
+
+
+@pytest.fixture
+def told(aws: EmbeddedAWS) -> list[Fault]:
+    """The trouble that is not told yet: each once to whoever assumed the role, then the first again."""
+    left: list[Fault] = list(TROUBLE)
+
+    def fault(call: Call) -> Fault | None:
+        if call.operation == "AssumeRole":
+            return lent()
+        if call.kind.account != PARTNER:
+            return None
+        return left.pop() if left else TROUBLE[0]
+
+    aws.fault = fault
+    return left
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAWS]:
+    with EmbeddedAWS(delay=lambda _: 0.0) as aws:
+        for account, region in ((ACCOUNT, REGION), (PARTNER, "eu-west-1")):
+            aws.create_repository(account, region, "team/app")
+            aws.push(account, region, "team/app", "v1")
+        yield aws
+
+
+def asker(command: Command) -> Callable[..., Answer]:
+    """Asks the command over TLS, with or without the password."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def ask(path: str, *, method: str = "GET", password: str = PASSWORD) -> Answer:
+        coded = base64.b64encode(f"prom:{password}".encode()).decode()
+        request = urllib.request.Request(
+            command.url.replace("http:", "https:") + path,
+            method=method,
+            headers={"Authorization": f"Basic {coded}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=context) as response:
+                return Answer(response.status, f"{response.headers}{response.read().decode()}")
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, f"{error.headers}{error.read().decode()}")
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("level", "format_"),
+    [("debug", "logfmt"), ("debug", "json"), ("info", "json"), ("error", "logfmt")],
+)
+def test_a_running_exporter_shows_no_secret(
+    tmp_path: Path, aws: EmbeddedAWS, told: list[Fault], level: str, format_: str
+) -> None:
+    certificate, key = Authority().issue(tmp_path, "server")
+    key_lines = key.read_text().splitlines()[1:-1]
+    config, web = tmp_path / "config.yaml", tmp_path / "web.yaml"
+    config.write_text(CONFIG)
+    tls = f"tls_server_config: {{cert_file: {certificate}, key_file: {key}}}\n"
+    web.write_text(f"{tls}basic_auth_users: {{prom: {HASH}}}\n")
+    flags = [f"--config.file={config}", f"--web.config.file={web}", "--web.enable-lifecycle"]
+    keys = {
+        "AWS_ACCESS_KEY_ID": f"AKIADEMO{ACCOUNT}",
+        "AWS_SECRET_ACCESS_KEY": "PLANTED-own-key",
+        "AWS_SESSION_TOKEN": "PLANTED-own-token",
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+    }
+    logs = (f"--log.level={level}", f"--log.format={format_}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with running(tmp_path, *flags, *logs, port=port, **keys) as command:
+        ask = asker(command)
+        eventually(lambda: told == [])
+        eventually(lambda: 'status="COMPLETE"' in ask("/metrics").body or ask("/-/ready").status == 200)
+        answers = [ask(path) for path in PATHS] + [ask("/config", password="PLANTED-wrong")]
+        config.write_text(MISTYPED)
+        refused = ask("/-/reload", method="POST")
+        assert refused.status == 500
+        web.write_text(MISTYPED_WEB)
+        answers += [refused, ask("/metrics"), ask("/metrics", password="PLANTED-wrong")]
+        assert {answer.status for answer in answers} == {200, 401, 404, 500}
+        command.stop()
+        for text in (*(answer.body for answer in answers), command.log()):
+            hidden(text.replace(str(tmp_path), ""), *key_lines)
+
+
+@pytest.mark.parametrize("check", [["--config.check"], []])
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_a_mistyped_secret_is_not_quoted(tmp_path: Path, check: list[str], level: str) -> None:
+    config, web, good = (tmp_path / name for name in ("config.yaml", "web.yaml", "good.yaml"))
+    config.write_text(MISTYPED)
+    web.write_text(MISTYPED_WEB)
+    good.write_text("targets: [{repository: team/app}]")
+    logs = f"--log.level={level}"
+    done = run(f"--config.file={config}", logs, *check, AWS_REGION=REGION)
+    assert done.returncode == 2
+    assert "registries[0].externalid" in done.stderr
+    hidden(done.stdout + done.stderr)
+    done = run(f"--config.file={good}", f"--web.config.file={web}", logs, *check, AWS_REGION=REGION)
+    assert done.returncode == 2
+    assert "basic_auth_users" in done.stderr
+    hidden(done.stdout + done.stderr)

@@ -1,0 +1,26 @@
+"""The soak itself, for half a minute: that it runs, and finds nothing wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import environment
+
+HERE = Path(__file__).parents[1]
+SOAK = HERE.parent / "benchmarks" / "soak.py"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux, whose /proc it reads")
+def test_half_a_minute() -> None:
+    done = subprocess.run(
+        [sys.executable, SOAK, "--seconds=30", "--seed=1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment(PYTHONPATH=str(HERE)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

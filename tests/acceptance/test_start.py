@@ -1,0 +1,47 @@
+"""A machine without room for threads: one clear line at the start, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import PATIENCE, environment
+
+#: The command, but for one thread that cannot be started.
+CROWDED = """
+import sys, threading
+
+start = threading.Thread.start
+
+def limited(thread):
+    if thread.name == NAME:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = limited
+from exporter.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["end", "signals", "log", "poller", "render", "reload", "configuration"])
+def test_a_start_without_room_for_a_thread_is_one_line(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("targets: [{repository: team/app}]")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", CROWDED.replace("NAME", repr(name)), f"--config.file={file}"),
+            *("--web.listen-address=127.0.0.1:0", "--config.auto-reload-interval=1s"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=environment(AWS_REGION="us-east-1", AWS_ENDPOINT_URL="http://127.0.0.1:9"),
+    )
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "level=error" in line]
+    assert 'msg=start_failed error="can\'t start new thread"' in line
+    assert "raceback" not in done.stderr

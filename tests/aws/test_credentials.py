@@ -1,0 +1,101 @@
+"""Credentials that are lent and end soon are taken anew without a restart: in a pod, on an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.command import Command, ask, environment, eventually, running
+from support.lender import Lender
+
+from exporter.aws.ecr import AWS, EcrClient
+from exporter.config.settings import RegistrySettings
+from exporter.demo import ACCOUNT, REGION, EmbeddedAWS
+
+
+@pytest.fixture
+def lender() -> Iterator[Lender]:
+    lender = Lender()
+    yield lender
+    lender.stop()
+
+
+OTHER = "444455556666"
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAWS]:
+    with EmbeddedAWS() as aws:
+        yield aws
+
+
+@pytest.fixture(params=["pod identity", "instance role"])
+def variables(request: pytest.FixtureRequest, lender: Lender, tmp_path: Path) -> dict[str, str]:
+    """What a pod with Pod Identity, or any process on an instance, has in its environment."""
+    (tmp_path / "token").write_text("projected token")
+    common = {"AWS_REGION": REGION, "AWS_CONFIG_FILE": str(tmp_path / "none"), "NO_PROXY": "127.0.0.1"}
+    if request.param == "pod identity":
+        return common | {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{lender.url}/pod",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+    return common | {
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": lender.url,
+        "AWS_EC2_METADATA_DISABLED": "false",
+    }
+
+
+@pytest.fixture
+def client(
+    variables: dict[str, str], aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> EcrClient:
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return AWS(endpoint_url=aws.endpoint_url).ecr(RegistrySettings(), connections=1)
+
+
+def test_lent_credentials_are_taken_anew_before_they_end(client: EcrClient, lender: Lender) -> None:
+    assert client.registry().registry_id == ACCOUNT
+    lender.account = OTHER
+    assert client.registry().registry_id == OTHER
+
+
+def test_a_role_is_assumed_with_lent_credentials(
+    aws: EmbeddedAWS, client: EcrClient, lender: Lender, variables: dict[str, str]
+) -> None:
+    del client, variables  # whose environment is used
+    role = RegistrySettings(role_arn=f"arn:aws:iam::{OTHER}:role/reader")
+    lent = AWS(endpoint_url=aws.endpoint_url).ecr(role, connections=1)
+    assert lent.registry().registry_id == OTHER
+    assert lender.lent >= 1
+    assert aws.count("AssumeRole") == 1
+
+
+def test_the_command_outlives_its_credentials(
+    tmp_path: Path, aws: EmbeddedAWS, lender: Lender, variables: dict[str, str]
+) -> None:
+    aws.set_rules(ACCOUNT, REGION, [{"destinations": [{"region": "eu-west-1", "registryId": ACCOUNT}]}])
+    aws.create_repository(ACCOUNT, REGION, "team/app")
+    aws.push(ACCOUNT, REGION, "team/app", "v1")
+    (tmp_path / "config.yaml").write_text(
+        "targets: [{repository: team/*}]\ndiscovery_interval: 1s\npending_interval: 1s\n"
+    )
+    extra = variables | {"AWS_ENDPOINT_URL": aws.endpoint_url}
+
+    def told(command: Command, tag: str) -> bool:
+        return command.statuses(tag=tag) == {"COMPLETE"}
+
+    assert "AWS_ACCESS_KEY_ID" not in environment()
+    with running(tmp_path, f"--config.file={tmp_path / 'config.yaml'}", **extra) as command:
+        eventually(lambda: told(command, "v1"))
+        lent = lender.lent
+        aws.push(ACCOUNT, REGION, "team/app", "v2")
+        eventually(lambda: told(command, "v2"))
+        assert lender.lent > lent
+        assert ask(f"{command.url}/-/ready").status == 200
+        assert "level=error" not in command.log()

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.configs import BAD, CONFIGS, DIGEST, configurations, loader
+
+from exporter.config import settings as config
+from exporter.config.settings import (
+    ClientAuth,
+    ConfigError,
+    RegistrySettings,
+    Secret,
+    Settings,
+    TargetSettings,
+    TLSSettings,
+    WebSettings,
+    format_duration,
+    load,
+    load_web,
+    parse,
+    parse_duration,
+    to_yaml,
+)
+
+ROOT = Path(__file__).parents[2]
+EXPECT = "# expect:"
+
+
+def problems(read: Callable[[], object]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read()
+    return [str(problem) for problem in caught.value.problems]
+
+
+def ok(name: str) -> Settings:
+    return load(str(CONFIGS / f"{name}.ok.yaml"))
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_every_problem_of_a_bad_file_is_reported_at_once(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    expected = [f"{path}:{line.removeprefix(EXPECT)}" for line in lines if line.startswith(EXPECT)]
+    assert problems(lambda: loader(path)(str(path))) == expected
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_no_secret_is_repeated(path: Path) -> None:
+    assert "planted" not in str(problems(lambda: loader(path)(str(path))))
+
+
+def test_the_least_that_works() -> None:
+    assert ok("minimal") == Settings(targets=(TargetSettings("team/app"),))
+
+
+def test_text_stays_as_it_was_written() -> None:
+    found = ok("raw_text")
+    assert found.registries[0].registry_id == "012345678901"
+    assert found.registries[0].name == "012345678901/eu-west-1"
+    assert found.registries[1] == RegistrySettings()
+    assert [target.tag for target in found.targets] == ["1.10", "2024-01-31", None]
+    assert found.targets[2].tags == ("1e3", "0x1F", "true")
+
+
+def test_anchors_and_merges() -> None:
+    found = ok("anchors")
+    assert [registry.name for registry in found.registries] == ["us", "eu"]
+    assert [registry.region for registry in found.registries] == ["us-east-1", "eu-west-1"]
+    assert found.targets == (
+        TargetSettings("team/*", tags=("v*",), latest=5),
+        TargetSettings("tools/*", tags=("v*",), latest=9),
+        TargetSettings("base/*", exclude_tags=("v*",)),
+    )
+
+
+def test_the_example_is_valid_and_shows_the_defaults() -> None:
+    found = load(str(ROOT / "config.example.yaml"))
+    defaults = Settings(targets=())
+    tunables = set(config._SETTINGS) - {"registries", "targets", "state_file"}
+    assert {key: getattr(found, key) for key in tunables} == {key: getattr(defaults, key) for key in tunables}
+
+
+@pytest.mark.parametrize("table", [config._SETTINGS, config._TARGET, config._REGISTRY])
+def test_the_example_and_the_reference_know_every_key(table: dict[str, Any]) -> None:
+    example_file = (ROOT / "config.example.yaml").read_text()
+    reference = (ROOT / "docs" / "configuration.md").read_text()
+    for key in table:
+        assert re.search(rf"^[ -]*{key}:", example_file, re.MULTILINE), key
+        assert f"| `{key}` |" in reference, key
+
+
+@pytest.mark.parametrize("table", [config._WEB, config._TLS, config._HEADERS])
+def test_the_reference_knows_every_web_key(table: dict[str, Any]) -> None:
+    reference = (ROOT / "docs" / "configuration.md").read_text()
+    assert [key for key in table if f"`{key}`" not in reference] == []
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.yaml")
+    assert problems(lambda: load(missing)) == [f"{missing}: cannot be read: No such file or directory"]
+    assert problems(lambda: load(str(tmp_path))) == [f"{tmp_path}: cannot be read: Is a directory"]
+    assert problems(lambda: load_web("\0")) == ["\0: cannot be read: embedded null byte"]
+
+
+def test_web() -> None:
+    found = load_web(str(CONFIGS / "web_full.ok.yaml"))
+    assert found.tls == TLSSettings(
+        cert_file=str(CONFIGS / "server.crt"),
+        key_file="/etc/tls/server.key",
+        client_ca_file=str(CONFIGS / "ca" / "clients.crt"),
+        client_auth_type=ClientAuth.REQUIRE_AND_VERIFY,
+        min_version="TLS13",
+    )
+    assert found.headers == {"Strict-Transport-Security": "max-age=31536000", "X-Frame-Options": "deny"}
+    assert found.basic_auth_users["alice"].reveal().startswith("$2y$10$")
+    assert "$2" not in repr(found)
+    assert load_web(str(CONFIGS / "web_empty.ok.yaml")) == WebSettings()
+
+
+# -- texts -----------------------------------------------------------------------------------------
+
+FLOOD = 200_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(b"\xff\xfe", "config.yaml:1: is not UTF-8 text", id="utf-16"),
+        pytest.param("# ok\n\ud800", "config.yaml:2: is not UTF-8 text", id="surrogate"),
+        pytest.param("# é\n\0", "config.yaml:2: is not YAML: control characters are not allowed", id="nul"),
+        pytest.param("[" * FLOOD, "config.yaml:1: is nested more than 30 levels deep", id="lists"),
+        pytest.param("- " * FLOOD, "config.yaml:1: is nested more than 30 levels deep", id="block lists"),
+        pytest.param("{a: " * FLOOD, "config.yaml:1: is nested more than 30 levels deep", id="mappings"),
+        pytest.param("%TAG !a! !b\n" * FLOOD, "config.yaml: has too many %TAG directives", id="directives"),
+        pytest.param("[" + "," * FLOOD, "config.yaml:1: is not YAML: ", id="commas"),
+        pytest.param("#" * 2**23 + "#", "config.yaml: is larger than 8 MiB", id="bytes"),
+        pytest.param(
+            "[" + "a," * 600_000, "config.yaml:1: the file holds more than 200000 values", id="values"
+        ),
+        pytest.param("&a [*a]", "config.yaml:1: a list is not a mapping of keys to values", id="self"),
+        pytest.param("~", "config.yaml:1: nothing is not a mapping of keys to values", id="null"),
+        pytest.param(
+            "targets: [&t {repository: team/app, tags: ["
+            + ",".join(f"v{i}" for i in range(1000))
+            + "]}"
+            + ",*t" * 1000
+            + "]",
+            "config.yaml:1: with its aliases the file holds more than 200000 values",
+            id="aliases",
+        ),
+    ],
+)
+def test_hostile_texts_get_one_clear_answer(text: str | bytes, expected: str) -> None:
+    (problem,) = problems(lambda: parse(text))
+    assert problem.startswith(expected)
+
+
+def test_a_thousand_problems_are_enough() -> None:
+    found = problems(lambda: parse("targets: [" + "~," * 5000 + "]"))
+    assert len(found) == 1001
+    assert found[-1] == "config.yaml: has more problems; these are the first 1000"
+
+
+def test_a_byte_order_mark_is_no_matter() -> None:
+    assert parse(b"\xef\xbb\xbftargets: [{repository: team/app}]") == ok("minimal")
+
+
+FRAGMENTS = st.sampled_from(
+    "targets registries repository tag tags latest name region external_id 1 1h yes team/* [v1] v1"
+    " <<: &a *a - : ? [ ] { } , \n ' \" | > ! % @ ~ # --- ...".split(" ")
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200), st.lists(FRAGMENTS).map(" ".join)))
+@example(b"targets: &a [*a]")
+@example("? &a {<<: *a}")
+def test_no_input_raises_anything_but_a_config_error(text: str | bytes) -> None:
+    try:
+        parse(text)
+    except ConfigError as error:
+        lines = str(error).split("\n")
+        found = error.problems
+    else:
+        return
+    assert len(lines) == len(found)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_ten_thousand_targets() -> None:
+    text = "targets:\n" + "".join(
+        f"  - {{repository: team/app{i}, tags: ['v*', latest], exclude_tags: ['*-dev'], latest: {i + 1}}}\n"
+        for i in range(10_000)
+    )
+    found = parse(text)
+    assert len(found.targets) == 10_000
+    assert found.targets[-1] == TargetSettings(
+        "team/app9999", tags=("v*", "latest"), exclude_tags=("*-dev",), latest=10_000
+    )
+
+
+# -- back to YAML ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(configurations)
+def test_what_is_shown_reads_back_the_same(configuration: Settings) -> None:
+    assert parse(to_yaml(configuration)) == configuration
+
+
+def test_what_is_shown_is_complete_and_masked() -> None:
+    found = load(str(ROOT / "config.example.yaml"))
+    shown = to_yaml(found)
+    assert "change-me" not in shown
+    assert "  external_id: <secret>\n" in shown
+    assert shown.endswith(
+        "discovery_interval: 1m\npending_interval: 15s\nfailed_interval: 5m\nsettled_interval: 6h\n"
+        "stale_after: 1h\nrequests_per_second: 10\nmax_images: 100000\n"
+        "state_file: /var/lib/ecr-replication-exporter/state\n"
+    )
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def test_secrets_are_masked_but_compared() -> None:
+    secret = Secret("s3cr3t")
+    assert secret.reveal() == "s3cr3t"
+    assert {str(secret), repr(secret), f"{secret}", f"{secret!s:>8}", "%s" % secret} == {"<secret>"}  # noqa: UP031
+    assert json.dumps({"a": secret}, default=str) == '{"a": "<secret>"}'
+    assert secret == Secret("s3cr3t")
+    assert hash(secret) == hash(Secret("s3cr3t"))
+    assert secret != Secret("other")
+    assert secret != "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        (TargetSettings("team/app", tag="v1.2.3"), "team/app:v1.2.3"),
+        (TargetSettings("team/api", digest=DIGEST), f"team/api@{DIGEST}"),
+        (TargetSettings("team/*"), "team/*"),
+        (TargetSettings("team/*", untagged=True), "team/* untagged"),
+        (
+            TargetSettings(
+                "team/*", tags=("v*", "latest"), exclude_tags=("*-dev",), latest=20, pushed_within=2592000.0
+            ),
+            "team/*:v*,latest exclude_tags=*-dev latest=20 pushed_within=30d",
+        ),
+    ],
+)
+def test_labels(target: TargetSettings, label: str) -> None:
+    assert target.label == label
+    assert target.is_glob == ("*" in target.repository)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("15s", 15),
+        ("1h30m", 5400),
+        ("1ms", 0.001),
+        ("30d", 2592000),
+        ("2w", 1209600),
+        ("1y", 31536000),
+        ("0", 0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert format_duration(seconds) == {"0": "0s"}.get(text, text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "h", "1.5h", "1m1h", "1h1h", "-1h", " 1h", "1H", "٣s", "293y"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|longest"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 292 * 365 * 86400 * 1000))
+def test_durations_lose_nothing_to_the_millisecond(milliseconds: int) -> None:
+    assert parse_duration(format_duration(milliseconds / 1000)) == milliseconds / 1000
+
+
+@pytest.mark.parametrize(
+    "region",
+    ["us-east-1", "us-gov-west-1", "cn-north-1", "us-iso-east-1", "eusc-de-east-1", "ap-southeast-12"],
+)
+def test_regions_are_a_pattern_and_no_list(region: str) -> None:
+    text = f"registries: [{{region: {region}}}]\ntargets: [{{repository: team/app}}]"
+    assert parse(text).registries[0].region == region
+
+
+def test_a_role_gives_the_default_name() -> None:
+    found = parse(
+        "registries:\n"
+        "- {region: us-east-1, role_arn: 'arn:aws:iam::222233334444:role/path/reader', external_id: id:1}\n"
+        "targets: [{repository: team/app, registries: [222233334444/us-east-1]}]"
+    )
+    assert found.registries[0].name == "222233334444/us-east-1"
+    assert found.registries[0].external_id == Secret("id:1")

@@ -1,0 +1,163 @@
+"""The chart's alerts follow its values, and the dashboard goes into a ConfigMap as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "helm" / "ecr-replication-exporter"
+
+
+def rendered(template: str, values: dict[str, Any]) -> Any:
+    """The object of a template, of a release that is called "test" in the namespace "here"."""
+    with helm_python.Chart.load(CHART) as chart:
+        chart.validate_schema(values)
+        manifests = chart.render(values, name="test", namespace="here")
+    return yaml.safe_load(manifests[f"ecr-replication-exporter/templates/{template}.yaml"])
+
+
+def rules(**prometheus_rule: Any) -> dict[str, dict[str, Any]]:
+    rule = rendered("prometheusrule", {"prometheusRule": {"enabled": True, **prometheus_rule}})
+    return {each["alert"]: each for group in rule["spec"]["groups"] for each in group["rules"]}
+
+
+def test_there_are_none_unless_asked_for() -> None:
+    assert rendered("prometheusrule", {}) is None
+    assert rendered("dashboard", {}) is None
+
+
+def test_the_object_is_the_operators() -> None:
+    values = {
+        "prometheusRule": {
+            "enabled": True,
+            "namespace": "prometheus",
+            "labels": {"release": "prometheus"},
+            "interval": "15s",
+        }
+    }
+    rule = rendered("prometheusrule", values)
+    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rule["metadata"]["namespace"] == "prometheus"
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert {group["interval"] for group in rule["spec"]["groups"]} == {"15s"}
+
+
+def test_each_alert_can_be_switched_off() -> None:
+    for name in rules():
+        assert name not in rules(alerts={name: {"enabled": False}})
+
+
+def test_a_group_without_alerts_is_left_out() -> None:
+    off = {name: {"enabled": False} for name in rules() if "Rules" not in name}
+    rule = rendered("prometheusrule", {"prometheusRule": {"enabled": True, "alerts": off}})
+    assert [group["name"] for group in rule["spec"]["groups"]] == ["ecr-replication-rules"]
+
+
+def test_what_values_say_is_what_rules_do() -> None:
+    stuck = {
+        "for": "1h",
+        "keepFiringFor": "",
+        "severity": "critical",
+        "olderThanSeconds": 7200,
+        "labels": {"page": "yes"},
+    }
+    rule = rules(alerts={"ECRReplicationStuck": stuck}, alertLabels={"team": "platform"})[
+        "ECRReplicationStuck"
+    ]
+    assert rule["for"] == "1h"
+    assert "keep_firing_for" not in rule
+    assert rule["labels"] == {"severity": "critical", "page": "yes", "team": "platform"}
+    assert rule["expr"].rstrip().endswith("> 7200")
+
+
+@pytest.mark.parametrize("number", [0.05, 1, 1800, 1_000_000, 123_456_789])
+def test_any_number_stays_one(number: float) -> None:
+    values = {"ECRReplicationExporterBudgetTooSmall": {"overdueSeconds": number}}
+    rule = rules(alerts=values)["ECRReplicationExporterBudgetTooSmall"]
+    assert float(rule["expr"].rpartition("> ")[2]) == number
+
+
+def test_no_placeholder_is_left_and_every_metric_has_the_selector(
+    command: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """promtool gives an expression back with one metric a line, which shows each with its matchers."""
+    changed = rules(selector='namespace="here"', runbookBaseUrl="https://runbooks.example/")
+    for name, rule in changed.items():
+        text = json.dumps(rule)
+        assert "<" not in text.replace("<=", ""), name
+        assert rule["annotations"]["runbook_url"] == f"https://runbooks.example/{name}.md"
+        plain = rules()[name]["expr"]
+        selectors = len(re.findall(r"\becr_|\bup\b|\bprocess_start_time_seconds\b", plain))
+        assert rule["expr"].count('{namespace="here"') == selectors, name
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": list(changed.values())}]}))
+    subprocess.run([command("promtool", "prometheus"), "check", "rules", str(file)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("selector", "metric"),
+    [
+        ("", "up"),
+        ("  ", "up"),
+        ('job="ecr"', 'up{job="ecr"}'),
+        (' job="ecr", ', 'up{job="ecr"}'),
+        ('job="ecr",\n', 'up{job="ecr"}'),
+        ("job=~'ecr-[a-z]{2,}',cluster!=\"\"", "up{job=~'ecr-[a-z]{2,}',cluster!=\"\"}"),
+        ('job="a \\"{}\\" b"', 'up{job="a \\"{}\\" b"}'),
+    ],
+)
+def test_the_selector_may_be_written_as_in_a_query(
+    selector: str, metric: str, command: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    selected = rules(selector=selector)
+    assert selected["ECRReplicationExporterDown"]["expr"].startswith(f"{metric} == 0\n")
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": list(selected.values())}]}))
+    subprocess.run([command("promtool", "prometheus"), "check", "rules", str(file)], check=True)
+
+
+@pytest.mark.parametrize("selector", ['{job="ecr"}', "job", "job=ecr", ',job="ecr"', 'job="ecr" cluster="a"'])
+def test_a_selector_that_is_none_is_refused(selector: str) -> None:
+    with pytest.raises(helm_python.HelmValuesError):
+        rules(selector=selector)
+
+
+def test_rules_of_ones_own() -> None:
+    own = {"name": "ours", "rules": [{"record": "ours:images", "expr": "count(ecr_image_info)"}]}
+    rule = rendered("prometheusrule", {"prometheusRule": {"enabled": True, "additionalGroups": [own]}})
+    assert rule["spec"]["groups"][-1] == own
+
+
+@pytest.mark.parametrize(
+    "alerts",
+    [
+        {"ECRReplicationFaild": {"enabled": False}},
+        {"ECRReplicationFailed": {"enable": False}},
+        {"ECRReplicationFailed": {"severity": "page"}},
+        {"ECRReplicationFailed": {"for": "5 minutes"}},
+        {"ECRReplicationFailed": {"restarts": 3}},
+        {"ECRReplicationStuck": {"olderThanSeconds": "30m"}},
+    ],
+    ids=json.dumps,
+)
+def test_a_mistake_is_refused(alerts: dict[str, Any]) -> None:
+    with pytest.raises(helm_python.HelmValuesError):
+        rules(alerts=alerts)
+
+
+def test_the_dashboard_is_where_grafanas_sidecar_finds_it() -> None:
+    values = {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "ECR"}}}
+    found = rendered("dashboard", values)
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["annotations"] == {"grafana_folder": "ECR"}
+    ((name, text),) = found["data"].items()
+    assert name.endswith(".json")
+    assert json.loads(text) == json.loads((CHART / "files" / "dashboard.json").read_text())

@@ -1,0 +1,144 @@
+"""The alert rules, judged by promtool: each fires, stays quiet, resolves, and survives a restart."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.alert_cases import CASES, DENIED_FROM_THE_START, HEALTHY, MOVED, UNREADABLE
+from support.alert_timeline import Case, Value, episode, promtool_test
+
+from exporter.metrics.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "examples" / "prometheus" / "rules.yaml"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+
+
+def rules() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_promtool_finds_nothing_to_say(command: Callable[[str, str], str]) -> None:
+    promtool = command("promtool", "prometheus")
+    done = subprocess.run(
+        [promtool, "check", "rules", "--lint=all", "--lint-fatal", str(RULES)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_alert_has_a_case() -> None:
+    assert {case.alert for case in CASES} == set(rules())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert} {case.about}".strip())
+def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callable[[str, str], str]) -> None:
+    """Annotations but the summary are left out here: they only repeat labels."""
+    promtool = command("promtool", "prometheus")
+    rule = rules()[case.alert]
+    rule["annotations"] = {"summary": rule["annotations"]["summary"]}
+    group = {"name": "under test", "rules": [rule]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
+    tests = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [promtool_test(case)],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(tests))
+    done = subprocess.run(
+        [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "minutes", "alerts"),
+    [
+        ({"up": 0}, 30, ["ECRReplicationExporterAbsent", "ECRReplicationExporterDown"]),
+        (UNREADABLE, 180, []),
+        (DENIED_FROM_THE_START, 180, []),
+        (MOVED, 180, ["ECRReplicationExporterVanished"]),
+    ],
+    ids=["outage", "unreadable rules", "denied from the start", "moved and back"],
+)
+def test_what_is_not_seen_is_not_taken_for_gone(
+    meanwhile: Mapping[str, Value],
+    minutes: int,
+    alerts: list[str],
+    tmp_path: Path,
+    command: Callable[[str, str], str],
+) -> None:
+    """Neither meanwhile nor in the two hours after."""
+    promtool = command("promtool", "prometheus")
+    shutil.copy(RULES, tmp_path / "rules.yaml")
+    test = episode(HEALTHY, meanwhile, begins=120, ends=120 + minutes, until=240 + minutes, alerts=alerts)
+    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(tests))
+    done = subprocess.run(
+        [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert} {case.about}".strip())
+def test_it_speaks_of_labels_that_it_has(case: Case) -> None:
+    texts = " ".join(rules()[case.alert]["annotations"].values())
+    assert set(re.findall(r"\$labels\.(\w+)", texts)) <= case.labels.keys() | {"digest", "tag"}
+
+
+@pytest.mark.parametrize("name", rules())
+def test_it_says_what_it_is_and_what_to_do(name: str) -> None:
+    rule = rules()[name]
+    assert re.fullmatch(r"ECRReplication[A-Z]\w+", name)
+    assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+    assert rule["for"]
+    annotations = rule["annotations"]
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert "ook first" in annotations["description"]
+    assert annotations["summary"].endswith(".")
+
+
+def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
+    assert {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"} == set(rules())
+    for name, rule in rules().items():
+        assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks/{name}.md")
+
+
+@pytest.mark.parametrize("name", rules())
+def test_a_runbook_is_short_and_whole(name: str) -> None:
+    page = (RUNBOOKS / f"{name}.md").read_text()
+    assert page.startswith(f"# {name}\n")
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == ["What it means", "What to look at", "What to do"]
+    assert page.count("\n") <= 60
+
+
+def known_metrics() -> set[str]:
+    return {row.name for row in CATALOGUE} | {
+        f"{row.name}_{suffix}"
+        for row in CATALOGUE
+        if row.type == "histogram"
+        for suffix in ("bucket", "sum", "count")
+    }
+
+
+def test_only_metrics_of_the_catalogue_are_asked() -> None:
+    asked = {word for rule in rules().values() for word in re.findall(r"\becr_\w+", rule["expr"])}
+    assert asked <= known_metrics()
+
+
+@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_runbook_speaks_of_what_exists(page: Path) -> None:
+    text = page.read_text()
+    assert set(re.findall(r"\becr_\w+", text)) <= known_metrics()
+    for link in re.findall(r"\]\(([^)]*)\)", text):
+        assert (RUNBOOKS / link).is_file(), link

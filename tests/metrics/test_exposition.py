@@ -1,0 +1,424 @@
+"""The fast text says exactly what prometheus_client's own rendering of the same facts says."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from operator import is_
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
+from support.fakes import FakeClock
+
+from exporter.metrics.catalogue import DOMAIN, ImageRow, RegistryRow, RepositoryRow
+from exporter.metrics.exposition import Exposition, accepts_gzip, accepts_openmetrics
+from exporter.metrics.self_metrics import Instruments
+from exporter.replication.model import Destination, Name, Registry, Replication, Rule, Source
+from exporter.replication.store import ImageFacts, RegistryFacts, RepositoryFacts, Store
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=6) | st.sampled_from(
+    ["", '"', "\\", "\n", '\\"\n', "naïve", "日本"]
+)
+DESTINATIONS = st.builds(Destination, TEXTS, TEXTS)
+REPLICATIONS = st.lists(
+    st.builds(
+        Replication, DESTINATIONS, st.sampled_from(["COMPLETE", "FAILED", "IN_PROGRESS"]) | TEXTS, TEXTS
+    ),
+    max_size=3,
+    unique_by=lambda replication: replication.destination,
+).map(tuple)
+IMAGES = st.lists(
+    st.tuples(TEXTS, st.none() | st.floats(0, 4e9), st.none() | REPLICATIONS),
+    max_size=4,
+    unique_by=lambda image: image[0],
+)
+
+
+class Reference(Collector):
+    """The catalogue's rows over a snapshot, as prometheus_client has it."""
+
+    def __init__(self, store: Store, now: float) -> None:
+        self._snapshot = store.snapshot(now)
+
+    def collect(self) -> Iterator[Metric]:
+        for row in DOMAIN:
+            family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
+            for labels, value in self._samples(row):
+                family.add_metric(labels, value)
+            yield family
+
+    def _samples(self, row: Any) -> Iterator[tuple[tuple[str, ...], float]]:
+        for registry in self._snapshot.registries:
+            if isinstance(row, RegistryRow):
+                yield from row.samples(registry)
+            for repository, images in registry.repositories:
+                if isinstance(row, RepositoryRow):
+                    yield from row.samples(registry.source, repository, images)
+                elif isinstance(row, ImageRow):
+                    for image in images:
+                        for name in image.names:
+                            own = row.own_labels(registry.source, repository, name, image)
+                            for labels, value in row.samples(row.fact(image)):
+                                yield (*own, *labels), value
+
+
+def read(text: str, accept: str) -> dict[str, Any]:
+    """The domain's metrics, with their metadata."""
+    parse = parse_openmetrics if accept else parse_text
+    names = {row.name for row in DOMAIN}
+    return {
+        family.name: (
+            family.documentation,
+            family.type,
+            sorted((sorted(s.labels.items()), s.value) for s in family.samples),
+        )
+        for family in parse(text)
+        if family.name in names
+    }
+
+
+class Figures:
+    def overdue(self) -> float:
+        return 0.0
+
+    def rates(self) -> dict[Source, float]:
+        return {}
+
+
+def exposition(store: Store, clock: FakeClock) -> Exposition:
+    return Exposition(instruments=Instruments(), store=store, figures=Figures(), clock=clock)
+
+
+def ledger_of(clock: FakeClock, source: Source, repositories: dict[str, Any]) -> Store:
+    store = Store()
+    store.stale_after = 3600.0
+    rules = Registry(source.registry_id, (Rule((Destination("r", "1"),), ('a"b',), ('a"b',)),))
+    facts = RegistryFacts(source, rules=rules, rules_at=clock.now)
+    for name, images in repositories.items():
+        repository = facts.repositories[name] = RepositoryFacts(listed_at=clock.now)
+        for tag, pushed_at, replications in images:
+            digest = f"sha256:{tag!r}"
+            names = (Name(tag, ""), Name("", digest))
+            repository.put(ImageFacts(digest, names, pushed_at, None, replications, good_until=9e9))
+    store.registries = [facts]
+    return store
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+@given(source=st.builds(Source, TEXTS, TEXTS), repositories=st.dictionaries(TEXTS, IMAGES, max_size=3))
+def test_the_text_is_what_prometheus_client_makes_of_the_same_facts(
+    accept: str, source: Source, repositories: dict[str, Any]
+) -> None:
+    clock = FakeClock()
+    store = ledger_of(clock, source, repositories)
+    registry = CollectorRegistry()
+    registry.register(Reference(store, clock.now))
+    encode, _ = choose_encoder(accept)
+    reference = read(encode(registry).decode(), accept)
+    fast = exposition(store, clock)
+    page = fast.page(accept=accept, accept_encoding="", names=())
+    assert read(page.whole().decode(), accept) == reference
+    packed = fast.page(accept=accept, accept_encoding="gzip", names=())
+    assert read(gzip.decompress(packed.whole()).decode(), accept) == reference
+
+
+def test_no_help_text_is_written_differently_in_the_two_formats() -> None:
+    assert not [row.name for row in DOMAIN if set(row.help) & set('\\"\n')]
+
+
+def test_what_did_not_change_is_not_rendered_again() -> None:
+    clock = FakeClock()
+    images: list[Any] = [(f"v{number}", 1.0, ()) for number in range(1000)]
+    store = ledger_of(clock, Source("1", "r"), {"app": images, "api": images})
+    fast = exposition(store, clock)
+    for encoding in ("", "gzip"):
+
+        def pieces(encoding: str = encoding) -> tuple[bytes, ...]:
+            return fast.page(accept="", accept_encoding=encoding, names=()).body[:-1]
+
+        first = pieces()
+        assert all(map(is_, pieces(), first))
+        repository = store.registries[0].repositories["app"]
+        with store.lock:
+            store.changed()
+            some = next(iter(repository.images.values()))
+            repository.put(replace(some, pushed_at=2.0 if encoding else 3.0))
+        second = pieces()
+        # One block of one row, and the two rows of the repository.
+        assert 1 <= sum(a is not b for a, b in zip(first, second, strict=True)) <= 3
+
+
+def test_answers_that_say_the_same_render_nothing_and_replace_the_old_ones() -> None:
+    clock = FakeClock()
+    store = ledger_of(clock, Source("1", "r"), {"app": [(f"v{number}", 1.0, ()) for number in range(40)]})
+    fast = exposition(store, clock)
+    repository = store.registries[0].repositories["app"]
+    old = list(repository.images.values())
+    counts = [sys.getrefcount(facts) for facts in old]
+
+    def pieces() -> tuple[bytes, ...]:
+        return fast.page(accept="", accept_encoding="", names=()).body[:-1]
+
+    first = pieces()
+    with store.lock:
+        store.changed()
+        for facts in old:
+            repository.put(replace(facts, answered_at=5.0))
+        del facts
+    assert all(map(is_, pieces(), first))
+    # But for this test, only the store held them, and it holds others now.
+    assert [sys.getrefcount(facts) for facts in old] == [count - 1 for count in counts]
+
+
+def test_a_page_is_not_kept_for_longer_than_its_facts_are_believed() -> None:
+    clock = FakeClock()
+    store = ledger_of(clock, Source("1", "r"), {"app": [("v1", 1.0, ())]})
+    fast = exposition(store, clock)
+    assert b"v1" in fast.page(accept="", accept_encoding="", names=()).whole()
+    clock.now += 3601
+    assert b"v1" not in fast.page(accept="", accept_encoding="", names=()).whole()
+
+
+def test_a_page_that_is_refreshed_is_ready_and_a_plain_one_that_nobody_wants_is_dropped() -> None:
+    clock = FakeClock()
+    store = ledger_of(clock, Source("1", "r"), {"app": [("v1", 1.0, ())]})
+    fast = exposition(store, clock)
+    fast.refresh()
+    (repository,) = fast._repositories.values()
+    (block,) = repository._blocks
+    packed = dict(block.packed)
+    assert packed
+    assert not block.plain
+    page = fast.page(accept="", accept_encoding="gzip", names=())
+    assert all(any(piece is text for piece in page.body) for text in packed.values() if text)
+    plain = fast.page(accept="", accept_encoding="", names=()).whole()
+    clock.now += 599
+    fast.refresh()
+    assert block.plain
+    clock.now += 2
+    fast.refresh()
+    assert not block.plain
+    assert fast.page(accept="", accept_encoding="", names=()).whole().startswith(plain[:1000])
+
+
+class Slow(str):
+    """A tag over which who renders the first time stops until told to go on."""
+
+    __slots__ = ("go_on", "reached")
+
+    def __init__(self, _: str) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def replace(self, *how: Any) -> str:
+        if not self.reached.is_set():
+            self.reached.set()
+            self.go_on.wait(10.0)
+        return super().replace(*how)
+
+
+def test_no_scrape_waits_for_what_renders_ahead() -> None:
+    clock, tag = FakeClock(), Slow("slow")
+    images: list[Any] = [(tag, 1.0, ()), *((f"v{number}", 1.0, ()) for number in range(100))]
+    store = ledger_of(clock, Source("1", "r"), {"app": images, "api": images[1:], "old": images[1:]})
+    fast = exposition(store, clock)
+    ahead = threading.Thread(target=fast.refresh)
+    ahead.start()
+    assert tag.reached.wait(10.0)
+    for encoding in ("", "gzip"):
+        assert fast.page(accept="", accept_encoding=encoding, names=()).whole()
+    with store.lock:  # and the facts may become others meanwhile
+        store.changed()
+        repositories = store.registries[0].repositories
+        repositories["new"] = repositories.pop("old")
+        for digest in list(repositories["app"].images)[1:50]:
+            repositories["app"].remove(digest)
+    told = fast.page(accept="", accept_encoding="gzip", names=()).whole()
+    assert ahead.is_alive()
+    tag.go_on.set()
+    ahead.join(10.0)
+    assert not ahead.is_alive()
+    anew = exposition(store, clock).page(accept="", accept_encoding="", names=()).whole()
+    for page in (told, fast.page(accept="", accept_encoding="gzip", names=()).whole()):
+        lines = [line for line in gzip.decompress(page).decode().splitlines() if line.startswith("ecr_image")]
+        assert sorted(lines) == sorted(
+            line for line in anew.decode().splitlines() if line.startswith("ecr_image")
+        )
+
+
+class Churn(RuleBasedStateMachine):
+    """Whatever changes between two scrapes, the text is what it would be if it were rendered anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.store = ledger_of(self.clock, Source("1", "r"), {"app": []})
+        self.fast = exposition(self.store, self.clock)
+
+    @rule(repository=st.sampled_from(["app", "api"]), images=IMAGES)
+    def push(self, repository: str, images: list[Any]) -> None:
+        with self.store.lock:
+            self.store.changed()
+            facts = self.store.registries[0].repositories.setdefault(
+                repository, RepositoryFacts(listed_at=self.clock.now)
+            )
+            for tag, pushed_at, replications in images:
+                names = (Name(tag, ""),)
+                facts.put(ImageFacts(f"{tag!r}", names, pushed_at, None, replications, good_until=9e9))
+
+    @rule(which=st.integers(0, 5))
+    def delete(self, which: int) -> None:
+        with self.store.lock:
+            self.store.changed()
+            for facts in self.store.registries[0].repositories.values():
+                for digest in list(facts.images)[which : which + 2]:
+                    facts.remove(digest)
+
+    @rule(which=st.integers(0, 5), tag=TEXTS)
+    def rename(self, which: int, tag: str) -> None:
+        with self.store.lock:
+            self.store.changed()
+            for facts in self.store.registries[0].repositories.values():
+                for image in list(facts.images.values())[which : which + 2]:
+                    facts.put(replace(image, names=(Name(tag, ""), Name("", image.digest))))
+
+    @rule(which=st.integers(0, 5), good_for=st.sampled_from([100.0, 9e9]), told=st.booleans())
+    def answer_the_same(self, which: int, good_for: float, told: bool) -> None:
+        now = self.clock.now
+        with self.store.lock:
+            for facts in self.store.registries[0].repositories.values():
+                for image in list(facts.images.values())[which : which + 2]:
+                    if told or now > image.good_until:
+                        self.store.changed()
+                    facts.put(replace(image, answered_at=now, good_until=now + good_for))
+
+    @rule(repository=st.sampled_from(["app", "api"]))
+    def drop(self, repository: str) -> None:
+        with self.store.lock:
+            self.store.changed()
+            self.store.registries[0].repositories.pop(repository, None)
+
+    @rule(seconds=st.sampled_from([0, 70, 700]))
+    def refresh(self, seconds: float) -> None:
+        self.clock.now += seconds
+        for facts in self.store.registries[0].repositories.values():
+            facts.listed_at = self.clock.now
+        self.fast.refresh()
+
+    @rule(encoding=st.sampled_from(["", "gzip"]), names=st.sampled_from([(), ("ecr_image_info", "other")]))
+    def scrape(self, encoding: str, names: tuple[str, ...]) -> None:
+        anew = exposition(self.store, self.clock)
+        texts = []
+        for told in (self.fast, anew):
+            whole = told.page(accept="", accept_encoding=encoding, names=names).whole()
+            text = (gzip.decompress(whole) if encoding else whole).decode()
+            lines = [line for line in text.splitlines() if "ecr_" in line]
+            texts.append(lines)
+        # Where an image stands follows from what was there before; where a family does, does not.
+        assert [line for line in texts[0] if "#" in line[:1]] == [
+            line for line in texts[1] if "#" in line[:1]
+        ]
+        families = [re.sub(r"[{ ].*", "", line) for line in texts[0] if line[:1] != "#"]
+        assert len(list(groupby(families))) == len(set(families))
+        assert sorted(texts[0]) == sorted(texts[1])
+
+
+TestChurn = Churn.TestCase
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZIP;q=0.5, br", True),
+        ("deflate, *", True),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *;q=1", False),
+        ("*;q=0", False),
+        ("zstd, nonsense;;=,;q=x", False),
+        ("gzip;q=nonsense", True),
+    ],
+)
+def test_gzip_is_for_those_who_accept_it(accepted: str, packed: bool) -> None:
+    assert accepts_gzip(accepted) is packed
+
+
+@pytest.mark.parametrize(
+    ("accepted", "openmetrics"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        ("application/openmetrics-text", True),
+        ('application/openmetrics-text; version="1.0.0"; charset=utf-8', True),
+        ("application/openmetrics-text;version=1.0.0;q=0", False),
+        ("application/openmetrics-text;version=1.0.0;q=0.1,text/plain;version=0.0.4", False),
+        ("application/openmetrics-text;version=1.0.0,*/*", True),
+        ("application/openmetrics-text;version=0.0.1", False),
+        ("application/openmetrics-text;version=2.0.0", False),
+        ("application/openmetrics-text;version=abc", False),
+        ("text/plain;version=1.x;;=;q=,", False),
+    ],
+)
+def test_openmetrics_is_for_those_who_prefer_it(accepted: str, openmetrics: bool) -> None:
+    assert accepts_openmetrics(accepted) is openmetrics
+
+
+class Unlike(tuple[Any, ...]):
+    """Names that cannot be compared the second time."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Unlike.compared += 1
+        if Unlike.compared == 2:
+            raise MemoryError
+        return super().__eq__(other)
+
+    __hash__ = tuple.__hash__
+
+
+def test_a_page_that_broke_once_is_whole_the_next_time() -> None:
+    clock = FakeClock()
+    store = ledger_of(clock, Source("1", "r"), {"app": [(f"v{number}", 1.0, ()) for number in range(40)]})
+    fast = exposition(store, clock)
+    fast.page(accept="", accept_encoding="", names=())
+    repository = store.registries[0].repositories["app"]
+    with store.lock:
+        store.changed()
+        facts = next(iter(repository.images.values()))
+        repository.put(replace(facts, names=Unlike(facts.names), pushed_at=3.0))
+    with pytest.raises(MemoryError):
+        fast.page(accept="", accept_encoding="", names=())
+    told, anew = (
+        [line for line in page.whole().splitlines() if line.startswith(b"ecr_image")]
+        for page in (
+            each.page(accept="", accept_encoding="", names=()) for each in (fast, exposition(store, clock))
+        )
+    )
+    assert told == anew
+
+
+def test_some_names_may_be_those_of_the_process() -> None:
+    clock = FakeClock()
+    fast = exposition(ledger_of(clock, Source("1", "r"), {}), clock)
+    page = fast.page(accept="", accept_encoding="", names=["process_open_fds"]).whole()
+    assert page.count(b"\nprocess_open_fds ") == (1 if Path("/proc/self/stat").exists() else 0)

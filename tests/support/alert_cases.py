@@ -1,0 +1,434 @@
+"""For each alert, what makes it fire and what it says then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from support.alert_timeline import BUILD, Case, Moment, Value, clock, counting, labelled, phase_start
+
+S = 'source_registry_id="111122223333",source_region="us-east-1"'
+D = 'region="eu-west-1",registry_id="111122223333"'
+I = f'repository="team/app",tag="v1",{S}'  # noqa: E741 - the letter of docs/metrics.md
+
+SOURCE = {"source_registry_id": "111122223333", "source_region": "us-east-1"}
+DESTINATION = {"region": "eu-west-1", "registry_id": "111122223333"}
+IMAGE = {"repository": "team/app", "tag": "v1", **SOURCE}
+TARGET = {"target": "team/*", **SOURCE}
+
+DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
+OWN = "ecr_replication_exporter"
+DESCRIBED = f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
+LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
+PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
+RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
+BUILD_HERE = labelled(BUILD, 'namespace="here"')
+OTHER_BUILD = labelled(BUILD, 'job="other"')
+TARGET_IMAGES = f'ecr_target_images{{target="team/*",{S}}}'
+SHARDS_TARGET_IMAGES = labelled(TARGET_IMAGES, 'apps_kubernetes_io_pod_index="1"')
+NEW_RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infra/"}}'
+
+
+def status(name: str) -> str:
+    return f'ecr_image_replication_status{{{I},{D},status="{name}"}}'
+
+
+def failure(reason: str) -> str:
+    return f'ecr_target_failure_info{{target="team/*",{S},reason="{reason}"}}'
+
+
+def listings(outcome: str) -> str:
+    return f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeImages",outcome="{outcome}",{S}}}'
+
+
+def bucket(le: str) -> str:
+    return f'ecr_image_replication_duration_seconds_bucket{{{S},{D},le="{le}"}}'
+
+
+def shard(ordinal: int) -> dict[str, float]:
+    """As scraped with a label of the pod that differs from shard to shard."""
+    at = f'instance="10.0.1.{ordinal}:10042",apps_kubernetes_io_pod_index="{ordinal}"'
+    return {f"{OWN}_shard_ordinal{{{at}}}": ordinal, f"{OWN}_total_shards{{{at}}}": 3}
+
+
+def crash_loop(moment: Moment) -> float | None:
+    """When the process started, if it does so every eight minutes and lives for three."""
+    return moment.minute // 8 * 480.0 if moment.minute % 8 < 3 else None
+
+
+def crash_looping(moment: Moment) -> float | None:
+    """What it shows of itself while it lives."""
+    return 1 if crash_loop(moment) is not None else None
+
+
+def now_and_then(moment: Moment) -> float:
+    """A counter of what is done at the start and every twenty minutes."""
+    return 1 + moment.since_start // 20
+
+
+def target_case(alert: str, severity: str, reason: str, after: int, summary: str) -> Case:
+    return Case(
+        alert,
+        severity,
+        good={},
+        bad={failure(reason): 1},
+        fires_after=after,
+        resolves_within=17,
+        labels={**TARGET, "reason": reason},
+        summary=summary,
+    )
+
+
+CASES = (
+    Case(
+        "ECRReplicationFailed",
+        "critical",
+        good={status("FAILED"): 0, status("COMPLETE"): 1},
+        bad={
+            status("FAILED"): 1,
+            status("COMPLETE"): 0,
+            f'ecr_image_replication_failure_info{{{I},{D},failure_code="{DENIED}"}}': 1,
+        },
+        fires_after=2,
+        resolves_within=12,
+        labels={**IMAGE, **DESTINATION, "failure_code": DENIED},
+        summary=f"team/app:v1 did not get from 111122223333/us-east-1 to 111122223333/eu-west-1: {DENIED}.",
+    ),
+    Case(
+        "ECRReplicationStuck",
+        "warning",
+        good={status("IN_PROGRESS"): 0, PUSHED: 0},
+        bad={status("IN_PROGRESS"): 1, PUSHED: phase_start},
+        fires_after=36,
+        resolves_within=12,
+        labels={**IMAGE, **DESTINATION, "status": "IN_PROGRESS"},
+        summary="team/app:v1 has been on its way from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        " for 37m 0s.",
+    ),
+    Case(
+        "ECRReplicationMissing",
+        "warning",
+        good={status("MISSING"): 0, PUSHED: 0},
+        bad={status("MISSING"): 1, PUSHED: phase_start},
+        fires_after=46,
+        resolves_within=17,
+        labels={"repository": "team/app", **SOURCE, **DESTINATION},
+        summary="1 images of team/app never left 111122223333/us-east-1 for 111122223333/eu-west-1, though"
+        " the rules send them there.",
+    ),
+    Case(
+        "ECRReplicationSlow",
+        "warning",
+        good={bucket("1800"): counting(1), bucket("3600"): counting(1), bucket("+Inf"): counting(1)},
+        bad={bucket("1800"): counting(0), bucket("3600"): counting(1), bucket("+Inf"): counting(1)},
+        fires_after=19,
+        resolves_within=380,
+        labels={**SOURCE, **DESTINATION},
+        summary="Replication from 111122223333/us-east-1 to 111122223333/eu-west-1 is slow: 0.95 of the"
+        " images took up to 52m 21s, over 6h.",
+    ),
+    Case(
+        "ECRReplicationStatusUnknown",
+        "info",
+        good={},
+        bad={
+            f'ecr_repository_replication_images{{repository="team/app",{S},{D},status="TELEPORTED"}}': 3,
+            f'ecr_repository_replication_images{{repository="team/app",{S},{D},status="FAILED"}}': 3,
+        },
+        fires_after=15,
+        resolves_within=17,
+        labels={"repository": "team/app", **SOURCE, **DESTINATION, "status": "TELEPORTED"},
+        summary="ECR reports TELEPORTED for 3 images of team/app to 111122223333/eu-west-1, which no alert"
+        " judges.",
+    ),
+    Case(
+        "ECRReplicationRulesGone",
+        "critical",
+        good={RULE: 1, DESCRIBED: counting(1)},
+        bad={DESCRIBED: counting(1)},
+        fires_after=15,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="111122223333/us-east-1 has no replication rule any more; it had some within 1d.",
+    ),
+    Case(
+        "ECRReplicationRulesGone",
+        "critical",
+        good={RULE: 1, DESCRIBED: now_and_then},
+        bad={DESCRIBED: now_and_then},
+        fires_after=15,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="111122223333/us-east-1 has no replication rule any more; it had some within 1d.",
+        about="seldom read",
+    ),
+    Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good={RULE: 1, DESCRIBED: counting(1)},
+        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
+        fires_after=5,
+        resolves_within=90,
+        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
+        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about="added",
+    ),
+    Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good={RULE: 1, DESCRIBED: now_and_then},
+        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
+        fires_after=5,
+        resolves_within=90,
+        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
+        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about="added, seldom read",
+    ),
+    Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
+        bad={RULE: 1, DESCRIBED: counting(1)},
+        fires_after=15,
+        resolves_within=90,
+        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
+        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about="removed",
+    ),
+    Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
+        bad={RULE: 1, DESCRIBED: now_and_then},
+        fires_after=15,
+        resolves_within=90,
+        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
+        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about="removed, seldom read",
+    ),
+    target_case(
+        "ECRReplicationTargetNotFound",
+        "warning",
+        "image_not_found",
+        15,
+        "Target team/* does not exist in 111122223333/us-east-1: image_not_found.",
+    ),
+    target_case(
+        "ECRReplicationTargetDenied",
+        "critical",
+        "access_denied",
+        10,
+        "AWS denies the exporter what it needs to watch team/* in 111122223333/us-east-1.",
+    ),
+    target_case(
+        "ECRReplicationTargetFailing",
+        "warning",
+        "unavailable",
+        30,
+        "team/* in 111122223333/us-east-1 cannot be watched: unavailable.",
+    ),
+    Case(
+        "ECRReplicationTargetEmpty",
+        "info",
+        good={TARGET_IMAGES: 0, SHARDS_TARGET_IMAGES: 5},
+        bad={TARGET_IMAGES: 0, SHARDS_TARGET_IMAGES: 0},
+        fires_after=60,
+        resolves_within=17,
+        labels=TARGET,
+        summary="Target team/* selects no image in 111122223333/us-east-1.",
+        about="on any shard",
+    ),
+    Case(
+        "ECRReplicationTargetEmpty",
+        "info",
+        good={TARGET_IMAGES: 0, failure("repository_not_found"): 1},
+        bad={TARGET_IMAGES: 0},
+        fires_after=60,
+        resolves_within=17,
+        labels=TARGET,
+        summary="Target team/* selects no image in 111122223333/us-east-1.",
+        about="of what exists",
+    ),
+    Case(
+        "ECRReplicationRegistryNotListed",
+        "critical",
+        good={LISTED: clock},
+        bad={LISTED: phase_start},
+        fires_after=36,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="The images of 111122223333/us-east-1 were last listed completely 37m 0s ago.",
+    ),
+    Case(
+        "ECRReplicationExporterAbsent",
+        "critical",
+        good={BUILD: 1},
+        bad={},
+        fires_after=10,
+        resolves_within=2,
+        labels={"job": ""},
+        summary="No ECR replication exporter is scraped, so none of the other alerts can fire.",
+    ),
+    Case(
+        "ECRReplicationExporterDown",
+        "warning",
+        good={"up": 1, BUILD: 1},
+        bad={"up": 0},
+        fires_after=10,
+        resolves_within=2,
+        labels={"instance": "10.0.0.1:10042"},
+        summary="The ECR replication exporter 10.0.0.1:10042 cannot be scraped.",
+        moves=False,
+    ),
+    Case(
+        "ECRReplicationExporterVanished",
+        "warning",
+        good={BUILD_HERE: 1, OTHER_BUILD: 1},
+        bad={OTHER_BUILD: 1},
+        fires_after=15,
+        resolves_within=2,
+        labels={"namespace": "here", "job": "ecr"},
+        summary="The ECR replication exporter here/ecr is no target of Prometheus any more; it was one"
+        " within 1d.",
+    ),
+    Case(
+        "ECRReplicationExporterRestarting",
+        "warning",
+        good={"process_start_time_seconds": 0, BUILD: 1},
+        bad={"process_start_time_seconds": crash_loop, BUILD: crash_looping},
+        fires_after=35,
+        resolves_within=77,
+        labels={"instance": "10.0.0.1:10042"},
+        summary="The ECR replication exporter 10.0.0.1:10042 was started 5 times within an hour.",
+        moves=False,
+    ),
+    Case(
+        "ECRReplicationExporterShardMissing",
+        "critical",
+        good={**shard(0), **shard(1), **shard(2)},
+        bad={**shard(0), **shard(2)},
+        fires_after=15,
+        resolves_within=12,
+        labels={},
+        summary="1 shards of the ECR replication exporter are not scraped.",
+    ),
+    Case(
+        "ECRReplicationExporterReloadFailed",
+        "warning",
+        good={f"{OWN}_config_last_reload_successful": 1},
+        bad={f"{OWN}_config_last_reload_successful": 0},
+        fires_after=5,
+        resolves_within=12,
+        labels={},
+        summary="The ECR replication exporter refused its new configuration and runs on an older one.",
+    ),
+    Case(
+        "ECRReplicationExporterBudgetTooSmall",
+        "warning",
+        good={f"{OWN}_poll_overdue_seconds": 0},
+        bad={f"{OWN}_poll_overdue_seconds": 1200},
+        fires_after=60,
+        resolves_within=17,
+        labels={},
+        summary="Calls to ECR are 20m 0s overdue: the exporter may ask too little.",
+    ),
+    Case(
+        "ECRReplicationExporterThrottled",
+        "info",
+        good={
+            listings("success"): counting(100),
+            listings("throttled"): counting(1),
+        },
+        bad={
+            listings("success"): counting(80),
+            listings("throttled"): counting(20),
+        },
+        fires_after=15,
+        resolves_within=34,
+        labels=SOURCE,
+        summary="AWS throttles 20% of the calls to 111122223333/us-east-1.",
+    ),
+    Case(
+        "ECRReplicationExporterImagesSkipped",
+        "warning",
+        good={f"{OWN}_images_skipped": 0},
+        bad={f"{OWN}_images_skipped": 12},
+        fires_after=60,
+        resolves_within=17,
+        labels={},
+        summary="12 images that targets select are not watched.",
+    ),
+    Case(
+        "ECRReplicationExporterImagesUnknown",
+        "warning",
+        good={f'{OWN}_images{{state="unknown"}}': 0},
+        bad={f'{OWN}_images{{state="unknown"}}': 7},
+        fires_after=60,
+        resolves_within=17,
+        labels={"state": "unknown"},
+        summary="The replication of 7 watched images is not known.",
+    ),
+    Case(
+        "ECRReplicationExporterStateFileNotWritten",
+        "warning",
+        good={f"{OWN}_state_file_last_success_timestamp_seconds": clock},
+        bad={f"{OWN}_state_file_last_success_timestamp_seconds": phase_start},
+        fires_after=71,
+        resolves_within=17,
+        labels={},
+        summary="The ECR replication exporter cannot write its state file.",
+        about="for long",
+    ),
+    Case(
+        "ECRReplicationExporterStateFileNotWritten",
+        "warning",
+        good={f'{OWN}_state_file_failures_total{{operation="write"}}': 0},
+        bad={f'{OWN}_state_file_failures_total{{operation="write"}}': counting(0.1)},
+        fires_after=10,
+        resolves_within=47,
+        labels={},
+        summary="The ECR replication exporter cannot write its state file.",
+        about="ever",
+    ),
+)
+
+#: All that a healthy exporter of three shards shows, as far as alerts ask for it.
+HEALTHY: Mapping[str, Value] = {
+    "up": 1,
+    BUILD: 1,
+    "process_start_time_seconds": 0,
+    **shard(0),
+    **shard(1),
+    **shard(2),
+    status("FAILED"): 0,
+    status("IN_PROGRESS"): 0,
+    status("MISSING"): 0,
+    status("COMPLETE"): 1,
+    PUSHED: 0,
+    f'ecr_repository_replication_images{{repository="team/app",{S},{D},status="COMPLETE"}}': 3,
+    bucket("1800"): counting(1),
+    bucket("+Inf"): counting(1),
+    RULE: 1,
+    DESCRIBED: counting(1),
+    LISTED: clock,
+    f'ecr_target_images{{target="team/*",{S}}}': 3,
+    f"{OWN}_config_last_reload_successful": 1,
+    f"{OWN}_poll_overdue_seconds": 0,
+    f"{OWN}_images_skipped": 0,
+    f'{OWN}_images{{state="unknown"}}': 0,
+    f"{OWN}_state_file_last_success_timestamp_seconds": clock,
+    f'{OWN}_state_file_failures_total{{operation="write"}}': 0,
+}
+#: The rules cannot be read for hours: what is known of them is shown for an hour, and then not.
+UNREADABLE: Mapping[str, Value] = {
+    **HEALTHY,
+    RULE: lambda moment: 1 if moment.phase < 60 else None,
+    DESCRIBED: lambda moment: moment.since_start - moment.phase,
+}
+#: A new exporter is denied the rules that the one before it read.
+DENIED_FROM_THE_START = {name: value for name, value in HEALTHY.items() if name not in {RULE, DESCRIBED}}
+#: Another release, namespace or job watches the same.
+MOVED: Mapping[str, Value] = {labelled(name, 'job="moved"'): value for name, value in HEALTHY.items()}

@@ -1,0 +1,298 @@
+"""A make-believe ECR in memory, a clock that only moves when told, and workers without threads.
+
+`FakeECR` keeps to the contract suite in test_contract.py, as the real client does on the embedded AWS.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from exporter.aws.ecr import EcrClient, static_registry_id
+from exporter.aws.errors import ECRError
+from exporter.config.settings import RegistrySettings, Settings
+from exporter.polling.poller import Poller, WorkerPool
+from exporter.replication.model import (
+    LOOKUP_SIZE,
+    Destination,
+    FailureScope,
+    Image,
+    Name,
+    Page,
+    Reason,
+    Registry,
+    Replication,
+    Rule,
+    Source,
+)
+from exporter.replication.state_file import StateCache
+from exporter.replication.store import Snapshot, Store
+from exporter.replication.targets import WHOLE, Shard
+
+ACCOUNT = "111122223333"
+REGION = "us-east-1"
+HOME = Source(ACCOUNT, REGION)
+IRELAND = Destination("eu-west-1", ACCOUNT)
+OREGON = Destination("us-west-2", ACCOUNT)
+EVERYTHING = (Rule((IRELAND,)),)
+
+
+def digest_of(text: str) -> str:
+    return "sha256:" + sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class FakeClock:
+    """Monotonic and wall clock; they differ, so that mixing them up shows."""
+
+    now: float = 1000.0
+    wall_ahead: float = 1.8e9
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now + self.wall_ahead
+
+
+Fault = Callable[[str, str], ECRError | None]
+
+
+def refusal(reason: Reason, action: str = "ecr:Any", *, everything: bool = False) -> ECRError:
+    return ECRError(reason, action=action, code=reason.value, message="made up", everything=everything)
+
+
+@dataclass
+class FakeECR:
+    """The registries of one Region's worth of accounts, as gates see them."""
+
+    source: Source = HOME
+    rules: tuple[Rule, ...] = EVERYTHING
+    repositories: dict[str, dict[str, Image]] = field(default_factory=dict)
+    statuses: dict[tuple[str, str], tuple[Replication, ...]] = field(default_factory=dict)
+    #: Called with operation and repository before each call; what it returns is raised.
+    fault: Fault = lambda *_: None
+    calls: Counter[str] = field(default_factory=Counter)
+    log: list[tuple[str, str, str]] = field(default_factory=list)
+    page_size: int = 3
+
+    # -- the world --
+
+    def create(self, repository: str) -> None:
+        self.repositories.setdefault(repository, {})
+
+    def push(self, repository: str, *tags: str, at: float | None = None, digest: str | None = None) -> str:
+        """Push an image; its tags leave whatever had them."""
+        images = self.repositories.setdefault(repository, {})
+        digest = digest or digest_of(f"{repository}{tags}{at}{len(images)}")
+        for other in images.values():
+            images[other.digest] = replace(other, tags=tuple(t for t in other.tags if t not in tags))
+        kept = images[digest].tags if digest in images else ()
+        images[digest] = Image(digest, tuple(sorted({*kept, *tags})), at)
+        return digest
+
+    def report(self, repository: str, digest: str, *replications: Replication) -> None:
+        self.statuses[repository, digest] = replications
+
+    # -- the client --
+
+    def account(self) -> str:
+        self._called("GetCallerIdentity")
+        return self.source.registry_id
+
+    def registry(self) -> Registry:
+        self._called("DescribeRegistry")
+        return Registry(self.source.registry_id, self.rules)
+
+    def repositories_page(self, token: str | None) -> Page[str]:
+        self._called("DescribeRepositories")
+        return self._page(sorted(self.repositories), token)
+
+    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
+        self._called("DescribeImages", repository)
+        images = sorted(self._images(repository).values(), key=lambda image: image.digest)
+        return self._page([image for image in images if image.tags or untagged], token)
+
+    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+        self._called("DescribeImages", repository)
+        if not 1 <= len(names) <= LOOKUP_SIZE:
+            raise refusal(Reason.INVALID)
+        images = self._images(repository).values()
+        found = {n: [i for i in images if n.digest == i.digest or n.tag in i.tags] for n in names}
+        if not all(found.values()):
+            raise refusal(Reason.IMAGE_NOT_FOUND)
+        return tuple({image.digest: image for some in found.values() for image in some}.values())
+
+    def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
+        self._called("DescribeImageReplicationStatus", repository, digest)
+        if digest not in self._images(repository):
+            raise refusal(Reason.IMAGE_NOT_FOUND)
+        return self.statuses.get((repository, digest), ())
+
+    def _images(self, repository: str) -> dict[str, Image]:
+        if repository not in self.repositories:
+            raise refusal(Reason.REPOSITORY_NOT_FOUND)
+        return self.repositories[repository]
+
+    def _page(self, items: Iterable[Any], token: str | None) -> Page[Any]:
+        items = list(items)
+        start = int(token) if token else 0
+        end = start + self.page_size
+        return Page(tuple(items[start:end]), str(end) if end < len(items) else None)
+
+    def _called(self, operation: str, repository: str = "", digest: str = "") -> None:
+        self.calls[operation] += 1
+        self.log.append((operation, repository, digest))
+        if error := self.fault(operation, repository):
+            raise error
+
+
+class FakeGate:
+    """A client to a FakeECR, as the credentials of `account` see it."""
+
+    def __init__(self, ecr: FakeECR, own: FakeECR) -> None:
+        self._ecr = ecr
+        self._own = own
+        self.images = ecr.images
+        self.find = ecr.find
+        self.status = ecr.status
+        self.repositories = ecr.repositories_page
+        self.account = own.account
+        self.registry = own.registry
+
+
+@dataclass
+class FakeAWS:
+    """Connects to registries by account and Region; credentials without a role are HOME's."""
+
+    registries: dict[Source, FakeECR]
+    region: str | None = REGION
+
+    def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
+        del connections
+        region = settings.region or REGION
+        wanted = Source(static_registry_id(settings) or ACCOUNT, region)
+        caller = settings.role_arn.split(":")[4] if settings.role_arn else ACCOUNT
+        return FakeGate(self.registries[wanted], self.registries[Source(caller, region)])
+
+
+class Inline:
+    """Workers that make each call at once."""
+
+    def __init__(self, name: str = "") -> None:
+        del name
+
+    def submit(self, call: Callable[[], None]) -> None:
+        call()
+
+    def close(self) -> None:
+        pass
+
+
+class Stuck(Inline):
+    """Workers that hang in each call for as long as they are told to."""
+
+    hangs = False
+
+    def __init__(self) -> None:
+        self.stuck: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[[], None]) -> None:
+        if self.hangs:
+            self.stuck.append(call)
+        else:
+            call()
+
+    def free(self) -> None:
+        """Let all that hang come back."""
+        self.hangs = False
+        while self.stuck:
+            self.stuck.pop(0)()
+
+
+@dataclass
+class FakeJournal:
+    """Remembers what it is told."""
+
+    failing: dict[tuple[str, FailureScope], Reason] = field(default_factory=dict)
+    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    def failed(self, registry: str, scope: FailureScope, error: ECRError) -> None:
+        self.failing[registry, scope] = error.reason
+
+    def recovered(self, registry: str, scope: FailureScope) -> None:
+        self.failing.pop((registry, scope), None)
+
+    def noted(self, registry: str, event: str, **fields: object) -> None:
+        self.events.append((event, {"registry": registry, **fields}))
+
+    warned = noted
+
+    def forget(self, registry: str) -> None:
+        self.failing = {key: reason for key, reason in self.failing.items() if key[0] != registry}
+
+    def tick(self) -> None:
+        pass
+
+
+class Rig:
+    """A poller on a fake AWS in virtual time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *ecrs: FakeECR,
+        seed: int = 0,
+        memory: StateCache | None = None,
+        shard: Shard = WHOLE,
+        clock: FakeClock | None = None,
+        workers: Callable[[str], WorkerPool] = Inline,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.memory = memory or StateCache()
+        self.ecr = ecrs[0] if ecrs else FakeECR()
+        self.store = Store()
+        self.journal = FakeJournal()
+        self.completions: list[tuple[Source, Destination, float]] = []
+        self.poller = Poller(
+            settings=settings,
+            connector=FakeAWS({ecr.source: ecr for ecr in ecrs or (self.ecr,)}),
+            store=self.store,
+            clock=self.clock,
+            random=Random(seed),
+            journal=self.journal,
+            on_complete=lambda *seen: self.completions.append(seen),
+            workers=workers,
+            memory=self.memory,
+            shard=shard,
+        )
+
+    def run(self, seconds: float) -> None:
+        """Let the poller work for so many seconds of virtual time."""
+        end = self.clock.now + seconds
+        while True:
+            wait = self.poller.step()
+            if self.clock.now + wait > end:
+                self.clock.now = end
+                return
+            self.clock.now += max(wait, 1e-6)
+
+    def snapshot(self) -> Snapshot:
+        return self.store.snapshot(self.clock.now)
+
+    def states(self) -> dict[tuple[str, str, str], dict[Destination, str]]:
+        """What is exported: (repository, tag, digest) -> destination -> status."""
+        return {
+            (repository, *name): {r.destination: str(r.status) for r in image.replications or ()}
+            for registry in self.snapshot().registries
+            for repository, images in registry.repositories
+            for image in images
+            for name in image.names
+        }
+
+    def target(self, label: str) -> Any:
+        return next(t for r in self.snapshot().registries for t in r.targets if t.label == label)

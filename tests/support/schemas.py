@@ -1,0 +1,52 @@
+"""The JSON Schema of the configuration, and anything that looks like one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from jsonschema import Draft7Validator
+
+from exporter.config import schema
+from exporter.config import settings as config
+
+#: Files that YAML itself, or its tree, makes bad: they never become values that a schema could judge.
+NO_VALUES = {"alias", "bomb", "not_yaml", "self_merge", "tag", "two_documents", "aliased_once", "keys"}
+
+VALID: dict[str, Any] = {"targets": [{"repository": "team/app"}]}
+
+SETTINGS = Draft7Validator(schema.settings())
+
+WEB = Draft7Validator(schema.web())
+
+texts = st.one_of(
+    st.sampled_from(
+        "team/app team/* Team [a] [a ]a[ a]b[c [!a]* v1 v* v1.2.3 -v1 us-east-1 useast1 prod 123456789012"
+        " 12345 0 0s 1s 500ms 1000ms 0m1ms 1m1h 1h30m 300y 10 1m5s 1ms 00s 5m00s 1h0m2ms"
+        " arn:aws:iam::222233334444:role/x s3cr3t x".split()
+    ),
+    st.just(""),
+    st.just(" a"),
+    st.just("a\nb"),
+    st.from_regex(r"\A([0-9]{1,4}(ms|[ywdhms]))+\Z"),
+    st.from_regex(r"\A[a\[\]!*]{1,6}\Z"),
+    st.just("sha256:" + "0" * 64),
+)
+
+numbers = st.one_of(st.integers(-1, 10), st.sampled_from([0.5, 1.5, 10**15, 10_001, 2e-5]))
+
+anything = st.one_of(texts, numbers, st.booleans(), st.lists(texts, max_size=3))
+
+registries = st.dictionaries(st.sampled_from([*config._REGISTRY, "nam"]), anything, max_size=2)
+
+targets = st.dictionaries(st.sampled_from([*config._TARGET, "Tag"]), anything, max_size=2)
+
+others = [*(key for key in config._SETTINGS if key not in ("registries", "targets")), "colour"]
+
+#: Few keys each, so that one mistake does not hide what is thought of the next.
+letters = st.one_of(
+    st.lists(targets.map({"repository": "team/app"}.__or__), max_size=2).map(lambda each: {"targets": each}),
+    st.lists(targets, min_size=1, max_size=1).map(lambda each: {"targets": each}),
+    st.lists(registries, max_size=1).map(lambda each: {"registries": each} | VALID),
+    st.dictionaries(st.sampled_from(others), anything, max_size=1).map(VALID.__or__),
+)

@@ -1,0 +1,66 @@
+"""A server on a free port, for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from exporter.http.routes import Request, Response, Routes
+from exporter.http.server import Limits, Server, parse_address
+from exporter.http.web import Web
+from exporter.metrics.exposition import Page
+
+
+class Echo(Routes):
+    """Answers with what it was asked, or as `reply` says."""
+
+    def __init__(self, reply: Callable[[Request], Response] | None = None) -> None:
+        super().__init__(_NoApp())
+        self._reply = reply or self._tell
+
+    @staticmethod
+    def _tell(request: Request) -> Response:
+        fields = {"method": request.method, "path": request.path, "query": dict(request.query)}
+        return Response(200, (json.dumps({**fields, "headers": dict(request.headers)}).encode(),))
+
+    def answer(self, request: Request) -> Response:
+        return self._reply(request)
+
+
+class _NoApp:
+    """`Echo` answers everything by itself: whatever asks this is at fault."""
+
+    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+        raise NotImplementedError
+
+    def healthy(self) -> str | None:
+        raise NotImplementedError
+
+    def ready(self) -> str | None:
+        raise NotImplementedError
+
+    def config(self) -> str:
+        raise NotImplementedError
+
+    def reload(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def quit(self) -> None:
+        raise NotImplementedError
+
+
+@contextmanager
+def serving(
+    routes: Routes | None = None, limits: Limits | None = None, path: str | None = None
+) -> Iterator[Server]:
+    server = Server(["127.0.0.1:0"], routes or Echo(), Web(path), limits=limits)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(1.0)
+
+
+def port_of(server: Server) -> int:
+    return parse_address(server.addresses[0])[1]

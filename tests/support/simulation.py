@@ -1,0 +1,353 @@
+"""The real engine on a make-believe registry in virtual time: calls take a while, AWS has bad days.
+
+`FakeECR` is for what an answer means; `Registry` here is for what a week of them amounts to. Its pages
+are ready-made, its statuses follow the clock, and it notes how it was asked. `make simulate` plays a
+week of 100,000 images; tests play smaller worlds.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from math import ceil
+from random import Random
+
+from exporter.aws.ecr import EcrClient
+from exporter.config.settings import RegistrySettings, Settings
+from exporter.polling.poller import Poller
+from exporter.replication.model import PAGE_SIZE, Image, Name, Page, Reason, Replication, Rule, Status
+from exporter.replication.model import Registry as Described
+from exporter.replication.store import Store
+from support.fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, refusal
+
+#: Of an answer that never comes; the client's own patience is what ends it.
+TIME_OUT = 10.0
+YEAR = 365 * 86400.0
+
+STATUS = "DescribeImageReplicationStatus"
+_UNDER_WAY = (Replication(IRELAND, Status.IN_PROGRESS),)
+_COMPLETE = (Replication(IRELAND, Status.COMPLETE),)
+_FAILED = (Replication(IRELAND, Status.FAILED, "DESTINATION_REGISTRY_ACCESS_DENIED"),)
+
+
+@dataclass(slots=True, eq=False)
+class Push:
+    """A push of the simulation, and when the engine came to know of it (virtual monotonic time)."""
+
+    repository: str
+    digest: str
+    at: float
+    ends: float
+    fails: bool
+    #: When the listing that has it was complete, and when its status was asked for the first time.
+    listed: float | None = None
+    asked: float | None = None
+
+
+class _Shelf:
+    """The images of a repository, in pages. ECR promises no order, so neither do they have one."""
+
+    def __init__(self, images: Sequence[Image], random: Random, page_size: int) -> None:
+        self._page_size = page_size
+        places = list(range(len(images)))
+        random.shuffle(places)
+        mixed = [image for _, image in sorted(zip(places, images, strict=True), key=lambda pair: pair[0])]
+        chunks = [mixed[i : i + page_size] for i in range(0, len(mixed), page_size)] or [[]]
+        self.pages: list[Page[Image]] = []
+        for number, chunk in enumerate(chunks, start=1):
+            self.pages.append(Page(tuple(chunk), str(number) if number < len(chunks) else None))
+        #: Where each image is, the oldest first.
+        self._places = deque(places)
+        #: Pushes that no complete listing has had, by page; and those in the pages of the pass under way.
+        self.unlisted: dict[int, list[Push]] = {}
+        self.seen: list[Push] = []
+
+    def replace_oldest(self, image: Image, push: Push) -> str:
+        """Put an image in the place of the oldest, as lifecycle rules would; whose place it was."""
+        place = self._places.popleft()
+        self._places.append(place)
+        number, slot = divmod(place, self._page_size)
+        page = self.pages[number]
+        self.pages[number] = Page((*page.items[:slot], image, *page.items[slot + 1 :]), page.token)
+        self.unlisted.setdefault(number, []).append(push)
+        return page.items[slot].digest
+
+
+class Registry:
+    """A registry that answers as a client does, at the time that the clock shows."""
+
+    def __init__(
+        self,
+        sizes: Iterable[int],
+        *,
+        region: str = REGION,
+        page_size: int = PAGE_SIZE,
+        oldest: float = YEAR,
+        seed: int = 0,
+    ) -> None:
+        self.region = region
+        self.random = Random(seed)
+        self.clock = FakeClock()
+        #: How AWS fares: seconds that an answer takes, the share of answers that never come, the calls
+        #: that it takes a second (None: any number), of one operation or of all together (None), and
+        #: whether the role may be assumed.
+        self.latency = 0.05
+        self.lost_share = 0.0
+        self.allowed: float | None = None
+        self.throttled: str | None = None
+        self.revoked = False
+        #: Images whose status AWS gives no answer about; and what it replicates.
+        self.unanswered: set[str] = set()
+        self.rules: tuple[Rule, ...] = EVERYTHING
+        #: What it noted.
+        self.calls: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()  # status calls by repository
+        self.refused = 0
+        self.per_second: Counter[int] = Counter()
+        self.pushes: list[Push] = []
+        self.answered: dict[str, float] = {}  # digest -> when COMPLETE was last asked for
+        self.gaps = array("d")  # seconds between two such calls
+        self._moving: dict[str, Push] = {}
+        self._gone: set[str] = set()
+        self._tokens = 0.0
+        self._token_at = 0.0
+        self._sent = 0.0
+        self._lost = False
+        self._serial = count()
+        self._shelves: dict[str, _Shelf] = {}
+        for number, size in enumerate(sizes):
+            ages = sorted((self.random.uniform(0.01, 1) * oldest for _ in range(size)), reverse=True)
+            images = [self._image(self.clock.time() - age) for age in ages]
+            self._shelves[f"team/app-{number:03}"] = _Shelf(images, self.random, page_size)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._shelves)
+
+    @property
+    def pages(self) -> list[int]:
+        """How many calls a listing of each repository takes."""
+        return [len(shelf.pages) for shelf in self._shelves.values()]
+
+    def push(self, repository: str, *, takes: float = 0.0, fails: bool = False) -> Push:
+        """Push an image, whose replication takes so many seconds; the oldest one goes."""
+        image = self._image(self.clock.time())
+        push = Push(repository, image.digest, self.clock.now, self.clock.now + takes, fails)
+        self.pushes.append(push)
+        self._moving[push.digest] = push
+        gone = self._shelves[repository].replace_oldest(image, push)
+        self._gone.add(gone)
+        self.answered.pop(gone, None)
+        return push
+
+    def _image(self, pushed_at: float) -> Image:
+        number = next(self._serial)
+        return Image(f"sha256:{number:064x}", (f"v{number}",), pushed_at)
+
+    # -- how calls come in -------------------------------------------------------------------
+
+    def sends(self) -> tuple[float, bool]:
+        """A call is sent: how many seconds its answer takes, and whether it is lost."""
+        self.per_second[int(self.clock.now)] += 1
+        if self.random.random() < self.lost_share:
+            return TIME_OUT, True
+        return self.latency * self.random.uniform(0.6, 1.4), False
+
+    def delivers(self, call: Callable[[], None], *, sent: float, lost: bool) -> None:
+        """The answer to a call comes in; or that there is none."""
+        self._sent = sent
+        self._lost = lost
+        call()
+
+    def _called(self, operation: str, repository: str = "") -> None:
+        self.calls[operation] += 1
+        if self._lost:
+            raise refusal(Reason.UNAVAILABLE)
+        if self.revoked:
+            raise refusal(Reason.ACCESS_DENIED, "sts:AssumeRole", everything=True)
+        limited = self.throttled is None or self.throttled == operation
+        if limited and self.allowed is not None and not self._token(self.allowed):
+            self.refused += 1
+            raise refusal(Reason.THROTTLED)
+        if operation == STATUS:
+            self.asked[repository] += 1
+
+    def _token(self, rate: float) -> bool:
+        """Take one of the tokens of which AWS gives so many a second, and keeps a second's worth, or one."""
+        now = self.clock.now
+        self._tokens = min(max(1.0, rate), self._tokens + (now - self._token_at) * rate)
+        self._token_at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    # -- the client ----------------------------------------------------------------------------
+
+    def account(self) -> str:
+        self._called("GetCallerIdentity")
+        return ACCOUNT
+
+    def registry(self) -> Described:
+        self._called("DescribeRegistry")
+        return Described(ACCOUNT, self.rules)
+
+    def repositories(self, token: str | None) -> Page[str]:
+        del token
+        self._called("DescribeRepositories")
+        return Page(tuple(self._shelves))
+
+    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
+        del untagged
+        self._called("DescribeImages", repository)
+        shelf = self._shelves[repository]
+        number = int(token or 0)
+        if number == 0:
+            shelf.seen.clear()
+        shelf.seen += shelf.unlisted.get(number, ())
+        page = shelf.pages[number]
+        if page.token is None:
+            for push in shelf.seen:
+                push.listed = push.listed or self.clock.now
+            for number, pushes in shelf.unlisted.items():
+                shelf.unlisted[number] = [push for push in pushes if push.listed is None]
+        return page
+
+    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+        self._called("DescribeImages", repository)
+        items = [image for page in self._shelves[repository].pages for image in page.items]
+        found = {i.digest: i for i in items for n in names if n.digest == i.digest or n.tag in i.tags}
+        if len(found) < len(names):
+            raise refusal(Reason.IMAGE_NOT_FOUND)
+        return tuple(found.values())
+
+    def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
+        if (push := self._moving.get(digest)) and push.asked is None:
+            push.asked = self._sent
+        self._called(STATUS, repository)
+        if digest in self.unanswered:
+            raise refusal(Reason.UNAVAILABLE)
+        if digest in self._gone:
+            raise refusal(Reason.IMAGE_NOT_FOUND)
+        if push and self.clock.now < push.ends:
+            return _UNDER_WAY
+        if push and push.fails:
+            return _FAILED
+        if (before := self.answered.get(digest)) is not None:
+            self.gaps.append(self._sent - before)
+        self.answered[digest] = self._sent
+        return _COMPLETE
+
+
+class _Crew:
+    """Workers in virtual time: answers come when they are due."""
+
+    def __init__(self, simulation: Simulation, registry: Registry) -> None:
+        self._simulation = simulation
+        self._registry = registry
+
+    def submit(self, call: Callable[[], None]) -> None:
+        seconds, lost = self._registry.sends()
+        now = self._simulation.clock.now
+        self._simulation.at(now + seconds, partial(self._registry.delivers, call, sent=now, lost=lost))
+
+    def close(self) -> None:
+        pass
+
+
+class _Connector:
+    region: str | None = REGION
+
+    def __init__(self, registries: dict[str, Registry]) -> None:
+        self._registries = registries
+
+    def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
+        del connections
+        return self._registries[settings.region or REGION]
+
+
+class Simulation:
+    """The poller and some registries, one to a Region, on one virtual clock."""
+
+    def __init__(self, settings: Settings, *registries: Registry, seed: int = 0) -> None:
+        self.clock = registries[0].clock
+        self.settings = settings
+        self.store = Store()
+        self.journal = FakeJournal()
+        #: How late the latest due call was, once a minute.
+        self.overdue = array("d")
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._serial = count()
+        by_region = {registry.region: registry for registry in registries}
+        for registry in registries:
+            registry.clock = self.clock
+        self.poller = Poller(
+            settings=settings,
+            connector=_Connector(by_region),
+            store=self.store,
+            clock=self.clock,
+            random=Random(seed),
+            journal=self.journal,
+            on_complete=lambda *_: None,
+            workers=lambda name: _Crew(self, by_region[name]),
+        )
+        self._sample()
+
+    def at(self, when: float, do: Callable[[], object]) -> None:
+        """Have something done at a monotonic time."""
+        heappush(self._events, (when, next(self._serial), do))
+
+    def run(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            wake = self.clock.now + max(self.poller.step(), 1e-6)
+            self.clock.now = min(end, wake, self._events[0][0])
+            while self._events[0][0] <= self.clock.now:
+                heappop(self._events)[2]()
+
+    def _sample(self) -> None:
+        self.overdue.append(self.poller.overdue())
+        self.at(self.clock.now + 60.0, self._sample)
+
+
+def calls_per_second(
+    settings: Settings,
+    *,
+    pages: Sequence[int],
+    settled: int,
+    failed: int = 0,
+    pushes: float = 0.0,
+    replication: float = 0.0,
+) -> float:
+    """The sizing formula of docs/scaling.md: `pushes` a second, each replicated in so many seconds.
+
+    Intervals are cut short by a twentieth on average, so that what began together drifts apart.
+    """
+    listings = sum(pages) + ceil(len(pages) / PAGE_SIZE) + 1
+    rate = listings / settings.discovery_interval
+    rate += settled / settings.settled_interval
+    rate += failed / settings.failed_interval
+    rate += pushes * replication / settings.pending_interval
+    return rate / 0.95 + pushes
+
+
+def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
+    """The median, the 99th percentile and the maximum; zeros, if there is nothing."""
+    ordered = sorted(values) or [0.0]
+    return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1]
+
+
+def outage(
+    registry: Registry, simulation: Simulation, *, begins: float, lasts: float, **state: object
+) -> None:
+    """Have the registry be so for a while: `latency`, `lost_share`, `allowed`, ..."""
+    before = {name: getattr(registry, name) for name in state}
+    for when, values in ((begins, state), (begins + lasts, before)):
+        for name, value in values.items():
+            simulation.at(simulation.clock.now + when, partial(setattr, registry, name, value))
