@@ -108,19 +108,19 @@ class Moto:
         def session() -> boto3.Session:
             return boto3.Session("testing", "testing", region_name=REGION)
 
-        self.client: Any = session().client("ecr", endpoint_url=endpoint_url)
+        self.boto: Any = session().client("ecr", endpoint_url=endpoint_url)
         self.client = AWS(session=session, endpoint_url=endpoint_url).ecr(RegistrySettings(), connections=2)
         self.pushed = 0
 
     def create(self, repository: str) -> None:
-        self.client.create_repository(repositoryName=repository)
+        self.boto.create_repository(repositoryName=repository)
 
     def push(self, repository: str, *tags: str) -> str:
         self.pushed += 1
         layer = {"digest": digest_of(f"{repository}{self.pushed}"), "size": 1}
         manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [layer]})
         for tag in tags:
-            answer = self.client.put_image(repositoryName=repository, imageTag=tag, imageManifest=manifest)
+            answer = self.boto.put_image(repositoryName=repository, imageTag=tag, imageManifest=manifest)
         return str(answer["image"]["imageId"]["imageDigest"])
 
     def rules(self, *destinations: Destination, prefix: str = "") -> None:
@@ -129,7 +129,7 @@ class Moto:
         }
         if prefix:
             rule["repositoryFilters"] = [{"filter": prefix, "filterType": "PREFIX_MATCH"}]
-        self.client.put_replication_configuration(replicationConfiguration={"rules": [rule]})
+        self.boto.put_replication_configuration(replicationConfiguration={"rules": [rule]})
 
     def report(self, *_: object) -> None:
         pytest.skip("moto has no DescribeImageReplicationStatus")

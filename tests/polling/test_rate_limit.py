@@ -351,7 +351,7 @@ def throttles_alone(operation: Operation, allowed: float, *, since: float) -> di
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("allowed", [1.0, 2.0, 3.0, 5.0])
-@pytest.mark.parametrize("lane", [Operation.IMAGES, Operation.STATUS])
+@pytest.mark.parametrize("operation", [Operation.IMAGES, Operation.STATUS])
 def test_a_lane_that_is_allowed_next_to_nothing_does_not_hold_up_another_that_never_rests(
     operation: Operation, allowed: float, seed: int
 ) -> None:
@@ -490,7 +490,7 @@ def test_refusals_of_a_time_when_one_lane_asked_alone_are_not_held_against_it(ea
     assert budget.rate >= 0.75 * rate
 
 
-@pytest.mark.parametrize("lane", list(Operation))
+@pytest.mark.parametrize("operation", list(Operation))
 def test_a_few_refusals_of_one_among_the_calls_of_others_are_meant_for_it(operation: Operation) -> None:
     budget = RateLimiter(40, now=0.0)
     other = Operation.IMAGES if operation is Operation.STATUS else Operation.STATUS
