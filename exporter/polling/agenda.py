@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 from exporter.aws.ecr import ANSWER_TIMEOUT
 from exporter.aws.errors import ECRError
 from exporter.config.settings import Settings
-from exporter.polling.queue import Backoff, DueQueue, Intervals, spread
+from exporter.polling.backoff import Backoff, spread
+from exporter.polling.queue import DueQueue, Intervals
 from exporter.polling.rate_limit import Operation, RateLimiter
 from exporter.replication.model import FailureScope, Reason
 from exporter.replication.store import RegistryFacts, Store
@@ -122,9 +123,7 @@ class Agenda:
         settings: Settings,
     ) -> None:
         self.clock = clock
-        self.rate_limiter = RateLimiter(
-            settings.requests_per_second, at_once=MAX_HANDED_OUT, now=clock.monotonic()
-        )
+        self.rate_limiter = RateLimiter(settings.requests_per_second, now=clock.monotonic())
         self.queue: DueQueue[Job] = DueQueue()
         self._registry = registry
         self._facts = facts
@@ -160,9 +159,10 @@ class Agenda:
         self, job: Job, *, due: float | None = None, rank: float | None = 0.0, first: bool = False
     ) -> None:
         """Book a call for a monotonic time, now by default. Newer pushes rank higher; None: in no hurry."""
+        del first  # the rank is enough to go before a backlog
         due = self.clock.monotonic() if due is None else due
         scope = FailureScope("status", job.repository) if job.kind is Kind.STATUS else None
-        self.queue.book(job, due=due, operation=_OPERATIONS[job.kind], rank=rank, scope=scope, first=first)
+        self.queue.book(job, due=due, operation=_OPERATIONS[job.kind], rank=rank, scope=scope)
 
     def later(self, seconds: float) -> float:
         """The monotonic time at which an interval that begins now is over, or a little earlier."""
@@ -205,7 +205,10 @@ class Agenda:
         repository, that got no answer at all speak for the whole registry, and so does one whose
         credentials are of no use.
         """
-        self._returned(job, throttled=error.reason is Reason.THROTTLED)
+        # STS has limits of its own: its refusals say nothing about the rates of ECR.
+        self._returned(
+            job, throttled=error.reason is Reason.THROTTLED and not error.action.startswith("sts:")
+        )
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
             self._reached()
             if error.reason is Reason.THROTTLED:
