@@ -140,17 +140,19 @@ class Exporter:
 
 
 @contextmanager
-def exporter(server: Server, config: str) -> Iterator[Exporter]:
+def exporter(server: Server, config: str, *, home: Path = HERE.parent) -> Iterator[Exporter]:
+    """Run the command of this checkout, or of another one with its own .venv."""
+    python = sys.executable if home == HERE.parent else str(home / ".venv" / "bin" / "python")
     with tempfile.TemporaryDirectory() as directory:
         file, log = Path(directory, "config.yaml"), Path(directory, "log")
         file.write_text(config)
-        command = [sys.executable, "-m", "exporter", "--web.listen-address=127.0.0.1:0"]
+        command = [python, "-m", "exporter", "--web.listen-address=127.0.0.1:0"]
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [*command, f"--config.file={file}"],
                 stderr=stderr,
                 env=environment(server.url),
-                cwd=HERE.parent,
+                cwd=home,
             )
         try:
             yield Exporter(process, config=file, log=log)
@@ -196,8 +198,8 @@ def per_second(moments: Sequence[float]) -> float:
     return (len(moments) - 1) / (moments[-1] - moments[0])
 
 
-def exporter_pass(images: int) -> Pass:
-    with ecr(images=images) as server, exporter(server, UNBOUNDED) as running:
+def exporter_pass(images: int, *, home: Path = HERE.parent) -> Pass:
+    with ecr(images=images) as server, exporter(server, UNBOUNDED, home=home) as running:
         return watch_pass(server, running.process.pid, images)
 
 
@@ -232,6 +234,23 @@ def first_pass(*, images: int = 6_000, rounds: int = 7) -> None:
         f"First pass: {images} images, {REPOSITORIES} repositories; status calls, medians of {rounds} rounds",
         rows,
     )
+
+
+def first_pass_compared(baseline: Path, *, images: int = 6_000, rounds: int = 5) -> None:
+    """This checkout beside another one, in pairs that take turns at being first."""
+    runs = []
+    for number in range(rounds):
+        homes = (HERE.parent, baseline)
+        passes = {home: exporter_pass(images, home=home) for home in homes[:: 1 if number % 2 else -1]}
+        runs.append((passes[HERE.parent], passes[baseline]))
+    rows = {}
+    for name in Pass._fields:
+        ours, theirs = zip(*((getattr(a, name), getattr(b, name)) for a, b in runs), strict=True)
+        rows[f"{name}: this checkout"] = f"{statistics.median(ours):.2f}"
+        rows[f"{name}: baseline"] = f"{statistics.median(theirs):.2f}"
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        rows[f"{name}: ratio, median of pairs"] = f"{ratio:.3f}"
+    table(f"First pass beside {baseline.name}: {images} images, medians of {rounds} pairs", rows)
 
 
 # -- at rest -----------------------------------------------------------------------------------
@@ -371,11 +390,28 @@ PARTS: Mapping[str, Callable[[], None]] = {
 }
 
 
-def run(parts: Mapping[str, Callable[[], None]], description: str | None) -> None:
+#: The parts that `--baseline` compares with another checkout.
+COMPARED: Mapping[str, Callable[[Path], None]] = {"first-pass": first_pass_compared}
+
+
+def run(
+    parts: Mapping[str, Callable[[], None]],
+    description: str | None,
+    compared: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
     """The parts that the command line names; all of them if it names none."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all by default")
-    wanted = parser.parse_args().parts or list(parts)
+    if compared:
+        parser.add_argument("--baseline", type=Path, help="another checkout, with its own .venv")
+    flags = parser.parse_args()
+    if compared and flags.baseline:
+        for part in flags.parts or list(compared):
+            if part not in compared:
+                parser.error(f"--baseline compares {', '.join(compared)}")
+            compared[part](flags.baseline.resolve())
+        return
+    wanted = flags.parts or list(parts)
     for unknown in set(wanted) - parts.keys():
         parser.error(f"there is no {unknown}; there are {', '.join(parts)}")
     for part in wanted:
@@ -383,4 +419,4 @@ def run(parts: Mapping[str, Callable[[], None]], description: str | None) -> Non
 
 
 if __name__ == "__main__":
-    run(PARTS, __doc__)
+    run(PARTS, __doc__, COMPARED)

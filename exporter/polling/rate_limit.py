@@ -11,28 +11,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-#: Calls per second before anything is learnt, if the ceiling allows it.
-FIRST_RATE = 10.0
-#: The lowest rate. It keeps asking, so that the end of throttling is noticed.
-LEAST_RATE = 0.2
-#: The share of the rate that stays after a refusal.
-KEPT = 0.8
-#: Refusals come in groups: they lower the rate once in so many seconds.
-CUT_PAUSE = 0.5
-#: The additive increase per second, as a share of the rate that was refused last.
-STEP = 0.05
-#: Below this rate the increase is slower, so that few of its calls are refused, but not below a fifth.
-FULL_STEP_RATE = 15.0
-#: Above the refused rate times this, the allowance has grown: the rate doubles again.
-PASSED = 1.2
-#: Seconds in which the rate doubles: before the first refusal and below FIRST_RATE, and otherwise. Below
-#: FIRST_RATE it takes ten calls, which is longer.
+FIRST_RATE = 10.0  # calls per second at the start, if the ceiling allows it
+LEAST_RATE = 0.2  # goes on asking, so that the end of throttling is noticed
+KEPT = 0.8  # the share of the rate that stays after a refusal
+CUT_PAUSE = 0.5  # seconds between two cuts, because refusals come in groups
+STEP = 0.05  # the additive increase per second, as a share of the rate that was refused last
+FULL_STEP_RATE = 15.0  # below it the step is smaller, down to a fifth, so that few calls are refused
+PASSED = 1.2  # above the refused rate times this, the allowance has grown: the rate doubles again
+#: Seconds in which the rate doubles: until the first refusal, and later. Below FIRST_RATE it takes ten calls.
 FIRST_DOUBLING, DOUBLING = 1.0, 4.0
 #: A cut keeps the share of calls that AWS granted since the last cut, if that is less than KEPT. So many
 #: granted calls are added to both numbers, so that one refusal among few calls is an ordinary cut.
 BENEFIT = 4
-#: Seconds without a refusal after which an operation no longer counts as throttled.
-CALM = 300.0
+CALM = 300.0  # seconds without a refusal until an operation no longer counts as throttled
 
 
 class Operation(StrEnum):
@@ -136,9 +127,8 @@ class RateLimiter:
     @property
     def rate(self) -> float:
         """Calls per second: the rate of the most throttled operation, or the highest if none is throttled."""
-        buckets = self._operations.values()
-        throttled = [bucket.rate for bucket in buckets if bucket.throttled]
-        return min(throttled) if throttled else max(bucket.rate for bucket in buckets)
+        throttled = [bucket.rate for bucket in self._operations.values() if bucket.throttled]
+        return min(throttled, default=max(bucket.rate for bucket in self._operations.values()))
 
     def configure(self, ceiling: float) -> None:
         """Set another ceiling in calls per second. Learnt rates below it stay."""
