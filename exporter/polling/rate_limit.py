@@ -20,8 +20,7 @@ FULL_STEP_RATE = 15.0  # below it the step is smaller, down to a fifth, so that 
 PASSED = 1.2  # above the refused rate times this, the allowance has grown: the rate doubles again
 #: Seconds in which the rate doubles: until the first refusal, and later. Below FIRST_RATE it takes ten calls.
 FIRST_DOUBLING, DOUBLING = 1.0, 4.0
-#: A cut keeps the share of calls that AWS granted since the last cut, if that is less than KEPT. So many
-#: granted calls are added to both numbers, so that one refusal among few calls is an ordinary cut.
+#: A cut keeps the share of calls granted since the last cut, if less than KEPT; it counts 4 more as granted.
 BENEFIT = 4
 CALM = 300.0  # seconds without a refusal until an operation no longer counts as throttled
 
