@@ -34,11 +34,19 @@ demo: $(demo) ## run the exporter on a make-believe AWS: no account, no network 
 test: $(dev) ## run the tests (ARGS="tests/deploy/test_iam.py -k action" picks some)
 	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile $(ARGS)
 
+# What needs no package of the system, no chart and no image.
+UNIT := tests/aws tests/config tests/demo tests/http tests/metrics tests/polling tests/replication $(wildcard tests/test_*.py)
+
+.PHONY: test-unit
+test-unit: $(dev) ## run the unit tests (PYTHON=python3.13 VENV=.venv-3.13 runs them on another Python)
+	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile $(UNIT)
+
 .PHONY: check
-check: $(dev) ## lint, format and types, judged
+check: $(dev) ## check lint, format, types and which package imports which
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 	@$(bin)/mypy
+	@$(bin)/lint-imports --no-cache
 
 .PHONY: fix
 fix: $(dev) ## repair what can be repaired by itself

@@ -1,7 +1,7 @@
-"""`python -m exporter` is the command `ecr-replication-exporter`, and this is where both begin.
+"""`python -m exporter`, which is the command `ecr-replication-exporter`.
 
-To import everything takes a second or so. A signal of that time would end the process, or be lost where it
-is the first of a container; held back, it counts once the process can do what it asks for.
+The imports take about a second. Signals stay blocked during that time: a signal that arrives early would end
+the process without its exit code, or be lost where the process is the first of a container.
 """
 
 import signal
@@ -9,9 +9,9 @@ import sys
 
 
 def main() -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-    from exporter import app  # noqa: PLC0415 - see above
+    from exporter import app  # noqa: PLC0415 - signals are blocked first
 
     return app.main()
 

@@ -1,4 +1,4 @@
-"""The command line: what it may say, and one line for whoever said something else."""
+"""The command line: its flags, and one line for a wrong flag."""
 
 from __future__ import annotations
 
@@ -16,19 +16,34 @@ from exporter.replication.targets import Shard
 
 
 class Command(argparse.ArgumentParser):
-    """A parser whose complaints take one line."""
+    """A parser that reports an error on one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags. Leaves with 2 if they are bad."""
+    """The flags. Exits with 2 if they are wrong."""
     parser = Command(
         prog="ecr-replication-exporter",
         description="Prometheus exporter for Amazon ECR image replication.",
         allow_abbrev=False,
     )
+    _add_config_flags(parser)
+    _add_web_flags(parser)
+    _add_log_flags(parser)
+    _add_shard_flags(parser)
+    parser.add_argument(
+        "--demo", action="store_true", help="watch a simulated AWS: no account, no credentials, no network"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    flags = parser.parse_args(argv)
+    _check_telemetry_path(parser, flags.telemetry_path)
+    flags.shard = _shard(parser, flags.ordinal, flags.total_shards)
+    return flags
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
     add(
@@ -37,9 +52,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DURATION",
         type=_interval,
         default=0.0,
-        help="look so often whether the configuration changed, and take it then (default: 0, never)",
+        help="check for a changed configuration at this interval, and reload it (default: 0, never)",
     )
     add("--config.check", dest="config_check", action="store_true", help="check the configuration and exit")
+
+
+def _add_web_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--web.listen-address",
         dest="listen",
@@ -62,10 +81,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         type=_count,
         default=40,
-        help="requests under way at once; one more gets 503 (default: 40)",
+        help="concurrent requests; further ones get 503 (default: 40)",
     )
+
+
+def _add_log_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--log.level", dest="log_level", choices=logs.LEVELS, default="info")
     add("--log.format", dest="log_format", choices=logs.FORMATS, default="logfmt")
+
+
+def _add_shard_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--shard",
         dest="ordinal",
@@ -78,31 +105,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         type=_count,
         default=1,
-        help="split the repositories between so many exporters (default: 1)",
+        help="split the repositories between this number of exporters (default: 1)",
     )
-    add(
-        "--demo", action="store_true", help="watch a make-believe AWS: no account, no credentials, no network"
-    )
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    flags = parser.parse_args(argv)
-    if not flags.telemetry_path.startswith("/"):
-        parser.error(f"argument --web.telemetry-path: {flags.telemetry_path!r} does not start with /")
-    if flags.telemetry_path in ("/", "/config") or flags.telemetry_path.startswith("/-/"):
+
+
+def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:
+    if not path.startswith("/"):
+        parser.error(f"argument --web.telemetry-path: {path!r} does not start with /")
+    if path in ("/", "/config") or path.startswith("/-/"):
         parser.error(
-            f"argument --web.telemetry-path: {flags.telemetry_path!r} is taken by another page; "
+            f"argument --web.telemetry-path: {path!r} is taken by another page; "
             "any path will do but /, /config and those under /-/"
         )
-    if flags.ordinal is None and flags.total_shards > 1:
-        last = flags.total_shards - 1
-        parser.error(f"argument --total-shards: which of them is this? --shard=0 to {last}, or auto")
-    flags.ordinal = flags.ordinal or 0
-    flags.shard = Shard(flags.ordinal, flags.total_shards)
-    if flags.ordinal >= flags.total_shards:
-        total = flags.total_shards
-        parser.error(
-            f"argument --shard: {flags.ordinal} is not below --total-shards {total}; they count from 0"
-        )
-    return flags
+
+
+def _shard(parser: argparse.ArgumentParser, ordinal: int | None, total: int) -> Shard:
+    if ordinal is None and total > 1:
+        parser.error(f"argument --total-shards: --shard is missing: 0 to {total - 1}, or auto")
+    ordinal = ordinal or 0
+    if ordinal >= total:
+        parser.error(f"argument --shard: {ordinal} is not below --total-shards {total}; they count from 0")
+    return Shard(ordinal, total)
 
 
 def _ordinal(text: str) -> int:

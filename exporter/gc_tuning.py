@@ -1,8 +1,8 @@
-"""Garbage, looked for where it is likely to be, so that nobody waits long for that.
+"""Keeps the pauses of the garbage collector short.
 
-A full collection looks at every object there is, and nobody else runs meanwhile: a tenth of a second
-with ten thousand images, as often as once a second while they are asked about. What survives one is in
-use, and facts stay in use: so the next ones leave it alone, and seldom one looks at everything.
+A full collection looks at every object and stops all threads: about 0.1 s with 10,000 images, up to once a
+second during a first pass. Most objects that survive a full collection are facts in use. They are frozen, so
+the next full collections skip them; every ten minutes one collection looks at everything.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 
-#: Seconds after which a full collection looks at what survived others, too: some of it is garbage by now.
+#: Seconds between two full collections that also look at frozen objects, because some are garbage by then.
 EVERYTHING_EVERY = 600.0
 
-#: Of the collector; a collection of the oldest one is a full one.
+#: The oldest generation; its collection is a full one.
 _OLDEST = 2
 
 
 class Survivors:
-    """One of `gc.callbacks`: keeps what survives a full collection out of those that follow."""
+    """A callback for `gc.callbacks`: freezes the objects that survive a full collection."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._everything_at = monotonic()
 
     def __call__(self, phase: str, info: Mapping[str, int]) -> None:
-        """A collection begins, or ends."""
+        """The collector calls this at the start and the end of each collection."""
         if info["generation"] < _OLDEST:
             return
         if phase == "stop":

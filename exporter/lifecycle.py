@@ -1,4 +1,4 @@
-"""What is asked of the process while it runs: by signals, over HTTP, and by its own loop."""
+"""The life of the process: signals, reloads of the configuration, and an end that always comes."""
 
 from __future__ import annotations
 
@@ -6,86 +6,283 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from hashlib import sha256
 from queue import SimpleQueue
+from typing import Protocol
 
-#: Seconds from an order to end until the process ends, whatever hangs.
-LONGEST_END = 4.5
+from exporter import logs
+from exporter.config import settings as config
+from exporter.config.settings import ConfigError, Problem, Settings
+
+#: Seconds between a request to end and the end of the process, even if a part of it hangs.
+SHUTDOWN_TIMEOUT = 4.5
+#: Seconds that a caller waits for the end of a reload.
+RELOAD_TIMEOUT = 10.0
+#: How many callers may wait at once. Each of them uses up one of the concurrent HTTP requests.
+MAX_WAITING = 4
+#: Seconds until the next attempt after a reload failed for a reason other than the file. Limits log lines.
+RETRY_AFTER = 60.0
+
+_log = logs.get("main")
 
 
-class Order(Enum):
+# -- requests to reload or to end ----------------------------------------------------------------
+
+
+class Request(Enum):
     RELOAD = "reload"
     STOP = "stop"
-    #: By a loop that cannot go on.
-    GIVE_UP = "give up"
+    #: The polling loop failed and cannot continue.
+    ABORT = "abort"
 
 
-#: The exit codes of the orders to end.
-CODES: Mapping[Order, int] = {Order.STOP: 0, Order.GIVE_UP: 1}
+#: The exit code of each request that ends the process.
+EXIT_CODES: Mapping[Request, int] = {Request.STOP: 0, Request.ABORT: 1}
 
-#: What each signal asks for.
-_SIGNALS: Mapping[int, Order] = {
-    signal.SIGTERM: Order.STOP,
-    signal.SIGINT: Order.STOP,
-    signal.SIGHUP: Order.RELOAD,
+_SIGNALS: Mapping[int, Request] = {
+    signal.SIGTERM: Request.STOP,
+    signal.SIGINT: Request.STOP,
+    signal.SIGHUP: Request.RELOAD,
 }
 
 
-class Orders:
-    """A queue of orders; once one of them is to end, the process does, in time and come what may."""
+class Requests:
+    """A queue of requests from signals, HTTP and the polling loop, with a shutdown watchdog.
+
+    After a request to end, the watchdog ends the process within SHUTDOWN_TIMEOUT.
+    """
 
     def __init__(self) -> None:
-        self._given: SimpleQueue[Order] = SimpleQueue()
-        self._code: SimpleQueue[int] = SimpleQueue()
+        self._queue: SimpleQueue[Request] = SimpleQueue()
+        self._exit_code: SimpleQueue[int] = SimpleQueue()
 
     def start(self) -> None:
-        """Be ready to end the process: when that is asked, there may be no room for another thread.
+        """Start the watchdog. It starts early because a new thread may be refused at the end.
 
-        Raises RuntimeError if there is none even now.
+        Raises RuntimeError if the system refuses the thread.
         """
-        threading.Thread(target=self._end, name="end", daemon=True).start()
+        threading.Thread(target=self._watchdog, name="shutdown watchdog", daemon=True).start()
 
-    def give(self, order: Order) -> None:
-        """Any thread; at once."""
-        self._given.put(order)
-        if order in CODES:
-            self._code.put(CODES[order])
+    def add(self, request: Request) -> None:
+        """Add a request. For any thread; does not block."""
+        self._queue.put(request)
+        if request in EXIT_CODES:
+            self._exit_code.put(EXIT_CODES[request])
 
-    def take(self) -> Order:
-        """The next one; waits until there is one."""
-        return self._given.get()
+    def next(self) -> Request:
+        """Wait for the next request."""
+        return self._queue.get()
 
-    def _end(self) -> None:
-        code = self._code.get()
-        threading.Event().wait(LONGEST_END)
+    def _watchdog(self) -> None:
+        code = self._exit_code.get()
+        threading.Event().wait(SHUTDOWN_TIMEOUT)
         os._exit(code)
 
 
-def take_signals(orders: Orders) -> None:
-    """Have signals give orders from now on, those too that were held back until now. In the main thread.
+def handle_signals(requests: Requests) -> None:
+    """Turn signals into requests, including signals that were blocked until now. For the main thread.
 
-    Python runs handlers in the main thread alone, and does not wake it where it waits if another thread
-    took the signal. But each signal's number is written at once to whatever `set_wakeup_fd` names.
-    Raises RuntimeError if there can be no thread.
+    Python runs signal handlers only in the main thread, and a signal that another thread receives does not
+    interrupt the main thread's wait. `set_wakeup_fd` reports every signal at once, so a thread reads that.
+    Raises RuntimeError if the system refuses the thread.
     """
     numbers, wakeup = socket.socketpair()
     wakeup.setblocking(False)
 
-    def pass_on(_kept: socket.socket) -> None:
+    def read(_wakeup: socket.socket) -> None:  # the argument keeps the socket open
         while received := numbers.recv(64):
             for number in received:
                 if number in _SIGNALS:
-                    orders.give(_SIGNALS[number])
+                    requests.add(_SIGNALS[number])
 
-    threading.Thread(target=pass_on, args=(wakeup,), name="signals", daemon=True).start()
+    threading.Thread(target=read, args=(wakeup,), name="signals", daemon=True).start()
     signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     for number in _SIGNALS:
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def leave_signals() -> None:
-    """Have signals end the process at once, as by default; Python's own way with SIGINT is a traceback."""
+def restore_signals() -> None:
+    """Let signals end the process at once. Python's default for SIGINT prints a traceback instead."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+# -- the configuration ---------------------------------------------------------------------------
+
+
+class HasRegion(Protocol):
+    @property
+    def region(self) -> str | None:
+        """The Region of the environment or the AWS profile, if they name one."""
+
+
+class Loader:
+    """Loads the configuration from its file, or from a given text. One thread at a time."""
+
+    def __init__(self, file: str, *, aws: HasRegion, text: str | None = None) -> None:
+        self._file = file
+        self._aws = aws
+        self._text = text
+        #: The hash of the last loaded contents, valid or not. None if the file could not be read.
+        self._loaded: bytes | None = None
+
+    def changed(self) -> bool:
+        """Whether the file differs from what was loaded last.
+
+        Compares contents, because Kubernetes replaces a mounted file by a link two directories up.
+        """
+        if self._text is not None:
+            return False
+        try:
+            return _hash(config.contents(self._file)) != self._loaded
+        except ConfigError:
+            return self._loaded is not None
+
+    def load(self) -> Settings:
+        """Read and check the configuration. Raises ConfigError."""
+        self._loaded = None
+        text = config.contents(self._file) if self._text is None else self._text.encode()
+        self._loaded = _hash(text)
+        settings = config.parse(text, file=self._file)
+        without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
+        if without_region and not self._aws.region:
+            message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
+            raise ConfigError(
+                [Problem(self._file, None, f"registries[{i}].region", message) for i in without_region]
+            )
+        return settings
+
+
+def _hash(text: bytes) -> bytes:
+    return sha256(text).digest()
+
+
+def log_problems(error: ConfigError) -> None:
+    """One line for each problem."""
+    for problem in error.problems:
+        _log.error(
+            "config_invalid",
+            file=problem.file,
+            line=problem.line,
+            path=problem.path,
+            problem=problem.message,
+        )
+
+
+class Reloader:
+    """Loads the configuration again and applies it. One thread at a time; `Reloads` sees to that."""
+
+    def __init__(
+        self, loader: Loader, *, apply: Callable[[Settings], bool], report: Callable[[bool], None]
+    ) -> None:
+        """`apply` returns whether the settings are in force now. `report` receives each outcome."""
+        self._loader = loader
+        self._apply = apply
+        self._report = report
+        #: Whether the last attempt failed for a reason other than the file, so that the same file is retried.
+        self.retry = False
+
+    def reload(self) -> Sequence[str]:
+        """Load and apply; the problems, or nothing after a success. Raises nothing."""
+        try:
+            problems = self._reload()
+        except Exception as error:  # noqa: BLE001 - the next attempt may work
+            self.retry = True
+            _log.broken("reload_broke", error)
+            problems = [f"an unexpected {type(error).__name__}; the log has more"]
+        self._report(not problems)
+        return problems
+
+    def _reload(self) -> Sequence[str]:
+        self.retry = False
+        try:
+            settings = self._loader.load()
+        except ConfigError as error:
+            log_problems(error)
+            return [str(problem) for problem in error.problems]
+        if not self._apply(settings):
+            self.retry = True
+            message = "the polling loop did not take the configuration in time"
+            _log.error("config_not_taken", error=message)
+            return [message]
+        _log.info("config_reloaded", targets=len(settings.targets))
+        return []
+
+    def due(self) -> bool:
+        """Whether a reload is due: the file changed, or the last attempt must be repeated."""
+        if self.retry:
+            return True
+        try:
+            return self._loader.changed()
+        except Exception as error:  # noqa: BLE001 - the next look may work
+            _log.broken("config_look_broke", error)
+            self._report(False)
+            self.retry = True
+            return False
+
+
+class Reload:
+    """One reload. `problems` is valid once `done` is set."""
+
+    __slots__ = ("done", "problems")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.problems: Sequence[str] = ()
+
+
+class Reloads:
+    """Runs reloads one at a time. Callers that arrive during a reload share the next one.
+
+    `run` is for a thread of its own, the other methods are for any thread.
+    """
+
+    def __init__(self, load: Callable[[], Sequence[str]]) -> None:
+        """`load` returns the problems, or nothing after a success. It raises nothing."""
+        self._load = load
+        self._lock = threading.Lock()
+        #: The requested reload that has not begun.
+        self._next: Reload | None = None
+        self._queue: SimpleQueue[Reload] = SimpleQueue()
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+
+    def request(self) -> Reload:
+        """Request a reload that begins after this call. Does not block."""
+        with self._lock:
+            if self._next is None:
+                self._next = Reload()
+                self._queue.put(self._next)
+            return self._next
+
+    def wait(self, *, timeout: float = RELOAD_TIMEOUT) -> Sequence[str]:
+        """Request a reload and wait for its end, at most `timeout` seconds; the problems."""
+        reload = self.request()
+        if not self._waiting.acquire(blocking=False):
+            return ["a reload is under way, and enough others wait for the next; it will come all the same"]
+        try:
+            if not reload.done.wait(timeout):
+                return [f"the reload did not end within {timeout:g} s; it may yet"]
+            return reload.problems
+        finally:
+            self._waiting.release()
+
+    def run(self) -> None:
+        """Run the requested reloads. Never returns."""
+        while True:
+            reload = self._queue.get()
+            with self._lock:
+                self._next = None
+            reload.problems = self._load()
+            reload.done.set()
+
+
+def reload_when_due(
+    reloader: Reloader, reloads: Reloads, *, every: float, wait: Callable[[float], object]
+) -> None:
+    """Look every `every` seconds whether a reload is due. Returns once `wait` returns something true."""
+    while not wait(max(every, RETRY_AFTER) if reloader.retry else every):
+        if reloader.due():
+            reloads.wait()

@@ -1,8 +1,8 @@
-"""One event a line, on stderr, for people and for machines; and repeated failures folded into few lines.
+"""Writes one event a line to stderr, and folds repeated failures into few lines.
 
-An event has a stable snake_case name and fields, not a sentence. The head of a line is as
-Prometheus's own components write it: time, level, logger, msg. Whatever comes in, a line never
-breaks: line ends and other unprintable characters are escaped as in JSON, which logfmt shares.
+An event has a stable snake_case name and fields. A line begins with time, level, logger and msg, as in
+Prometheus's own components. Line ends and other unprintable characters are escaped as in JSON, in logfmt too,
+so an event never takes two lines.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ROOT = "exporter"
 #: Seconds between two lines about one failure; the pause doubles up to the longest.
 SHORTEST_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
-#: How many of those that fail together are named.
+#: How many failing scopes a line names.
 _NAMED = 5
-#: Lines that wait for a log that takes none, before further ones are dropped.
+#: Lines that wait while stderr is blocked. Further lines are dropped.
 _WAITING = 1000
-#: Seconds that the end of the process waits for them.
+#: Seconds that the end of the process waits for these lines.
 _FLUSH = 1.0
 
 
@@ -45,15 +45,15 @@ def setup(
     *,
     dropped: Callable[[], None] = lambda: None,
 ) -> None:
-    """Send all logs of the process to the stream; other people's from warnings on.
+    """Send all logs of the process to the stream; those of libraries from warnings on.
 
-    Without a stream they go to stderr by a thread of their own, so that a log that is not read holds up
-    nobody, and `dropped` is told of each line that is lost. Raises RuntimeError if there can be no thread.
-    May be called again. `level` is one of LEVELS, `format` one of FORMATS.
+    Without a stream, a thread writes them to stderr, so that a blocked stderr blocks no other thread.
+    `dropped` is called for each lost line. `level` is one of LEVELS, `format` one of FORMATS. May be called
+    again. Raises RuntimeError if the system refuses the thread.
     """
     handler: logging.Handler
     if stream is None and sys.__stderr__ is not None:
-        handler = Behind(sys.__stderr__.fileno(), dropped=dropped)
+        handler = BackgroundHandler(sys.__stderr__.fileno(), dropped=dropped)
     else:
         handler = logging.StreamHandler(stream)
     if level != "debug":
@@ -67,7 +67,7 @@ def setup(
 
 
 def get(name: str) -> Logger:
-    """The logger of a room."""
+    """The logger of a module."""
     return Logger(logging.getLogger(f"{_ROOT}.{name}"))
 
 
@@ -92,19 +92,19 @@ class Logger:
         self._logger.error(event, extra={"fields": fields})
 
     def broken(self, event: str, error: BaseException, /, **fields: object) -> None:
-        """An error with its traceback: one that nobody expected."""
+        """Log an unexpected error with its traceback."""
         self._logger.error(event, exc_info=error, extra={"fields": {"error": repr(error), **fields}})
 
 
-# -- the way out ---------------------------------------------------------------------------------
+# -- the writer ----------------------------------------------------------------------------------
 
 
-class Behind(logging.Handler):
-    """Writes from a thread of its own, in order; whoever logs never waits.
+class BackgroundHandler(logging.Handler):
+    """Writes lines in order from a thread of its own. A caller never waits.
 
-    To the descriptor rather than to `sys.stderr`: Python aborts at its end if somebody still holds that.
-    Once there are too many lines, all are dropped until those that wait are written, and a line says how
-    many there were.
+    It writes to the descriptor, because Python aborts at its end if a thread holds the lock of `sys.stderr`.
+    If too many lines wait, further lines are dropped until all waiting lines are written. One line then gives
+    their number.
     """
 
     def __init__(self, descriptor: int, *, dropped: Callable[[], None] = lambda: None) -> None:
@@ -112,11 +112,11 @@ class Behind(logging.Handler):
         self._descriptor = descriptor
         self._dropped = dropped
         self._lines: deque[bytes] = deque()
-        #: Guards all that follows; never held while writing.
+        #: Guards the attributes below. Never held during a write.
         self._changed = threading.Condition()
         self._writing = False
         self._closed = False
-        #: Lines that were dropped and not told of.
+        #: Dropped lines that no line has counted yet.
         self._lost = 0
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
@@ -132,12 +132,12 @@ class Behind(logging.Handler):
         self._dropped()
 
     def flush(self) -> None:
-        """Wait until all is written, but no longer than a second."""
+        """Wait until all lines are written, for at most one second."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines and not self._writing, _FLUSH)
 
     def close(self) -> None:
-        """Let the thread end once all is written."""
+        """Let the thread end after the last waiting line."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -169,17 +169,17 @@ class Behind(logging.Handler):
 
 
 class _Foreign(logging.Filter):
-    """Of what libraries say, each sentence at most once a minute, and no tracebacks.
+    """Lets each message of a library through at most once a minute, without its traceback.
 
-    botocore warns with a traceback of each refresh of credentials that fails, which quotes what a program
-    printed that lends them. That calls fail is told by the journal.
+    botocore logs a traceback for each failed refresh of credentials. It quotes the output of a credential
+    process. The journal logs the failed calls.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        #: When each was said; by the sentence without what is filled in. Under the handler's lock or not:
-        #: at worst one is said twice.
+        #: When each message was last logged, by logger and format string. Needs no lock: at worst a message
+        #: appears twice.
         self._said: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -255,14 +255,14 @@ def _json(fields: Mapping[str, object]) -> str:
 
 
 def _plain(value: object) -> object:
-    """The value if JSON has such a thing, its text otherwise: JSON has no NaN, and a Secret masks itself."""
+    """The value if JSON has its type, else its text. JSON has no NaN; the text of a Secret is masked."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if isinstance(value, bool | int) else str(value)
 
 
 def _escaped(value: object) -> str:
-    """As JSON; readable letters stay, unless there is anything that might break a line or a terminal."""
+    """As JSON. All becomes ASCII if a character could break the line or a terminal."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)
 
@@ -272,18 +272,18 @@ def _escaped(value: object) -> str:
 
 @dataclass(slots=True)
 class _Fold:
-    """What is known of one failure. Times are monotonic."""
+    """One failure and its repetitions. Times are monotonic seconds."""
 
     event: str
     fields: Mapping[str, object]
     since: float
     said_at: float
-    #: Whether the log's last word is that it fails.
+    #: Whether the last line about it says that it fails.
     said: bool = False
     pause: float = SHORTEST_PAUSE
     failures: int = 0
     unsaid: int = 0
-    #: Those that fail now, in the order they began to; and whether one of them is news.
+    #: The scopes that fail now, in the order of their first failure; `joined`: one of them is new.
     scopes: dict[str, None] = field(default_factory=dict)
     joined: bool = False
 
@@ -292,11 +292,11 @@ class _Fold:
 
 
 class Folds:
-    """Folds the repetitions of failures. Not for several threads at once.
+    """Folds repeated failures. Not thread-safe.
 
-    The first failure of a key is said at once, then how many there were, at most once a minute and
-    ever more rarely, and once that it is over. A key fails as long as any of its scopes does. A key
-    that comes and goes within a minute is said to fail again only with the next reminder.
+    The first failure of a key is logged at once. Reminders with the count follow, first after a minute, then
+    at doubling pauses. One line says that it is over. A key fails as long as one of its scopes fails. A key
+    that fails again within a minute is logged again with the next reminder.
     """
 
     def __init__(self, logger: Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -305,7 +305,7 @@ class Folds:
         self._folds: dict[Hashable, _Fold] = {}
 
     def failed(self, key: Hashable, scope: str, event: str, **fields: object) -> None:
-        """Take a failure. The fields are those of the line, if there is one now."""
+        """Record a failure. The fields appear in the next line about it."""
         now = self._clock()
         fold = self._folds.get(key)
         if fold is None:
@@ -320,20 +320,20 @@ class Folds:
         self.tick()
 
     def recovered(self, key: Hashable, scope: str) -> None:
-        """Take that the scope works again; that it did all along is fine too."""
+        """Record that the scope works. It need not have failed before."""
         fold = self._folds.get(key)
         if fold and scope in fold.scopes:
             del fold.scopes[scope]
             if not fold.scopes and fold.said:
-                self._say_recovered(fold)
+                self._log_recovered(fold)
         self.tick()
 
     def forget(self, key: Hashable) -> None:
-        """Drop the key without a word: whatever failed is no longer anybody's concern."""
+        """Drop the key without a line, because it is no longer watched."""
         self._folds.pop(key, None)
 
     def tick(self) -> None:
-        """Say what is due. Anything that happens here does; call it now and then if nothing happens."""
+        """Log the reminders that are due. Call it regularly; the other methods do so too."""
         now = self._clock()
         for key, fold in list(self._folds.items()):
             if now < fold.due_at():
@@ -341,9 +341,9 @@ class Folds:
             if not fold.scopes:
                 del self._folds[key]
             elif fold.unsaid:
-                self._say_failing(fold, now)
+                self._log_failing(fold, now)
 
-    def _say_failing(self, fold: _Fold, now: float) -> None:
+    def _log_failing(self, fold: _Fold, now: float) -> None:
         fields = {**fold.fields, "scope": ", ".join(list(fold.scopes)[-_NAMED:])}
         if fold.failures > 1:
             fields |= {
@@ -358,7 +358,7 @@ class Folds:
             fold.pause = min(2 * fold.pause, LONGEST_PAUSE)
         fold.said, fold.said_at, fold.unsaid, fold.joined = True, now, 0, False
 
-    def _say_recovered(self, fold: _Fold) -> None:
+    def _log_recovered(self, fold: _Fold) -> None:
         now = self._clock()
         fields = {key: value for key, value in fold.fields.items() if key != "error"}
         fields |= {"failures": fold.failures, "seconds": round(now - fold.since, 1)}
@@ -367,14 +367,14 @@ class Folds:
 
 
 class Failure(Protocol):
-    """What the journal wants to know of an error of AWS; its text goes to the log."""
+    """An error of AWS. Its text goes to the log."""
 
     @property
     def reason(self) -> str: ...
 
 
 class Journal:
-    """The log of all registries: a failure is a registry and a reason, whatever calls have it."""
+    """The log of all registries. Failures with the same registry and reason are folded."""
 
     def __init__(self, logger: Logger | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = logger or get("poller")
@@ -382,7 +382,7 @@ class Journal:
         self._reasons: dict[tuple[str, str], str] = {}
 
     def failed(self, registry: str, scope: object, error: Failure) -> None:
-        """Take a failure. A scope has one at a time: another reason ends the one before."""
+        """Record a failure. A scope has one reason at a time: another reason ends the previous one."""
         key = (registry, str(scope))
         if self._reasons.get(key, error.reason) != error.reason:
             self.recovered(registry, scope)
@@ -397,26 +397,26 @@ class Journal:
         )
 
     def recovered(self, registry: str, scope: object) -> None:
-        """Take that the scope works again."""
+        """Record that the scope works."""
         reason = self._reasons.pop((registry, str(scope)), None)
         if reason is not None:
             self._folds.recovered((registry, reason), str(scope))
 
     def warned(self, registry: str, event: str, **fields: object) -> None:
-        """Log something that somebody should look at; it is said once."""
+        """Log a warning that is not folded."""
         self._log.warning(event, registry=registry, **fields)
         self._folds.tick()
 
     def noted(self, registry: str, event: str, **fields: object) -> None:
-        """Log something that happens once in a while."""
+        """Log an event of level info."""
         self._log.info(event, registry=registry, **fields)
         self._folds.tick()
 
     def forget(self, registry: str) -> None:
-        """Drop all that is known of a registry that is watched no longer, without a word."""
+        """Drop all failures of a registry that is no longer watched, without a line."""
         for key in [key for key in self._reasons if key[0] == registry]:
             self._folds.forget((registry, self._reasons.pop(key)))
 
     def tick(self) -> None:
-        """Say the reminders that are due."""
+        """Log the reminders that are due."""
         self._folds.tick()

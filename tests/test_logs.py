@@ -222,9 +222,9 @@ def pipe() -> Iterator[Pipe]:
     os.close(writes)
 
 
-def behind(pipe: Pipe, dropped: Callable[[], None] = lambda: None) -> logs.Behind:
+def behind(pipe: Pipe, dropped: Callable[[], None] = lambda: None) -> logs.BackgroundHandler:
     logs.setup("info", "logfmt", io.StringIO())
-    handler = logs.Behind(pipe.writes, dropped=dropped)
+    handler = logs.BackgroundHandler(pipe.writes, dropped=dropped)
     handler.setFormatter(logging.getLogger().handlers[0].formatter)
     logging.basicConfig(handlers=[handler], force=True)
     return handler

@@ -15,13 +15,12 @@ from support.live import CONFIG
 from support.logfmt import parse
 
 from exporter import logs
-from exporter.app import Exporter, Loader
+from exporter.app import Exporter
 from exporter.aws.ecr import AWS
 from exporter.config import settings as config
 from exporter.config.settings import Settings
-from exporter.lifecycle import Orders
+from exporter.lifecycle import MAX_WAITING, RETRY_AFTER, Loader, Reloads, Requests, reload_when_due
 from exporter.metrics.self_metrics import Instruments
-from exporter.reloads import MAX_WAITING, Reloads
 from exporter.replication.targets import WHOLE
 
 
@@ -48,9 +47,9 @@ def test_a_storm_is_one_reload_and_one_more() -> None:
     load = Gated()
     reloads = Reloads(load)
     background(reloads.run)
-    first = reloads.ask()
+    first = reloads.request()
     eventually(lambda: load.begun == 1)
-    turns = {reloads.ask() for _ in range(300)}
+    turns = {reloads.request() for _ in range(300)}
     assert len(turns) == 1
     load.may_end.release(2)
     (second,) = turns
@@ -102,6 +101,17 @@ class Rig:
     instruments: Instruments
     reads: int
 
+    def look(self) -> list[float]:
+        """Look for a due reload, and say how many seconds are left until the next look."""
+        waits: list[float] = []
+
+        def wait(seconds: float) -> bool:
+            waits.append(seconds)
+            return len(waits) > 1
+
+        reload_when_due(self.exporter.reloader, self.exporter.reloads, every=5.0, wait=wait)
+        return waits
+
     def successful(self) -> float | None:
         return self.instruments.registry.get_sample_value(
             "ecr_replication_exporter_config_last_reload_successful"
@@ -124,7 +134,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         aws=aws,
         instruments=instruments,
         shard=WHOLE,
-        orders=Orders(),
+        requests=Requests(),
     )
     loader.load()
     reads, writes = os.pipe()
@@ -153,12 +163,12 @@ def test_a_bug_in_a_reload_is_told_and_ends_no_thread(rig: Rig) -> None:
 def test_a_bug_in_looking_is_told_and_loaded_later(rig: Rig) -> None:
     loop = background(rig.exporter.poller.run)
     rig.loader.error = ValueError("surprise")
-    assert rig.exporter._look(5.0) == 60.0
+    assert rig.look() == [5.0, RETRY_AFTER]
     (line,) = rig.told()
     assert line["msg"] == "config_look_broke"
     assert rig.successful() == 0
     rig.loader.error = None
-    assert rig.exporter._look(5.0) == 5.0
+    assert rig.look() == [RETRY_AFTER, 5.0]
     assert rig.successful() == 1
     rig.exporter.poller.stop()
     loop.join(5)
@@ -173,7 +183,7 @@ def test_what_polling_did_not_take_is_told_and_tried_again(rig: Rig) -> None:
     assert not rig.loader.changed()
     loop = background(rig.exporter.poller.run)
     rig.exporter.poller.reload_timeout = 5.0
-    assert rig.exporter._look(5.0) == 5.0
+    assert rig.look() == [RETRY_AFTER, 5.0]
     assert rig.successful() == 1
     rig.exporter.poller.stop()
     loop.join(5)

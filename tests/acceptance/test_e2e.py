@@ -253,7 +253,7 @@ def test_a_web_configuration_that_breaks_is_a_metric_and_none_is_no_metric(
         (["--demo", "--shard=3", "--total-shards=3"], 2, "--total-shards 3"),
         (["--demo", "--shard=exporter-abcde"], 2, "'exporter-abcde' is neither a number nor the name of"),
         (["--demo", "--total-shards=0"], 2, "--total-shards"),
-        (["--demo", "--total-shards=3"], 2, "which of them is this? --shard=0 to 2, or auto"),
+        (["--demo", "--total-shards=3"], 2, "--shard is missing: 0 to 2, or auto"),
         (["--demo", "--config.auto-reload-interval=30"], 2, "30 has no unit"),
         (["--demo", "--config.auto-reload-interval=1ms"], 2, "at least 1s"),
         (["--demo", "--web.config.file=/nowhere/web.yaml"], 2, "/nowhere/web.yaml"),

@@ -12,11 +12,11 @@ from typing import Any
 import boto3
 
 from exporter import logs
-from exporter.app import Exporter, Loader
+from exporter.app import Exporter
 from exporter.aws.ecr import AWS
 from exporter.config import settings as config
 from exporter.demo import ACCOUNT, EmbeddedAWS
-from exporter.lifecycle import Orders
+from exporter.lifecycle import Loader, Requests
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.targets import WHOLE
 from support.command import Scraped, eventually
@@ -123,7 +123,7 @@ def living(
         aws=aws,
         instruments=instruments,
         shard=WHOLE,
-        orders=Orders(),
+        requests=Requests(),
     )
     loop = threading.Thread(target=exporter.poller.run, name="poller", daemon=True)
     loop.start()
