@@ -31,7 +31,7 @@ from support.hostile import crowd  # tests/hostile.py
 
 from exporter.http.routes import Request, Response, Routes
 from exporter.http.server import Server
-from exporter.http.web import Web
+from exporter.http.web_config import WebConfig
 
 SERVERS = ("exporter", "prometheus_client", "waitress", "cheroot", "uvicorn", "uvicorn-limited")
 LINES = 140_000
@@ -96,7 +96,7 @@ def serve_exporter(found: dict[bool, bytes], port: int, tls: str) -> None:
             return Response(200, kept[packed], (("Content-Encoding", "gzip"),) * packed)
 
     found.clear()
-    server = Server([f"127.0.0.1:{port}"], Kept(), Web(f"{tls}/web.yml" if tls else None))
+    server = Server([f"127.0.0.1:{port}"], Kept(), WebConfig(f"{tls}/web.yml" if tls else None))
     server.start()
     signal.sigwait({signal.SIGTERM})
     server.stop(GRACE)

@@ -24,7 +24,7 @@ from exporter.config.settings import ConfigError, Problem, Settings
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
-from exporter.http.web import Web
+from exporter.http.web_config import WebConfig
 from exporter.lifecycle import CODES, Order, Orders, leave_signals, take_signals
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
@@ -272,7 +272,7 @@ def _check(flags: argparse.Namespace) -> int:
     file = flags.config_file or "config.yaml"
     leave_signals()
     settings = config.load(file)
-    Web(flags.web_config_file)
+    WebConfig(flags.web_config_file)
     targets, registries = len(settings.targets), len(settings.registries)
     counted = f"{targets} target{'s' * (targets > 1)}, {registries} registr{'ies' if registries > 1 else 'y'}"
     sys.stdout.write(f"{file} is valid: {counted}\n")
@@ -299,7 +299,7 @@ def _run(
     aws: AWS,
 ) -> int:
     settings = loader.load()
-    web = Web(flags.web_config_file, on_load=instruments.web_loaded)
+    web = WebConfig(flags.web_config_file, on_load=instruments.web_loaded)
     exporter = Exporter(
         settings=settings,
         loader=loader,
