@@ -55,7 +55,7 @@ class Limits:
     idle_time: float = 120.0
     #: For a whole answer; and after how long a slow download makes room for another client.
     answer_time: float = 30.0
-    slow_answer_time: float = 1.0
+    slow_answer_time: float = 0.5
     #: For a client that still sends to read why it was refused.
     linger_time: float = 1.0
 
@@ -219,11 +219,22 @@ class Server(ThreadingHTTPServer):
             _log.broken("connection_broke", error)
 
     def count(self, connection: _Connection) -> bool:
-        """Take the connection's request in, if there are not too many, until its answer is sent."""
+        """Count its request until the answer is sent; False if there are too many.
+
+        Waits a little: a download that was just asked for may turn out to be slow.
+        """
+        end = time.monotonic() + self.limits.slow_answer_time
         with self._changed:
-            room = sum(c.counts for c in self.connections.values()) < self.limits.requests
-            connection.counts = room or self._make_room(_Phase.SENDING, self.limits.slow_answer_time)
-            return connection.counts
+            while not self._has_capacity():
+                if time.monotonic() > end:
+                    return False
+                self._changed.wait(0.05)
+            connection.counts = True
+            return True
+
+    def _has_capacity(self) -> bool:
+        count = sum(connection.counts for connection in self.connections.values())
+        return count < self.limits.requests or self._make_room(_Phase.SENDING, self.limits.slow_answer_time)
 
     def _has_room(self) -> bool:
         if len(self.connections) >= self.limits.connections + self.limits.leaving:
@@ -296,12 +307,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._bounds.enter(_Phase.WAITING, min(left, self.server.limits.request_time))
         try:
             self.raw_requestline = self.rfile.request_line()
-            if self.parse_request():
-                self._answer(self._read_request())
+            request = self._read_request() if self.parse_request() else None
         except LineTooLong:
             self.send_error(414, f"The request line is longer than {HEAD} bytes.")
         except ValueError as error:
             self.send_error(400, str(error))
+        else:
+            if request:
+                self._answer(request)
 
     def _read_request(self) -> Request:
         """Raises ValueError for a request that is refused."""

@@ -567,6 +567,20 @@ def test_what_is_no_tls_is_closed_and_not_logged(folder: Path, written: io.Strin
     assert "level=warn" not in written.getvalue()
 
 
+@pytest.mark.parametrize("request_", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"G", b"QUIT\r\n"])
+def test_http_to_the_tls_port_is_refused_at_once(folder: Path, request_: bytes) -> None:
+    with (
+        serving(folder, TLS) as server,
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=5) as connection,
+    ):
+        connection.sendall(request_)
+        answer = b""
+        while received := connection.recv(4096):
+            answer += received
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"This port speaks HTTPS, and the client HTTP.\n")
+
+
 def until_closed(connection: socket.socket) -> None:
     with contextlib.suppress(ConnectionError):
         while connection.recv(4096):
