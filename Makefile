@@ -72,14 +72,9 @@ soak: $(dev) ## run it for ten minutes under churn, faults, reloads and scrapes 
 bench-polling: $(dev) ## polling alone (ARGS="first-pass rest memory budget slow-answers operation" picks some)
 	@$(bin)/python benchmarks/polling.py $(ARGS)
 
-# Wanted by nobody else, so they are installed apart, in whatever version is the newest.
 .PHONY: bench-servers
-bench-servers: $(made) ## compare HTTP servers, in some five minutes (ARGS="waitress cheroot" picks some)
-	@echo "Installing the servers into $(VENV)/servers ..."
-	@$(PYTHON) -m venv $(VENV)/servers
-	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(VENV)/servers/bin/python -m pip \
-	  --disable-pip-version-check -qq install --editable . waitress cheroot uvicorn httptools starlette
-	@PYTHONPATH=tests $(VENV)/servers/bin/python benchmarks/servers.py $(ARGS)
+bench-servers: $(dev) ## scrapes beside a first listing, against another checkout (ARGS="--baseline DIR")
+	@$(bin)/python benchmarks/servers.py $(ARGS)
 
 .PHONY: docs
 docs: $(demo) ## write docs/metrics.md anew from the catalogue

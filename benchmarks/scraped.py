@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from exporter.http.routes import Routes
 from exporter.http.server import Server
-from exporter.http.web import Web
+from exporter.http.web_config import WebConfig
 from exporter.metrics.catalogue import DOMAIN, ImageRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
@@ -149,7 +149,7 @@ class App:
 
 def serve_exporter(store: Store) -> int:
     """The port."""
-    server = Server(["127.0.0.1:0"], Routes(App(store)), Web(None))
+    server = Server(["127.0.0.1:0"], Routes(App(store)), WebConfig(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])
 

@@ -23,7 +23,7 @@ from exporter.config.settings import ConfigError, Settings
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
-from exporter.http.web import Web
+from exporter.http.web_config import WebConfig
 from exporter.lifecycle import (
     EXIT_CODES,
     Loader,
@@ -227,7 +227,7 @@ def _check(flags: argparse.Namespace) -> int:
     file = flags.config_file or "config.yaml"
     restore_signals()
     settings = config.load(file)
-    Web(flags.web_config_file)
+    WebConfig(flags.web_config_file)
     targets, registries = len(settings.targets), len(settings.registries)
     counted = f"{targets} target{'s' * (targets > 1)}, {registries} registr{'ies' if registries > 1 else 'y'}"
     sys.stdout.write(f"{file} is valid: {counted}\n")
@@ -250,7 +250,7 @@ def _run(
     flags: argparse.Namespace, requests: Requests, instruments: Instruments, loader: Loader, aws: AWS
 ) -> int:
     settings = loader.load()
-    web = Web(flags.web_config_file, on_load=instruments.web_loaded)
+    web = WebConfig(flags.web_config_file, on_load=instruments.web_loaded)
     exporter = Exporter(
         settings=settings,
         loader=loader,

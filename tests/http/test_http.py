@@ -15,7 +15,7 @@ from support.fakes import FakeClock
 
 from exporter.http.routes import Routes
 from exporter.http.server import Server, parse_address
-from exporter.http.web import Web
+from exporter.http.web_config import WebConfig
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.model import Source
@@ -113,7 +113,7 @@ def web_config() -> str | None:
 
 @pytest.fixture
 def server(web_config: str | None) -> Iterator[Server]:
-    server = Server(["127.0.0.1:0"], Routes(App()), Web(web_config))
+    server = Server(["127.0.0.1:0"], Routes(App()), WebConfig(web_config))
     server.start()
     yield server
     server.stop(1.0)

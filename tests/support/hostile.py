@@ -22,6 +22,7 @@ from contextlib import contextmanager
 #: Connections that send a byte of a head every second or two, and how many of each other kind.
 SLOW = 500
 OTHERS = 4
+STALLED = 60
 #: Seconds until one that was thrown out is back: a slow one, and one of each other kind.
 AWAY = (1.0, 0.1)
 #: So many times as long with TLS, because a handshake costs the crowd as much as the server, and they
@@ -78,9 +79,9 @@ async def aborted_download(reader: Reader, writer: Writer) -> None:
 
 
 async def stalled_download(_: Reader, writer: Writer) -> None:
-    """Asks and never takes the answer."""
+    """Asks so often that no buffer holds the answers, and takes none of them."""
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(_GET + b"\r\n")
+    writer.write((_GET + b"\r\n") * 1000)
     await _for_ever(writer, b"", pause=1.0)
 
 
@@ -98,7 +99,6 @@ _KINDS: tuple[Client, ...] = (
     endless_chunks,
     garbage,
     aborted_download,
-    stalled_download,
 )
 _SLOW: tuple[Client, ...] = (slow, slow_handshake)
 #: These speak beneath TLS.
@@ -128,7 +128,8 @@ async def _crowd(host: str, port: int, *, tls: bool) -> None:
                 await once(client)
             await asyncio.sleep(AWAY[client not in _SLOW] * (TLS if tls else 1))
 
-    everybody = [_SLOW[tls]] * SLOW + [kind for kind in _KINDS for _ in range(OTHERS)]
+    others = [kind for kind in _KINDS for _ in range(OTHERS)]
+    everybody = [_SLOW[tls]] * SLOW + [stalled_download] * STALLED + others
     await asyncio.gather(*map(again_and_again, everybody))
 
 

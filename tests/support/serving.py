@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from exporter.http.routes import Request, Response, Routes
 from exporter.http.server import Limits, Server, parse_address
-from exporter.http.web import Web
+from exporter.http.web_config import WebConfig
 from exporter.metrics.exposition import Page
 
 
@@ -54,12 +58,22 @@ class _NoApp:
 def serving(
     routes: Routes | None = None, limits: Limits | None = None, path: str | None = None
 ) -> Iterator[Server]:
-    server = Server(["127.0.0.1:0"], routes or Echo(), Web(path), limits=limits)
+    server = Server(["127.0.0.1:0"], routes or Echo(), WebConfig(path), limits=limits)
     server.start()
     try:
         yield server
     finally:
         server.stop(1.0)
+
+
+def sip(connection: socket.socket) -> int:
+    """Take an answer about a megabyte at a time, slowly, until the server ends it. Returns its bytes."""
+    pause, size = threading.Event(), 0
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while received := sum(len(connection.recv(16384)) for _ in range(64)):
+            size += received
+            pause.wait(0.05)
+    return size
 
 
 def port_of(server: Server) -> int:
