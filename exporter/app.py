@@ -18,6 +18,7 @@ from random import Random
 from exporter import __version__, logs
 from exporter.aws.ecr import AWS
 from exporter.aws.errors import ECRError
+from exporter.aws.regions import known_regions
 from exporter.cli import parse
 from exporter.config import settings as config
 from exporter.config.settings import ConfigError, Problem, Settings
@@ -57,6 +58,8 @@ class Loader:
         self._text = text
         #: The hash of what was loaded last, good or bad; None if it could not be read.
         self._seen: bytes | None = None
+        self._regions = known_regions()
+        self._warnings: set[Problem] = set()
 
     def changed(self) -> bool:
         """Whether the file is another one than was loaded last. By its contents, so that it does not matter
@@ -74,7 +77,7 @@ class Loader:
         self._seen = None
         text = config.contents(self._file) if self._text is None else self._text.encode()
         self._seen = _hash(text)
-        settings = config.parse(text, file=self._file)
+        settings = config.parse(text, file=self._file, regions=self._regions, warn=self._warn)
         homeless = [i for i, entry in enumerate(settings.registries) if not entry.region]
         if homeless and not self._aws.region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
@@ -82,6 +85,18 @@ class Loader:
                 [Problem(self._file, None, f"registries[{i}].region", message) for i in homeless]
             )
         return settings
+
+    def _warn(self, warning: Problem) -> None:
+        """Log a warning once, not at every reload."""
+        if warning not in self._warnings:
+            self._warnings.add(warning)
+            _log.warn(
+                "config_warning",
+                file=warning.file,
+                line=warning.line,
+                path=warning.path,
+                problem=warning.message,
+            )
 
 
 def _hash(text: bytes) -> bytes:
@@ -271,10 +286,12 @@ def _check(flags: argparse.Namespace) -> int:
     """Judge the files as such: what AWS settings there are here has no say in that."""
     file = flags.config_file or "config.yaml"
     leave_signals()
-    settings = config.load(file)
+    warnings: list[Problem] = []
+    settings = config.load(file, regions=known_regions(), warn=warnings.append)
     Web(flags.web_config_file)
     targets, registries = len(settings.targets), len(settings.registries)
     counted = f"{targets} target{'s' * (targets > 1)}, {registries} registr{'ies' if registries > 1 else 'y'}"
+    sys.stderr.writelines(f"{warning} (warning)\n" for warning in warnings)
     sys.stdout.write(f"{file} is valid: {counted}\n")
     return 0
 

@@ -4,14 +4,13 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.configs import BAD, CONFIGS, DIGEST, configurations, loader
 
-from exporter.config import settings as config
+from exporter.config import web
 from exporter.config.settings import (
     ClientAuth,
     ConfigError,
@@ -22,6 +21,7 @@ from exporter.config.settings import (
     TLSSettings,
     WebSettings,
     format_duration,
+    keys,
     load,
     load_web,
     parse,
@@ -85,23 +85,24 @@ def test_anchors_and_merges() -> None:
 def test_the_example_is_valid_and_shows_the_defaults() -> None:
     found = load(str(ROOT / "config.example.yaml"))
     defaults = Settings(targets=())
-    tunables = set(config._SETTINGS) - {"registries", "targets", "state_file"}
+    tunables = set(keys(Settings)) - {"registries", "targets", "state_file"}
     assert {key: getattr(found, key) for key in tunables} == {key: getattr(defaults, key) for key in tunables}
 
 
-@pytest.mark.parametrize("table", [config._SETTINGS, config._TARGET, config._REGISTRY])
-def test_the_example_and_the_reference_know_every_key(table: dict[str, Any]) -> None:
+@pytest.mark.parametrize("model", [Settings, TargetSettings, RegistrySettings])
+def test_the_example_and_the_reference_know_every_key(model: type) -> None:
     example_file = (ROOT / "config.example.yaml").read_text()
     reference = (ROOT / "docs" / "configuration.md").read_text()
-    for key in table:
+    for key in keys(model):
         assert re.search(rf"^[ -]*{key}:", example_file, re.MULTILINE), key
         assert f"| `{key}` |" in reference, key
 
 
-@pytest.mark.parametrize("table", [config._WEB, config._TLS, config._HEADERS])
-def test_the_reference_knows_every_web_key(table: dict[str, Any]) -> None:
+def test_the_reference_knows_every_web_key() -> None:
     reference = (ROOT / "docs" / "configuration.md").read_text()
-    assert [key for key in table if f"`{key}`" not in reference] == []
+    known = {key for keys in web.VOCABULARY.keys.values() for key in keys} | set(web.VOCABULARY.refused)
+    assert len(known) > 20
+    assert [key for key in sorted(known) if f"`{key}`" not in reference] == []
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -129,6 +130,11 @@ def test_web() -> None:
 # -- texts -----------------------------------------------------------------------------------------
 
 FLOOD = 200_000
+#: PyYAML 6.0.4 itself stops flow nesting at 1,000 levels; it reads ahead, so it may be the first to do so.
+DEEP = (
+    "config.yaml:1: is nested more than 30 levels deep",
+    "config.yaml:1: is not YAML: while increasing flow level",
+)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +143,16 @@ FLOOD = 200_000
         pytest.param(b"\xff\xfe", "config.yaml:1: is not UTF-8 text", id="utf-16"),
         pytest.param("# ok\n\ud800", "config.yaml:2: is not UTF-8 text", id="surrogate"),
         pytest.param("# é\n\0", "config.yaml:2: is not YAML: control characters are not allowed", id="nul"),
-        pytest.param("[" * FLOOD, "config.yaml:1: is nested more than 30 levels deep", id="lists"),
-        pytest.param("- " * FLOOD, "config.yaml:1: is nested more than 30 levels deep", id="block lists"),
-        pytest.param("{a: " * FLOOD, "config.yaml:1: is nested more than 30 levels deep", id="mappings"),
+        pytest.param("[" * FLOOD, DEEP, id="lists"),
+        pytest.param("- " * FLOOD, DEEP, id="block lists"),
+        pytest.param("{a: " * FLOOD, DEEP, id="mappings"),
         pytest.param("%TAG !a! !b\n" * FLOOD, "config.yaml: has too many %TAG directives", id="directives"),
         pytest.param("[" + "," * FLOOD, "config.yaml:1: is not YAML: ", id="commas"),
         pytest.param("#" * 2**23 + "#", "config.yaml: is larger than 8 MiB", id="bytes"),
         pytest.param(
             "[" + "a," * 600_000, "config.yaml:1: the file holds more than 200000 values", id="values"
         ),
-        pytest.param("&a [*a]", "config.yaml:1: a list is not a mapping of keys to values", id="self"),
+        pytest.param("&a [*a]", "config.yaml:1: an unquoted * begins an alias", id="self"),
         pytest.param("~", "config.yaml:1: nothing is not a mapping of keys to values", id="null"),
         pytest.param(
             "targets: [&t {repository: team/app, tags: ["
@@ -154,12 +160,12 @@ FLOOD = 200_000
             + "]}"
             + ",*t" * 1000
             + "]",
-            "config.yaml:1: with its aliases the file holds more than 200000 values",
+            "config.yaml:1: the file holds more than 200000 values, with its aliases",
             id="aliases",
         ),
     ],
 )
-def test_hostile_texts_get_one_clear_answer(text: str | bytes, expected: str) -> None:
+def test_hostile_texts_get_one_clear_answer(text: str | bytes, expected: str | tuple[str, ...]) -> None:
     (problem,) = problems(lambda: parse(text))
     assert problem.startswith(expected)
 
