@@ -90,7 +90,7 @@ class Loader:
         """Log a warning once, not at every reload."""
         if warning not in self._warnings:
             self._warnings.add(warning)
-            _log.warn(
+            _log.warning(
                 "config_warning",
                 file=warning.file,
                 line=warning.line,

@@ -103,7 +103,7 @@ class RegistrySettings:
 
 #: What a target with a tag or a digest must not have.
 _FILTERS = ("tags", "exclude_tags", "latest", "pushed_within", "untagged")
-_NO_FILTERS = dict.fromkeys(_FILTERS, False) | {"untagged": {"const": False}}
+_NO_FILTERS: dict[str, Any] = dict.fromkeys(_FILTERS, False) | {"untagged": {"const": False}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,8 @@ def parse(
         rules.check()
         for location, region in rules.regions() if regions else ():
             if region not in regions:
-                close = get_close_matches(region, regions, n=1)
-                advice = f"; did you mean {close[0]}?" if close else ""
+                close = sorted(get_close_matches(region, regions, n=2))
+                advice = f"; did you mean {' or '.join(close)}?" if close else ""
                 warn(
                     document.warning(location, f"{quote(region)} is not a Region that botocore knows{advice}")
                 )

@@ -395,7 +395,7 @@ class _Composer:
         if event.tag not in _TAGS:
             self._document.fail(
                 line,
-                "a ! before a value begins a YAML tag, which means nothing here; leave it out or quote the text",
+                "a ! before a value begins a YAML tag, which means nothing here; leave it out, or quote it",
             )
         if event.anchor:
             self._anchors.pop(event.anchor, None)  # an alias inside means this one, which has no end yet
