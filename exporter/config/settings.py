@@ -15,27 +15,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from exporter.config.validators import (
-    GLOB,
-    Account,
-    Age,
-    Count,
-    Digest,
-    ExternalId,
-    File,
-    Flag,
-    Interval,
-    Name,
-    Rate,
-    Region,
-    RepositoryOrGlob,
-    RoleArn,
-    Secret,
-    Tag,
-    TagOrGlob,
-    format_duration,
-    parse_duration,
-)
+from exporter.config import validators as of
+from exporter.config.validators import GLOB, Secret, format_duration, parse_duration
 from exporter.config.web import ClientAuth, TLSSettings, WebSettings, load_web
 from exporter.config.yaml_source import (
     HAS_LIBYAML,
@@ -88,11 +69,11 @@ class RegistrySettings:
         extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}}
     )
 
-    name: Name = ""
-    region: Region | None = None
-    role_arn: RoleArn | None = None
-    external_id: ExternalId | None = None
-    registry_id: Account | None = None
+    name: of.Name = ""
+    region: of.Region | None = None
+    role_arn: of.RoleArn | None = None
+    external_id: of.ExternalId | None = None
+    registry_id: of.Account | None = None
 
     @property
     def default_name(self) -> str:
@@ -120,18 +101,18 @@ class TargetSettings:
         },
     )
 
-    repository: RepositoryOrGlob
-    tag: Tag | None = None
-    digest: Digest | None = None
-    tags: Annotated[tuple[TagOrGlob, ...], _UNIQUE] = ()
-    exclude_tags: Annotated[tuple[TagOrGlob, ...], _UNIQUE] = ()
+    repository: of.RepositoryOrGlob
+    tag: of.Tag | None = None
+    digest: of.Digest | None = None
+    tags: Annotated[tuple[of.TagOrGlob, ...], _UNIQUE] = ()
+    exclude_tags: Annotated[tuple[of.TagOrGlob, ...], _UNIQUE] = ()
     #: The newest by push time, in each repository.
-    latest: Count | None = None
+    latest: of.Count | None = None
     #: Seconds.
-    pushed_within: Age | None = None
-    untagged: Flag = False
+    pushed_within: of.Age | None = None
+    untagged: of.Flag = False
     #: Names of registries; none for all of them.
-    registries: Annotated[tuple[Name, ...], _UNIQUE] = ()
+    registries: Annotated[tuple[of.Name, ...], _UNIQUE] = ()
 
     @property
     def is_glob(self) -> bool:
@@ -164,15 +145,15 @@ class Settings:
 
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
     registries: Annotated[tuple[RegistrySettings, ...], Field(min_length=1)] = (RegistrySettings(),)
-    discovery_interval: Interval = 60.0
-    pending_interval: Interval = 15.0
-    failed_interval: Interval = 300.0
-    settled_interval: Interval = 21600.0
-    stale_after: Interval = 3600.0
+    discovery_interval: of.Interval = 60.0
+    pending_interval: of.Interval = 15.0
+    failed_interval: of.Interval = 300.0
+    settled_interval: of.Interval = 21600.0
+    stale_after: of.Interval = 3600.0
     #: Calls a second of one account and Region, over all ECR operations.
-    requests_per_second: Rate = 10.0
-    max_images: Count = 100_000
-    state_file: File | None = None
+    requests_per_second: of.Rate = 10.0
+    max_images: of.Count = 100_000
+    state_file: of.File | None = None
 
 
 def keys(model: Any) -> tuple[str, ...]:

@@ -126,6 +126,7 @@ class Document:
         self.problems: list[Problem] = []
         self._reported: set[tuple[int, str]] = set()
         self._wrong: set[Location] = set()
+        self._renamed: set[int] = set()
 
     def is_right(self, location: Location) -> bool:
         """Whether no problem is known at this location or below it."""
@@ -167,7 +168,7 @@ class Document:
         """The settings, or None after reporting every problem that pydantic finds.
 
         An unknown key that resembles a known one is read as the known one, so that the mistakes below it are
-        found too. Each round can only uncover unknown keys that lie deeper, so the rounds end.
+        found too. A key is renamed once only, so the rounds end.
         """
         while True:
             try:
@@ -198,7 +199,8 @@ class Document:
             message = f"unknown key; known here: {', '.join(known)}"
         self.report(location, message, key=True)
         name, value = mapping.names.pop(key), mapping.pop(key)
-        if close and close[0] not in mapping:
+        if close and close[0] not in mapping and id(name) not in self._renamed:
+            self._renamed.add(id(name))
             mapping.names[close[0]], mapping[close[0]] = name, value
 
     def _translate(self, error: ErrorDetails, vocabulary: Vocabulary) -> None:

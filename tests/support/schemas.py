@@ -18,6 +18,7 @@ NO_VALUES = {
     "keys",
     "not_yaml",
     "self_merge",
+    "shared",
     "slips_alias",
     "slips_at",
     "slips_bang",
