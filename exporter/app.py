@@ -17,9 +17,10 @@ from random import Random
 from exporter import __version__, logs
 from exporter.aws.ecr import AWS
 from exporter.aws.errors import ECRError
+from exporter.aws.regions import known_regions
 from exporter.cli import parse
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Settings
+from exporter.config.settings import ConfigError, Problem, Settings
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
@@ -219,17 +220,25 @@ def _serve(flags: argparse.Namespace) -> int:
     if flags.demo:
         return _demo(flags, requests, instruments)
     aws = AWS(observe=instruments.aws_request)
-    return _run(flags, requests, instruments, Loader(flags.config_file or "config.yaml", aws=aws), aws)
+    return _run(
+        flags,
+        requests,
+        instruments,
+        Loader(flags.config_file or "config.yaml", aws=aws, regions=known_regions()),
+        aws,
+    )
 
 
 def _check(flags: argparse.Namespace) -> int:
     """Check the files alone. The AWS settings of this machine do not matter."""
     file = flags.config_file or "config.yaml"
     restore_signals()
-    settings = config.load(file)
+    warnings: list[Problem] = []
+    settings = config.load(file, regions=known_regions(), warn=warnings.append)
     WebConfig(flags.web_config_file)
     targets, registries = len(settings.targets), len(settings.registries)
     counted = f"{targets} target{'s' * (targets > 1)}, {registries} registr{'ies' if registries > 1 else 'y'}"
+    sys.stderr.writelines(f"{warning} (warning)\n" for warning in warnings)
     sys.stdout.write(f"{file} is valid: {counted}\n")
     return 0
 
@@ -242,7 +251,7 @@ def _demo(flags: argparse.Namespace, requests: Requests, instruments: Instrument
         _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
         aws = AWS(session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request)
         text = None if flags.config_file else demo.DEMO_CONFIG
-        loader = Loader(flags.config_file or "demo", aws=aws, text=text)
+        loader = Loader(flags.config_file or "demo", aws=aws, text=text, regions=known_regions())
         return _run(flags, requests, instruments, loader, aws)
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from hashlib import sha256
 from queue import SimpleQueue
@@ -122,10 +122,15 @@ class HasRegion(Protocol):
 class Loader:
     """Loads the configuration from its file, or from a given text. One thread at a time."""
 
-    def __init__(self, file: str, *, aws: HasRegion, text: str | None = None) -> None:
+    def __init__(
+        self, file: str, *, aws: HasRegion, text: str | None = None, regions: Collection[str] = ()
+    ) -> None:
+        """`regions` are those that botocore knows; another one is a warning."""
         self._file = file
         self._aws = aws
         self._text = text
+        self._regions = frozenset(regions)
+        self._warnings: set[Problem] = set()
         #: The hash of the last loaded contents, valid or not. None if the file could not be read.
         self._loaded: bytes | None = None
 
@@ -146,7 +151,7 @@ class Loader:
         self._loaded = None
         text = config.contents(self._file) if self._text is None else self._text.encode()
         self._loaded = _hash(text)
-        settings = config.parse(text, file=self._file)
+        settings = config.parse(text, file=self._file, regions=self._regions, warn=self._warn)
         without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
         if without_region and not self._aws.region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
@@ -154,6 +159,12 @@ class Loader:
                 [Problem(self._file, None, f"registries[{i}].region", message) for i in without_region]
             )
         return settings
+
+    def _warn(self, warning: Problem) -> None:
+        """Log a warning once, not at every reload."""
+        if warning not in self._warnings:
+            self._warnings.add(warning)
+            _log.warning("config_warning", **_place(warning))
 
 
 def _hash(text: bytes) -> bytes:
@@ -163,13 +174,16 @@ def _hash(text: bytes) -> bytes:
 def log_problems(error: ConfigError) -> None:
     """One line for each problem."""
     for problem in error.problems:
-        _log.error(
-            "config_invalid",
-            file=problem.file,
-            line=problem.line,
-            path=problem.path,
-            problem=problem.message,
-        )
+        _log.error("config_invalid", **_place(problem))
+
+
+def _place(problem: Problem) -> dict[str, object]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "path": problem.path,
+        "problem": problem.message,
+    }
 
 
 class Reloader:

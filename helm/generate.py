@@ -34,7 +34,9 @@ BEGIN, END = "<!-- values: made by make helm -->", "<!-- end of values -->"
 
 Schema = dict[str, Any]
 
-_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+#: What Helm makes of the keys `on`, `yes`, `off` and `no` without quotes (YAML 1.1).
+_NO_BOOLEANS = {"not": {"enum": ["true", "false"]}}
+_STRINGS = {"type": "object", "propertyNames": _NO_BOOLEANS, "additionalProperties": {"type": "string"}}
 #: A label's key and value, as Kubernetes has them.
 _LABEL = r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
@@ -66,13 +68,13 @@ _RULE = _object(
 _NAMED: dict[str, Schema] = {
     "config": schema.settings(),
     "web": schema.web(),
-    "duration": {"type": "string", "pattern": f"^(?:0|{words.DURATION.pattern})$", "minLength": 1},
-    "optionalDuration": {"type": "string", "pattern": f"^(?:{words.DURATION.pattern})$"},
+    "duration": {"type": "string", "pattern": f"^(?:0|{words.DURATION})$", "minLength": 1},
+    "optionalDuration": {"type": "string", "pattern": f"^(?:{words.DURATION})$"},
     # Nought of any unit is "never", and what is not is a second at least: --config.auto-reload-interval.
     "reloadInterval": {
         "anyOf": [
             {"type": "string", "pattern": "^(?:0|(?:0+(?:[ywdhms]|ms))+)$"},
-            schema.text(words.Duration(1.0)),
+            schema.of(words.Interval),
         ]
     },
     "cidr": {"type": "string", "pattern": f"^(?:{_CIDR4}|{_CIDR6})$"},
@@ -84,7 +86,7 @@ _NAMED: dict[str, Schema] = {
     "quantities": {"type": "object", "additionalProperties": {"$ref": "k8s/Quantity"}},
     "labels": {
         "type": "object",
-        "propertyNames": {"pattern": _LABEL_KEY},
+        "propertyNames": {"pattern": _LABEL_KEY, **_NO_BOOLEANS},
         "additionalProperties": {"type": "string", "pattern": _LABEL},
     },
     "intOrPercent": {
@@ -240,6 +242,9 @@ def values_schema(keys: list[Value]) -> Schema:
     types = Kubernetes()
     properties = {value.path[-1]: _resolved(_schema(value), types) for value in keys}
     named = {name: _resolved(shape, types) for name, shape in _NAMED.items()}
+    # pydantic's references are to the root.
+    for models in [shape.pop("definitions") for shape in list(named.values()) if "definitions" in shape]:
+        named |= models
     named["probe"] = _probe(types)
     properties["global"] = {"type": "object", "description": "What Helm hands to every chart of a release"}
     return {
@@ -302,6 +307,8 @@ def _resolved(shape: Any, types: Kubernetes) -> Any:
             return resolved
         case str(ref) if ref.startswith("k8s/"):
             return resolved | {"$ref": types.ref(ref.removeprefix("k8s/"))}
+        case str(ref) if ref.startswith("#/"):
+            return resolved | {"$ref": ref}
         case str(ref) if ref in _NAMED or ref == "probe":
             return resolved | {"$ref": f"#/definitions/{ref}"}
         case ref:

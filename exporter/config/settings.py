@@ -1,46 +1,44 @@
-"""The operator's letter: YAML -> frozen, checked settings, or every problem with its place.
+"""Every key of the configuration: its type, default and unit, and the rules between keys.
 
-Top to bottom: the settings that the other rooms get; the tables, one row a key; and the rules between keys.
-words.py says what the text of one value may be, letter.py does the reading. Nothing here touches the network
-or the files that are named.
+pydantic reads the dataclasses below, and the JSON Schema comes from them too. After a wrong or unknown key
+pydantic skips its checks of whole models. So the rules between keys stand beside the models: they read the
+values of the file, except those that are wrong already, and every problem is reported at once.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, ClassVar
 
-from exporter.config import validators as words
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from exporter.config import validators as of
 from exporter.config.validators import GLOB, Secret, format_duration, parse_duration
+from exporter.config.web import ClientAuth, TLSSettings, WebSettings, load_web
 from exporter.config.yaml_source import (
+    HAS_LIBYAML,
     ConfigError,
-    ListOf,
-    MappingOf,
-    Place,
+    Document,
+    Location,
+    Mapping,
+    Other,
     Problem,
-    Reader,
-    Refused,
-    Section,
-    TextOf,
-    WordsOf,
-    WrongError,
+    Sequence_,
+    Text,
+    Vocabulary,
     contents,
     dump,
-    flag,
-    items,
     quote,
     read,
     shorten,
-    values,
-    whole,
     without_garbage_collection,
 )
 
 __all__ = [
+    "GLOB",
     "ClientAuth",
     "ConfigError",
     "Problem",
@@ -59,47 +57,71 @@ __all__ = [
     "to_yaml",
 ]
 
+#: A list without repetitions. _Rules checks it: pydantic skips a validator of a list beside a wrong item.
+_UNIQUE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """A source registry; an empty one is the account and Region that boto3 finds by itself."""
+    """A source registry. Without keys it is the account and Region that boto3 finds by itself."""
 
-    name: str = ""
-    region: str | None = None
-    role_arn: str | None = None
-    external_id: Secret | None = None
-    registry_id: str | None = None
+    __pydantic_config__: ClassVar = ConfigDict(
+        extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}}
+    )
+
+    name: of.Name = ""
+    region: of.Region | None = None
+    role_arn: of.RoleArn | None = None
+    external_id: of.ExternalId | None = None
+    registry_id: of.Account | None = None
 
     @property
     def default_name(self) -> str:
-        """`<account>/<region>` if both can be told without asking AWS, else ""."""
+        """`<account>/<region>`, or "" if the file does not have both."""
         account = self.registry_id or (self.role_arn.split(":")[4] if self.role_arn else None)
         return f"{account}/{self.region}" if account and self.region else ""
 
 
+#: What a target with a tag or a digest must not have.
+_FILTERS = ("tags", "exclude_tags", "latest", "pushed_within", "untagged")
+_NO_FILTERS: dict[str, Any] = dict.fromkeys(_FILTERS, False) | {"untagged": {"const": False}}
+
+
 @dataclass(frozen=True, slots=True)
 class TargetSettings:
-    """What to watch: one tag, one digest, or what passes the filters, in every repository that matches."""
+    """What to watch in each repository that matches: one tag, one digest, or what passes the filters."""
 
-    repository: str
-    tag: str | None = None
-    digest: str | None = None
-    tags: tuple[str, ...] = ()
-    exclude_tags: tuple[str, ...] = ()
-    latest: int | None = None
-    pushed_within: float | None = None
-    untagged: bool = False
+    __pydantic_config__: ClassVar = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "dependencies": {
+                "tag": {"properties": {"digest": False, **_NO_FILTERS}},
+                "digest": {"properties": {"tag": False, **_NO_FILTERS}},
+            }
+        },
+    )
+
+    repository: of.RepositoryOrGlob
+    tag: of.Tag | None = None
+    digest: of.Digest | None = None
+    tags: Annotated[tuple[of.TagOrGlob, ...], _UNIQUE] = ()
+    exclude_tags: Annotated[tuple[of.TagOrGlob, ...], _UNIQUE] = ()
+    #: The newest by push time, in each repository.
+    latest: of.Count | None = None
+    #: Seconds.
+    pushed_within: of.Age | None = None
+    untagged: of.Flag = False
     #: Names of registries; none for all of them.
-    registries: tuple[str, ...] = ()
+    registries: Annotated[tuple[of.Name, ...], _UNIQUE] = ()
 
     @property
     def is_glob(self) -> bool:
-        """Whether the repository is a pattern, so that the registry's repositories must be listed."""
+        """Whether the repository is a pattern, so that the repositories of the registry must be listed."""
         return not GLOB.isdisjoint(self.repository)
 
     @property
     def label(self) -> str:
-        """The value of the `target` metric label: targets that select differently differ in it."""
+        """The `target` label of the metrics. It differs between targets that select differently."""
         if self.digest:
             return f"{self.repository}@{self.digest}"
         tags = ",".join([self.tag] if self.tag else self.tags)
@@ -117,349 +139,222 @@ class TargetSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole configuration. Intervals are in seconds, the rate is per account and Region."""
+    """A whole configuration. Intervals are in seconds."""
 
-    targets: tuple[TargetSettings, ...]
-    registries: tuple[RegistrySettings, ...] = (RegistrySettings(),)
-    discovery_interval: float = 60.0
-    pending_interval: float = 15.0
-    failed_interval: float = 300.0
-    settled_interval: float = 21600.0
-    stale_after: float = 3600.0
-    requests_per_second: float = 10.0
-    max_images: int = 100_000
-    #: Where what is settled survives a restart.
-    state_file: str | None = None
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-
-_DEFAULTS = Settings(targets=())
-
-
-class ClientAuth(StrEnum):
-    """The policies for client certificates that can be honoured, under Go's names for them."""
-
-    NONE = "NoClientCert"
-    VERIFY_IF_GIVEN = "VerifyClientCertIfGiven"
-    REQUIRE_AND_VERIFY = "RequireAndVerifyClientCert"
+    targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
+    registries: Annotated[tuple[RegistrySettings, ...], Field(min_length=1)] = (RegistrySettings(),)
+    discovery_interval: of.Interval = 60.0
+    pending_interval: of.Interval = 15.0
+    failed_interval: of.Interval = 300.0
+    settled_interval: of.Interval = 21600.0
+    stale_after: of.Interval = 3600.0
+    #: Calls a second of one account and Region, over all ECR operations.
+    requests_per_second: of.Rate = 10.0
+    max_images: of.Count = 100_000
+    state_file: of.File | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TLSSettings:
-    """How to serve TLS; all paths are absolute."""
-
-    cert_file: str
-    key_file: str
-    client_ca_file: str | None = None
-    client_auth_type: ClientAuth = ClientAuth.NONE
-    min_version: str = "TLS12"
-    max_version: str = "TLS13"
+def keys(model: Any) -> tuple[str, ...]:
+    """The keys that a model has in the file."""
+    return tuple(each.name for each in fields(model))
 
 
-@dataclass(frozen=True, slots=True)
-class WebSettings:
-    """What `--web.config.file` asks for: no TLS, no passwords and no headers if it is empty."""
-
-    tls: TLSSettings | None = None
-    #: User -> bcrypt hash.
-    basic_auth_users: Mapping[str, Secret] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def load(path: str) -> Settings:
-    """The settings in a file. Raises ConfigError, also if it cannot be read."""
-    return parse(contents(path), file=path)
+_VOCABULARY = Vocabulary(
+    keys={(): keys(Settings), ("registries",): keys(RegistrySettings), ("targets",): keys(TargetSettings)},
+    required={
+        "targets": "name at least one, e.g. - repository: team/app",
+        "repository": "write e.g. repository: team/app",
+    },
+)
 
 
-def parse(text: str | bytes, *, file: str = "config.yaml") -> Settings:
-    """The settings in a text; `file` is what its problems name. Raises ConfigError and nothing else."""
+@cache
+def adapter() -> TypeAdapter[Settings]:
+    """Pydantic's reader of the configuration."""
+    return TypeAdapter(Settings)
+
+
+def load(path: str, **options: Any) -> Settings:
+    """The settings in a file; options as for `parse`. Raises ConfigError, also if it cannot be read."""
+    return parse(contents(path), file=path, **options)
+
+
+def parse(
+    text: str | bytes,
+    *,
+    file: str = "config.yaml",
+    regions: Collection[str] = (),
+    warn: Callable[[Problem], None] = lambda _: None,
+) -> Settings:
+    """The settings in a text; `file` is what its problems name. Raises ConfigError and nothing else.
+
+    `regions` are the known Regions. Another Region is a warning and no problem, because AWS opens new ones.
+    """
+    if not HAS_LIBYAML:
+        warn(
+            Problem(file, None, "", "PyYAML has no libyaml here, so a large file takes several times as long")
+        )
     with without_garbage_collection():
-        return _settings(read(text, file, SHAPE))
+        document = read(text, file)
+        settings = document.validate(adapter(), _VOCABULARY)
+        rules = _Rules(document)
+        rules.check()
+        for location, region in rules.regions() if regions else ():
+            if region not in regions:
+                close = sorted(get_close_matches(region, regions, n=2))
+                advice = f"; did you mean {' or '.join(close)}?" if close else ""
+                warn(
+                    document.warning(location, f"{quote(region)} is not a Region that botocore knows{advice}")
+                )
+        document.close()
+    if settings is None:
+        raise AssertionError("what pydantic refuses is reported")
+    named = (replace(entry, name=entry.name or entry.default_name) for entry in settings.registries)
+    return replace(settings, registries=tuple(named))
 
 
-def load_web(path: str) -> WebSettings:
-    """The settings in a `--web.config.file`. Raises ConfigError, also if it cannot be read."""
-    return _web(read(contents(path), path, WEB_SHAPE), Path(path).absolute().parent)
+# -- rules between keys ----------------------------------------------------------------------------
+
+
+class _Rules:
+    """What several keys must agree on. Reads the values of a file; those that are wrong count as unknown."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._report = document.report
+
+    def check(self) -> None:
+        """Report every problem."""
+        self._check_staleness()
+        names = self._names()
+        for location, target in self._items("targets"):
+            self._check_selection(location, target)
+            for key in ("tags", "exclude_tags", "registries"):
+                self._check_unique((*location, key), target.get(key))
+            references = target.get("registries")
+            for index, name in enumerate(references if isinstance(references, Sequence_) else ()):
+                at = (*location, "registries", index)
+                if names is not None and isinstance(name, Text) and name not in names:
+                    self._report(at, f"{quote(name)} is not the name of a registry; {_advice(names)}")
+
+    def regions(self) -> Iterator[tuple[Location, str]]:
+        """The Regions in the file that are right as far as a pattern can tell."""
+        for location, entry in self._items("registries"):
+            if region := self._text((*location, "region"), entry):
+                yield (*location, "region"), region
+
+    def _items(self, key: str) -> Iterator[tuple[Location, Mapping]]:
+        items = self._document.root.get(key)
+        for index, item in enumerate(items if isinstance(items, Sequence_) else ()):
+            if isinstance(item, Mapping):
+                yield (key, index), item
+
+    def _text(self, location: Location, mapping: Mapping) -> str | None:
+        value = mapping.get(str(location[-1]))
+        return str(value) if isinstance(value, Text) and self._document.is_right(location) else None
+
+    def _check_staleness(self) -> None:
+        """Series that go stale between two listings would come and go for ever."""
+        root = self._document.root
+        given = [key for key in ("stale_after", "discovery_interval") if key in root]
+        if not given or not all(self._text((key,), root) for key in given):
+            return
+        defaults = Settings(targets=())
+        found = {key: parse_duration(str(self._text((key,), root))) for key in given}
+        after = found.get("stale_after", defaults.stale_after)
+        least = 2 * found.get("discovery_interval", defaults.discovery_interval)
+        if after < least:
+            self._report(
+                (given[0],),
+                f"stale_after ({format_duration(after)}) is shorter than two discovery intervals"
+                f" ({format_duration(least)}): series would come and go between listings",
+            )
+
+    def _names(self) -> list[str] | None:
+        """The names of all registries, "" for one without. None if a mistake leaves a name open."""
+        entries = list(self._items("registries"))
+        found = [self._name(location, entry) for location, entry in entries]
+        # Two entries with one default name are one registry.
+        owners = {name: i for i, name in enumerate(found) if name and "name" not in entries[i][1]}
+        for i, (location, entry) in enumerate(entries):
+            if "external_id" in entry and "role_arn" not in entry:
+                message = "works only with a role_arn: it is handed over when a role is assumed"
+                self._report((*location, "external_id"), message)
+            name = found[i]
+            if name and "name" in entry and (owner := owners.setdefault(name, i)) != i:
+                self._report((*location, "name"), f"{quote(name)} is already the name of registries[{owner}]")
+        whole = self._document.root.get("registries", Sequence_())
+        if not isinstance(whole, Sequence_) or len(whole) != len(found):
+            return None
+        names = [name for name in found if name is not None]
+        return names if len(names) == len(found) else None
+
+    def _name(self, location: Location, entry: Mapping) -> str | None:
+        """The name that an entry has; None if a mistake leaves it open."""
+        if "name" in entry:
+            return self._text((*location, "name"), entry)
+        given: dict[str, Any] = {key: self._text((*location, key), entry) for key in _NAMING if key in entry}
+        return None if None in given.values() else RegistrySettings(**given).default_name
+
+    def _check_selection(self, location: Location, target: Mapping) -> None:
+        off = [key for key, value in target.items() if isinstance(value, Other) and value.value is False]
+        given = [key for key in ("tag", "digest", *_FILTERS) if key in target and key not in off]
+        if len(given) > 1 and given[0] in ("tag", "digest"):
+            rest = ", ".join(given[1:])
+            message = f"cannot be combined with {rest}: name one tag, one digest, or filters"
+            self._report((*location, given[0]), message)
+
+    def _check_unique(self, location: Location, values: object) -> None:
+        seen: set[str] = set()
+        for index, value in enumerate(values if isinstance(values, Sequence_) else ()):
+            if isinstance(value, Text):
+                if value in seen:
+                    self._report((*location, index), f"{quote(value)} is there twice")
+                seen.add(value)
+
+
+#: The keys that make the default name of a registry.
+_NAMING = ("region", "role_arn", "registry_id")
+
+
+def _advice(names: Sequence[str]) -> str:
+    given = sorted({name for name in names if name})
+    nameless = [f"registries[{i}]" for i, name in enumerate(names) if not name]
+    known = f"known: {shorten(', '.join(given))}" if given else "no registry has a name yet"
+    return known + (f"; give {shorten(', '.join(nameless))} a name to refer to it" if nameless else "")
+
+
+# -- back to YAML ----------------------------------------------------------------------------------
 
 
 def to_yaml(settings: Settings) -> str:
     """The complete effective settings; the same settings when parsed again, unless it holds secrets."""
+    registries = [_changed(entry) for entry in settings.registries]
+    for entry, shown in zip(settings.registries, registries, strict=True):
+        if entry.name == entry.default_name:
+            shown.pop("name", None)
     plain: dict[str, Any] = {
-        "registries": [_registry_as_yaml(registry) for registry in settings.registries],
-        "targets": [_target_as_yaml(target) for target in settings.targets],
+        "registries": registries,
+        "targets": [_changed(each) for each in settings.targets],
     }
-    for key in _INTERVALS:
-        plain[key] = format_duration(getattr(settings, key))
-    rate = settings.requests_per_second
-    plain["requests_per_second"] = int(rate) if rate.is_integer() else rate
-    plain["max_images"] = settings.max_images
-    if settings.state_file:
-        plain["state_file"] = settings.state_file
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if each.name.endswith(("_interval", "_after")):
+            plain[each.name] = format_duration(value)
+        elif each.name not in plain and value is not None:
+            plain[each.name] = int(value) if isinstance(value, float) and value.is_integer() else value
     return dump(plain)
 
 
-def _registry_as_yaml(registry: RegistrySettings) -> dict[str, Any]:
-    shown = _non_defaults(registry)
-    if registry.name == registry.default_name:
-        shown.pop("name", None)
-    if registry.external_id:
-        shown["external_id"] = str(registry.external_id)
-    return shown
-
-
-def _target_as_yaml(target: TargetSettings) -> dict[str, Any]:
-    shown = {k: list(v) if isinstance(v, tuple) else v for k, v in _non_defaults(target).items()}
-    if target.pushed_within is not None:
-        shown["pushed_within"] = format_duration(target.pushed_within)
-    return shown
-
-
-def _non_defaults(settings: RegistrySettings | TargetSettings) -> dict[str, Any]:
-    pairs = ((each, getattr(settings, each.name)) for each in fields(settings))
-    return {each.name: value for each, value in pairs if value != each.default}
-
-
-# -- the configuration file: shape -----------------------------------------------------------------
-
-
-def rate(place: Place) -> float:
-    text = place.number()
-    number = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\.", text) else 0.0
-    if not 0 < number <= 10_000:
-        raise WrongError(f"{shorten(text)} is not a number above 0 and up to 10000")
-    return number
-
-
-_INTERVALS = ("discovery_interval", "pending_interval", "failed_interval", "settled_interval", "stale_after")
-
-_REGISTRY: dict[str, Reader] = {
-    "name": TextOf(words.name),
-    "region": TextOf(words.region),
-    "role_arn": TextOf(words.role_arn),
-    "external_id": TextOf(words.external_id),
-    "registry_id": TextOf(words.registry_id),
-}
-SELECTORS = ("tag", "digest", "tags", "exclude_tags", "latest", "pushed_within", "untagged")
-_TARGET: dict[str, Reader] = {
-    "repository": TextOf(words.Globbing(words.repository, words.repository_glob)),
-    "tag": TextOf(words.tag),
-    "digest": TextOf(words.digest),
-    "tags": WordsOf(words.Globbing(words.tag, words.tag_glob)),
-    "exclude_tags": WordsOf(words.Globbing(words.tag, words.tag_glob)),
-    "latest": whole,
-    "pushed_within": TextOf(words.Duration(0.001)),
-    "untagged": flag,
-    "registries": WordsOf(words.name),
-}
-_SETTINGS: dict[str, Reader] = {
-    "registries": ListOf(MappingOf(_REGISTRY)),
-    "targets": ListOf(MappingOf(_TARGET)),
-    **dict.fromkeys(_INTERVALS, TextOf(words.Duration(1.0))),
-    "requests_per_second": rate,
-    "max_images": whole,
-    "state_file": TextOf(words.file),
-}
-#: What a whole file looks like.
-SHAPE = MappingOf(_SETTINGS)
-
-
-# -- the configuration file: meaning ---------------------------------------------------------------
-
-
-def _settings(root: Place) -> Settings:
-    sections: Section = root.value
-    if "targets" not in sections:
-        root.step("targets").wrong("is missing; name at least one, e.g. - repository: team/app")
-    _check_staleness(sections)
-    registries = _registries(root)
-    for target in items(sections, "targets"):
-        _check_target(target)
-    if not _hides_names(root):
-        _check_references(items(sections, "targets"), registries)
-    root.letter.close()
-    given = values(sections)
-    given["targets"] = tuple(TargetSettings(**values(place.value)) for place in items(sections, "targets"))
-    if registries:
-        given["registries"] = registries
-    return Settings(**given)
-
-
-def _check_staleness(sections: Section) -> None:
-    """Series that go stale between two listings would come and go for ever."""
-    given = {key: sections[key] for key in ("stale_after", "discovery_interval") if key in sections}
-    stale, discovery = given.get("stale_after"), given.get("discovery_interval")
-    after = stale.value if stale else _DEFAULTS.stale_after
-    least = 2 * (discovery.value if discovery else _DEFAULTS.discovery_interval)
-    at = stale or discovery
-    if at and None not in given.values() and after < least:
-        at.wrong(
-            f"stale_after ({format_duration(after)}) is shorter than two discovery intervals"
-            f" ({format_duration(least)}): series would come and go between listings"
-        )
-
-
-def _registries(root: Place) -> tuple[RegistrySettings, ...]:
-    """The registries with their names, without what is wrong with them; none if the default is meant."""
-    places = items(root.value, "registries")
-    for place in places:
-        _check_registry(place)
-    _check_names(places)
-    found = (RegistrySettings(**values(place.value)) for place in places)
-    return tuple(replace(registry, name=registry.name or registry.default_name) for registry in found)
-
-
-def _hides_names(root: Place) -> bool:
-    """Whether a mistake leaves it open what some registry is called."""
-    named = [place.path for place in items(root.value, "registries") if values(place.value).get("name")]
-    paths = [p.path for p in root.letter.problems if p.path.startswith("registries")]
-    return any(not path.startswith(tuple(f"{name}." for name in named)) for path in paths)
-
-
-def _check_registry(place: Place) -> None:
-    section: Section = place.value
-    external_id = section.get("external_id")
-    if external_id and "role_arn" not in section:
-        external_id.wrong("works only with a role_arn: it is handed over when a role is assumed")
-
-
-def _check_names(places: Sequence[Place]) -> None:
-    """Names that are given are unique. Two entries of one default name are fine: they are one registry."""
-    owners = {
-        RegistrySettings(**values(place.value)).default_name: place.path
-        for place in places
-        if "name" not in place.value and None not in place.value.values()
-    }
-    for place in places:
-        name = place.value.get("name")
-        if name and (owner := owners.setdefault(name.value, place.path)) != place.path:
-            name.wrong(f"{quote(name.value)} is already the name of {owner}")
-
-
-def _check_target(target: Place) -> None:
-    section: Section = target.value
-    if "repository" not in section:
-        target.step("repository").wrong("is missing; write e.g. repository: team/app")
-    given = [key for key in SELECTORS if key in section and not _is_false(section[key])]
-    if len(given) > 1 and given[0] in ("tag", "digest"):
-        at = section[given[0]] or target.step(given[0])
-        at.wrong(f"cannot be combined with {', '.join(given[1:])}: name one tag, one digest, or filters")
-
-
-def _is_false(place: Place | None) -> bool:
-    return place is not None and place.value is False
-
-
-def _check_references(targets: Iterable[Place], registries: Sequence[RegistrySettings]) -> None:
-    names = {registry.name for registry in registries} - {""}
-    nameless = [f"registries[{i}]" for i, registry in enumerate(registries) if not registry.name]
-    known = f"known: {shorten(', '.join(sorted(names)))}" if names else "no registry has a name yet"
-    advice = f"; give {shorten(', '.join(nameless))} a name to refer to it" if nameless else ""
-    for target in targets:
-        for reference in items(target.value, "registries"):
-            if reference.value not in names:
-                reference.wrong(f"{quote(reference.value)} is not the name of a registry; {known}{advice}")
-
-
-# -- the web configuration file --------------------------------------------------------------------
-
-_UNVERIFIED = "cannot be honoured: Python's ssl takes no client certificate without verifying it"
-_OBSOLETE = "cannot be honoured: it is obsolete, and OpenSSL no longer offers it by default"
-TLS_VERSIONS = ("TLS12", "TLS13")
-
-_tls_version = words.OneOf(TLS_VERSIONS, refused={"TLS10": _OBSOLETE, "TLS11": _OBSOLETE})
-_client_auth = words.OneOf(
-    tuple(ClientAuth),
-    refused=dict.fromkeys(("RequestClientCert", "RequireAnyClientCert", "RequireClientCert"), _UNVERIFIED),
-)
-_header = words.pattern(
-    r"[ -~]*", "is not a header's value: printable ASCII on one line", shortest=0, longest=4096
-)
-_OPENSSL_DECIDES = Refused("OpenSSL's own choice is used; leave the key out")
-
-
-def http2(place: Place) -> bool:
-    if flag(place):
-        raise WrongError("cannot be honoured: this server speaks HTTP/1.1; leave the key out")
-    return False
-
-
-def users(place: Place) -> dict[str, Secret]:
-    """User -> bcrypt hash. A colon would end the name in the Authorization header (RFC 7617)."""
-    users = {}
-    for key, node in place.entries().values():
-        step = place.step(key.text, node)
-        if not key.text or ":" in key.text or not key.text.isprintable():
-            replace(step, node=key).wrong("is not a user name: visible characters, no colon")
-        elif step.read(TextOf(words.bcrypt)):
-            users[key.text] = step.value
-    return users
-
-
-_TLS: dict[str, Reader] = {
-    "cert_file": TextOf(words.file),
-    "key_file": TextOf(words.file),
-    "client_ca_file": TextOf(words.file),
-    "client_auth_type": TextOf(_client_auth),
-    "min_version": TextOf(_tls_version),
-    "max_version": TextOf(_tls_version),
-    "cert": Refused("write the certificate to a file and name it as cert_file"),
-    "key": Refused("write the key to a file and name it as key_file"),
-    "client_ca": Refused("write the certificates to a file and name it as client_ca_file"),
-    "client_allowed_sans": Refused("names in client certificates are not checked; use a CA of your own"),
-    "cipher_suites": _OPENSSL_DECIDES,
-    "prefer_server_cipher_suites": _OPENSSL_DECIDES,
-    "curve_preferences": _OPENSSL_DECIDES,
-}
-#: The only headers that exporter-toolkit lets be set, and what they may be.
-_HEADERS: dict[str, Reader] = {
-    "Content-Security-Policy": TextOf(_header),
-    "Strict-Transport-Security": TextOf(_header),
-    "X-Content-Type-Options": TextOf(words.OneOf(("nosniff",))),
-    "X-Frame-Options": TextOf(words.OneOf(("deny", "sameorigin"))),
-    "X-XSS-Protection": TextOf(_header),
-}
-_WEB: dict[str, Reader] = {
-    "tls_server_config": MappingOf(_TLS),
-    "http_server_config": MappingOf({"http2": http2, "headers": MappingOf(_HEADERS)}),
-    "basic_auth_users": users,
-    "rate_limit": Refused("requests are limited by --web.max-requests"),
-}
-WEB_SHAPE = MappingOf(_WEB)
-
-
-def _web(root: Place, directory: Path) -> WebSettings:
-    """Check what must go together; relative paths are relative to the file's directory."""
-    sections: Section = root.value
-    tls = sections.get("tls_server_config")
-    http = sections.get("http_server_config")
-    users = sections.get("basic_auth_users")
-    if tls:
-        _check_tls(tls)
-    root.letter.close()
-    headers = http.value.get("headers") if http else None
-    return WebSettings(
-        tls=_tls(values(tls.value), directory) if tls and tls.value else None,
-        basic_auth_users=users.value if users else {},
-        headers={name: value for name, value in values(headers.value).items() if value} if headers else {},
-    )
-
-
-def _check_tls(tls: Place) -> None:
-    section: Section = tls.value
-    for key in ("cert_file", "key_file"):
-        if section and key not in section and key.removesuffix("_file") not in section:
-            tls.step(key).wrong("is missing; TLS needs a certificate and its key")
-    authority, policy = section.get("client_ca_file"), section.get("client_auth_type")
-    verifies = policy is not None and policy.value != ClientAuth.NONE
-    if policy and verifies and not section.keys() & {"client_ca_file", "client_ca"}:
-        policy.wrong(f"{policy.value} needs client_ca_file: who may have signed the certificates")
-    if authority and not verifies and (policy or "client_auth_type" not in section):
-        authority.wrong(f"has no effect without client_auth_type: {ClientAuth.REQUIRE_AND_VERIFY}")
-    lowest, highest = section.get("min_version"), section.get("max_version")
-    if lowest and highest and lowest.value > highest.value:
-        lowest.wrong(f"{lowest.value} is above max_version, {highest.value}")
-
-
-def _tls(values: dict[str, Any], directory: Path) -> TLSSettings:
-    paths = {key: str(directory / values[key]) for key in values if key.endswith("_file")}
-    policy = ClientAuth(values.get("client_auth_type", ClientAuth.NONE))
-    return TLSSettings(**values | paths | {"client_auth_type": policy})
+def _changed(entry: RegistrySettings | TargetSettings) -> dict[str, Any]:
+    """What differs from the defaults, as YAML has it."""
+    shown: dict[str, Any] = {}
+    for each in fields(entry):
+        value = getattr(entry, each.name)
+        if value != each.default:
+            shown[each.name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(entry, TargetSettings) and entry.pushed_within is not None:
+        shown["pushed_within"] = format_duration(entry.pushed_within)
+    return shown | ({"external_id": str(shown["external_id"])} if "external_id" in shown else {})

@@ -1,11 +1,10 @@
-"""How a YAML file is read: every problem with its line and dotted path, and no file is too much.
+"""YAML to values that know their line, and every problem with its file, line and dotted path.
 
-From the bottom up: YAML's events become a bounded tree of nodes that know their lines; a `Place` is a node
-under its path; a `Reader` turns a place into a value or raises WrongError; and a mapping's readers are a
-table, one row a key. What the keys are and what they mean is none of this room's business.
-
-Scalars are kept as they were written: where text is wanted, `1.10` is "1.10" and `012345678901` keeps its
-zero.
+PyYAML parses the text into events. `_Composer` makes values of them, within bounds that no hostile file can
+exceed. The values are strings, lists and dictionaries, so pydantic reads them as they are. A scalar stays the
+text that the file has: `1.10` is "1.10" and `012345678901` keeps its zero. `Document` turns pydantic's errors
+into problems. It shows a value as the file has it, because pydantic's own text shows converted values and
+secrets.
 """
 
 from __future__ import annotations
@@ -13,24 +12,28 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Mapping as AnyMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-#: Bounds on a file, so that none, however hostile, costs much time or memory. The first two allow for
-#: 20,000 targets; a tree deeper than any valid one would take a recursive reader down.
+#: Bounds on a file. They allow 20,000 targets. MAX_VALUES counts what an alias repeats.
 MAX_BYTES = 8 * 1024 * 1024
 MAX_VALUES = 200_000
 MAX_DEPTH = 30
-MAX_MERGE_DEPTH = 20
 MAX_PROBLEMS = 1000
+#: Bound on %TAG directives: libyaml compares each one with all that precede it.
+MAX_TAG_DIRECTIVES = 100
 
+#: YAML 1.1 reads these plain scalars as booleans or as null.
 _BOOLEANS = {
     cased: value
     for value, words in {True: ("true", "yes", "on"), False: ("false", "no", "off")}.items()
@@ -40,10 +43,14 @@ _BOOLEANS = {
 _NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
 _TAGS = frozenset({None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))})
 
+#: Where a value is: keys and indices from the root. pydantic's errors have the same form.
+Location = tuple[int | str, ...]
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake: where it is and what would be right. `line` counts from 1; None: the whole file."""
+    """One mistake or warning. `line` counts from 1 and is None for the whole file."""
 
     file: str
     line: int | None
@@ -56,272 +63,217 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The file cannot be used; `problems` are all its mistakes, in the order of its lines."""
+    """The file cannot be used. `problems` are all its mistakes in the order of the lines."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line or inf))
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class WrongError(ValueError):
-    """Says why a value is wrong and what would be right."""
+class Text(str):
+    """A scalar as the file has it."""
+
+    __slots__ = ("line", "quoted")
+    line: int
+    quoted: bool
+
+
+class Sequence_(list["Value"]):  # noqa: N801 - the plain name is collections.abc's
+    """A list."""
+
+    __slots__ = ("line",)
+    line: int
+
+
+class Mapping(dict[str, "Value"]):
+    """A mapping. `names` has each key as the file has it, with its line."""
+
+    __slots__ = ("line", "names")
+    line: int
+    names: dict[str, Text]
 
 
 @dataclass(slots=True)
-class Scalar:
-    """A text; `plain` if it is neither quoted nor tagged, so that YAML would guess its type."""
+class Other:
+    """A plain scalar that YAML 1.1 reads as a boolean or as null (None)."""
 
     line: int
     text: str
-    plain: bool
+    value: bool | None
 
 
-@dataclass(slots=True)
-class List:
-    line: int
-    items: list[Node]
+Value = Text | Sequence_ | Mapping | Other
 
 
-@dataclass(slots=True)
-class Map:
-    line: int
-    items: list[tuple[Node, Node]]
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a file may say, for the messages about what it must not say."""
+
+    #: The known keys of each mapping. Its location has no indices.
+    keys: AnyMapping[Location, Collection[str]]
+    #: Keys that cannot be honoured, and why.
+    refused: AnyMapping[str, str] = field(default_factory=dict)
+    #: Required keys, and what to write.
+    required: AnyMapping[str, str] = field(default_factory=dict)
 
 
-Node = Scalar | List | Map
-
-
-class Letter:
-    """One file being read: its problems so far, and how much of it was visited, aliases included."""
+class Document:
+    """A file that is read: its values and the problems so far."""
 
     def __init__(self, file: str) -> None:
         self.file = file
+        self.root = _mapping(1)
         self.problems: list[Problem] = []
         self._reported: set[tuple[int, str]] = set()
-        self._visits = 0
+        self._wrong: set[Location] = set()
+        self._renamed: set[int] = set()
 
-    def report(self, node: Node, path: str, message: str) -> None:
-        """Note a problem, once a node: what an alias repeats is one mistake.
+    def is_right(self, location: Location) -> bool:
+        """Whether no problem is known at this location or below it."""
+        return location not in self._wrong
 
-        Raises ConfigError if there are too many.
+    def warning(self, location: Location, message: str) -> Problem:
+        """A remark about a value, which is no problem of the document."""
+        value, path, _ = self._locate(location)
+        return Problem(self.file, value.line, path, message)
+
+    def report(self, location: Location, message: str, *, key: bool = False) -> None:
+        """Add a problem of a value, or of its key. An aliased value gets each message once.
+
+        Raises ConfigError after MAX_PROBLEMS.
         """
-        if (id(node), message) in self._reported:
+        value, path, name = self._locate(location)
+        self._wrong.update(location[:end] for end in range(len(location) + 1))
+        self.note(name if key and name is not None else value, path, message)
+
+    def note(self, value: Value, path: str, message: str) -> None:
+        """Add a problem at the line of a value. Raises ConfigError after MAX_PROBLEMS."""
+        if (id(value), message) in self._reported:
             return
-        self._reported.add((id(node), message))
-        self.problems.append(Problem(self.file, node.line, path, message))
+        self._reported.add((id(value), message))
+        self.problems.append(Problem(self.file, value.line, path, message))
         if len(self.problems) >= MAX_PROBLEMS:
             self.fail(None, f"has more problems; these are the first {MAX_PROBLEMS}")
 
     def fail(self, line: int | None, message: str) -> NoReturn:
-        """End reading with one more problem. Raises ConfigError."""
+        """Stop with one more problem. Raises ConfigError."""
         raise ConfigError([*self.problems, Problem(self.file, line, "", message)])
-
-    def visit(self, line: int) -> None:
-        """Count a value; aliases can make a small file a huge tree. Raises ConfigError if it is."""
-        self._visits += 1
-        if self._visits > MAX_VALUES:
-            self.fail(line, f"with its aliases the file holds more than {MAX_VALUES} values")
 
     def close(self) -> None:
         """Raises ConfigError if there are problems."""
         if self.problems:
             raise ConfigError(self.problems)
 
+    def validate(self, adapter: TypeAdapter[T], vocabulary: Vocabulary) -> T | None:
+        """The settings, or None after reporting every problem that pydantic finds.
 
-@dataclass(slots=True)
-class Place:
-    """A node under its dotted path, and, once read, its value."""
+        An unknown key that resembles a known one is read as the known one, so that the mistakes below it are
+        found too. A key is renamed once only, so the rounds end.
+        """
+        while True:
+            try:
+                return adapter.validate_python(self.root)
+            except ValidationError as error:
+                errors = error.errors(include_url=False, include_input=False)
+            unknown = [each["loc"] for each in errors if each["type"] in _UNKNOWN]
+            for location in unknown:
+                self._settle(location, vocabulary)
+            if not unknown:
+                for each in errors:
+                    self._translate(each, vocabulary)
+                return None
 
-    letter: Letter
-    node: Node
-    path: str
-    value: Any = None
+    def _settle(self, location: Location, vocabulary: Vocabulary) -> None:
+        """Report an unknown key, then rename or remove it."""
+        mapping, _, _ = self._locate(location[:-1])
+        key = str(location[-1])
+        if not isinstance(mapping, Mapping) or key not in mapping:
+            return  # an alias of this mapping is settled already
+        known = vocabulary.keys[tuple(step for step in location[:-1] if isinstance(step, str))]
+        close = get_close_matches(key[:64], known, n=1)
+        if key in vocabulary.refused:
+            message, close = f"cannot be honoured: {vocabulary.refused[key]}", []
+        elif close:
+            message = f"unknown key; did you mean {close[0]}?"
+        else:
+            message = f"unknown key; known here: {', '.join(known)}"
+        self.report(location, message, key=True)
+        name, value = mapping.names.pop(key), mapping.pop(key)
+        if close and close[0] not in mapping and id(name) not in self._renamed:
+            self._renamed.add(id(name))
+            mapping.names[close[0]], mapping[close[0]] = name, value
 
-    def step(self, key: str, node: Node | None = None) -> Place:
-        """The place of a key's value; that of the mapping itself while the key is missing."""
-        return Place(self.letter, node or self.node, dotted(self.path, key))
+    def _translate(self, error: ErrorDetails, vocabulary: Vocabulary) -> None:
+        location, kind = error["loc"], error["type"]
+        if location[-1:] == ("[key]",):
+            return self.report(location[:-1], str(error["ctx"]["error"]), key=True)
+        if kind == "missing":
+            return self.report(location, f"is missing; {vocabulary.required[str(location[-1])]}")
+        value, _, _ = self._locate(location)
+        if kind == "too_short" and value:
+            return None  # the items are wrong, and reported
+        return self.report(location, _message(error, value))
 
-    def wrong(self, message: str) -> None:
-        self.letter.report(self.node, self.path, message)
-
-    def read(self, reader: Reader) -> Place | None:
-        """The place with its value, or None after reporting why it is wrong."""
-        self.letter.visit(self.node.line)
-        try:
-            self.value = reader(self)
-        except WrongError as error:
-            self.wrong(str(error))
-            return None
-        return self
-
-    def word(self) -> str:
-        """The text as it was written."""
-        node = self.node
-        if not isinstance(node, Scalar):
-            raise WrongError(f"{_shown(node)} is not text; write one value")
-        if node.plain and node.text in _NOTHING:
-            raise WrongError("has no value; write one, or leave the key out")
-        if node.plain and node.text in _BOOLEANS:
-            raise WrongError(f'{node.text} is a boolean in YAML; to mean the text, quote it: "{node.text}"')
-        return node.text
-
-    def number(self) -> str:
-        """The text of a number, which must not be quoted."""
-        text = self.word()
-        if isinstance(self.node, Scalar) and not self.node.plain:
-            raise WrongError(f"{quote(text)} is text; write a number, without quotes")
-        return text
-
-    def entries(self) -> dict[str, tuple[Scalar, Node]]:
-        """Key -> its node and its value's, with `<<` merged in. Reports keys that are there twice."""
-        if not isinstance(self.node, Map):
-            raise WrongError(f"{_kind(self.node)} is not a mapping of keys to values")
-        return self._entries(self.node, 0)
-
-    def _entries(self, mapping: Map, depth: int) -> dict[str, tuple[Scalar, Node]]:
-        own: dict[str, tuple[Scalar, Node]] = {}
-        merged: dict[str, tuple[Scalar, Node]] = {}
-        for key, node in mapping.items:
-            self.letter.visit(key.line)
-            if not isinstance(key, Scalar):
-                self.letter.report(key, self.path, f"{_shown(key)} is not a key")
-            elif key.plain and key.text == "<<":
-                merged = self._merged(node, depth + 1) | merged
-            elif key.text in own:
-                twice = f"is there twice; the first is on line {own[key.text][0].line}"
-                self.letter.report(key, dotted(self.path, key.text), twice)
-            else:
-                own[key.text] = (key, node)
-        return merged | own
-
-    def _merged(self, node: Node, depth: int) -> dict[str, tuple[Scalar, Node]]:
-        """What `<<` brings in: of several mappings the earlier win (YAML 1.1 merge)."""
-        merged: dict[str, tuple[Scalar, Node]] = {}
-        for mapping in node.items if isinstance(node, List) else [node]:
-            if not isinstance(mapping, Map):
-                not_one = f"{_shown(mapping)} is not a mapping to merge"
-                self.letter.report(node, dotted(self.path, "<<"), not_one)
-            elif depth > MAX_MERGE_DEPTH:
-                self.letter.fail(node.line, f"merges into itself, or over more than {MAX_MERGE_DEPTH} levels")
-            else:
-                merged = self._entries(mapping, depth) | merged
-        return merged
+    def _locate(self, location: Location) -> tuple[Value, str, Text | None]:
+        """The value, its dotted path and its key. For a missing key the value is the mapping."""
+        value: Value = self.root
+        path, name = "", None
+        for step in location:
+            if isinstance(value, Mapping):
+                name = value.names.get(str(step))
+                path = dotted(path, name or str(step))
+                value = value.get(str(step), value)
+            elif isinstance(value, Sequence_) and isinstance(step, int):
+                path, value, name = f"{path}[{step}]", value[step], None
+        return value, path, name
 
 
-Reader = Callable[[Place], Any]
-Section = dict[str, Place | None]
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
-# -- readers: how the value of one key is read ------------------------------------------------------
+#: Kinds of errors that pydantic names itself, and what to say.
+_SAYS = {
+    "string_type": "{value} is not text; write one value",
+    "tuple_type": "{value} is not a list",
+    "too_short": "is empty; name at least one, or leave the key out",
+    # A text that stands in the place of a mapping may be a secret.
+    "dataclass_type": "{kind} is not a mapping of keys to values",
+    "dict_type": "{kind} is not a mapping of keys to values",
+    "literal_error": "{value} is not {expected}",
+    "enum": "{value} is not {expected}",
+    # Kinds of our own types, with their own message.
+    "wrong": "{value} {message}",
+    "number": "{bare} {message}",
+    "hidden": "{message}",
+    "refused": "{message}",
+    "value_error": "{error}",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class TextOf:
-    """Text, whatever else YAML would take it for; but nothing and booleans are mistakes more often."""
-
-    check: Callable[[str], Any]
-
-    def __call__(self, place: Place) -> Any:
-        return self.check(place.word())
-
-
-def whole(place: Place) -> int:
-    text = place.number()
-    if not re.fullmatch("[1-9][0-9]{0,14}", text):
-        raise WrongError(f"{shorten(text)} is not a whole number of at least 1")
-    return int(text)
-
-
-def flag(place: Place) -> bool:
-    node = place.node
-    if not (isinstance(node, Scalar) and node.plain and node.text in _BOOLEANS):
-        raise WrongError(f"{_shown(node)} is neither true nor false")
-    return _BOOLEANS[node.text]
+def _message(error: ErrorDetails, value: Value) -> str:
+    """What is wrong with a value. Shows it as the file has it, unless it may be a secret."""
+    kind, context = error["type"], error.get("ctx", {})
+    if isinstance(value, Other) and value.value is None:
+        return "has no value; write one, or leave the key out"
+    if isinstance(value, Other) and kind in ("wrong", "hidden", "string_type", "literal_error", "enum"):
+        return f'{value.text} is a boolean in YAML; to mean the text, quote it: "{value.text}"'
+    shown, is_text = _shown(value), isinstance(value, Text)
+    said = _SAYS[kind].format(
+        value=shown,
+        kind=_kind(value),
+        bare=shorten(value) if isinstance(value, Text) else shown,
+        message=error["msg"],
+        expected=context.get("expected"),
+        error=context.get("error"),
+    )
+    return f"{said}; write [{shown}]" if kind == "tuple_type" and is_text else said
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """For what others honour and we cannot: saying so beats seeming to."""
-
-    reason: str
-
-    def __call__(self, _place: Place) -> NoReturn:
-        raise WrongError(f"cannot be honoured: {self.reason}")
-
-
-@dataclass(frozen=True, slots=True)
-class ListOf:
-    """A list that is not empty -> the places of its items; those that are wrong are left out."""
-
-    item: Reader
-
-    def __call__(self, place: Place) -> list[Place]:
-        if not isinstance(place.node, List):
-            shown = _shown(place.node)
-            advice = f"; write [{shown}]" if isinstance(place.node, Scalar) and place.node.text else ""
-            raise WrongError(f"{shown} is not a list{advice}")
-        if not place.node.items:
-            raise WrongError("is empty; name at least one, or leave the key out")
-        items = (Place(place.letter, node, f"{place.path}[{i}]") for i, node in enumerate(place.node.items))
-        return [each for each in items if each.read(self.item)]
-
-
-@dataclass(frozen=True, slots=True)
-class WordsOf:
-    """A list of texts, each of them once."""
-
-    check: Callable[[str], str]
-
-    def __call__(self, place: Place) -> list[Place]:
-        seen: dict[str, Place] = {}
-        for word in ListOf(TextOf(self.check))(place):
-            if word.value in seen:
-                word.wrong(f"{quote(word.value)} is there twice")
-            seen.setdefault(word.value, word)
-        return list(seen.values())
-
-
-@dataclass(frozen=True, slots=True)
-class MappingOf:
-    """A mapping of known keys -> their places; None where the value is wrong, so that it counts as given."""
-
-    table: Mapping[str, Reader]
-
-    def __call__(self, place: Place) -> Section:
-        section: Section = {}
-        for key, node in place.entries().values():
-            step = place.step(key.text, node)
-            if reader := self.table.get(key.text):
-                section[key.text] = step.read(reader)
-            else:
-                replace(step, node=key).wrong(f"unknown key; {_suggest(key.text, self.table)}")
-        return section
-
-
-def _suggest(key: str, table: Mapping[str, Reader]) -> str:
-    close = get_close_matches(key[:64], table, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(table)}"
-
-
-def items(sections: Section, key: str) -> list[Place]:
-    """The places of the items of a list; none if it is left out or wrong."""
-    place = sections.get(key)
-    return place.value if place else []
-
-
-def values(sections: Section) -> dict[str, Any]:
-    """The bare values, without their places."""
-    return {key: _bare(place.value) for key, place in sections.items() if place}
-
-
-def _bare(value: Any) -> Any:
-    return tuple(item.value for item in value) if isinstance(value, list) else value
-
-
-# -- from bytes to nodes ---------------------------------------------------------------------------
+# -- from bytes to values --------------------------------------------------------------------------
 
 
 def contents(path: str) -> bytes:
+    """The bytes of a file, one more than MAX_BYTES at most. Raises ConfigError if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -330,20 +282,21 @@ def contents(path: str) -> bytes:
         raise ConfigError([Problem(path, None, "", f"cannot be read: {reason or error}")]) from error
 
 
-def read(text: str | bytes, file: str, shape: MappingOf) -> Place:
-    """The file's place, with its section as the value. Raises ConfigError if nothing can be made of it."""
-    letter = Letter(file)
-    node = _compose(letter, _decoded(letter, text)) or Map(1, [])
-    root = Place(letter, node, "").read(shape)
-    if root is None:
-        letter.close()
-        raise AssertionError("a place that cannot be read has been reported")
-    return root
+def read(text: str | bytes, file: str) -> Document:
+    """The values of a file. Raises ConfigError if it is not YAML with a mapping as its root."""
+    document = Document(file)
+    root = _compose(document, _decoded(document, text))
+    if not isinstance(root, Mapping):
+        document.note(root, "", f"{_shown(root)} is not a mapping of keys to values")
+        document.close()
+    else:
+        document.root = root
+    return document
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Hundreds of thousands of nodes and no garbage: looking for it takes longer than reading them."""
+    """Pause the collector: it would scan hundreds of thousands of new values and find no garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -353,133 +306,250 @@ def without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _decoded(letter: Letter, text: str | bytes) -> str:
+def _decoded(document: Document, text: str | bytes) -> str:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(data) > MAX_BYTES:
-        letter.fail(None, f"is larger than {MAX_BYTES // 2**20} MiB")
+        document.fail(None, f"is larger than {MAX_BYTES // 2**20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        letter.fail(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text")
+        document.fail(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text")
 
 
-def _compose(letter: Letter, text: str) -> Node | None:
-    """The only document of the text; None if it is empty. Raises ConfigError if it is not YAML."""
-    if text.count("%TAG") > 100:  # libyaml compares each with all before
-        letter.fail(None, "has too many %TAG directives")
+def _compose(document: Document, text: str) -> Value:
+    """The root of the only YAML document; an empty mapping for an empty file."""
+    if text.count("%TAG") > MAX_TAG_DIRECTIVES:
+        document.fail(None, "has too many %TAG directives")
     try:
-        return _Composer(letter, yaml.parse(text, Loader=_LOADER)).document()
+        return _Composer(document, yaml.parse(text, Loader=_LOADER)).root()
     except yaml.reader.ReaderError as error:
         bad = yaml.reader.Reader.NON_PRINTABLE.search(text)
         line = text.count("\n", 0, bad.start()) + 1 if bad else None
-        letter.fail(line, f"is not YAML: {error.reason}")
+        document.fail(line, f"is not YAML: {error.reason}")
     except yaml.MarkedYAMLError as error:
         begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
         context = f"{error.context}{begun}, " if error.context else ""
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        letter.fail(line, f"is not YAML: {context}{error.problem}")
+        document.fail(line, f"is not YAML: {context}{error.problem}{_hint(error, text)}")
+
+
+#: Usual slips in a line that is not YAML, and what to do.
+_SLIPS = (
+    (re.compile(r"[ -]*\t"), "tabs cannot indent YAML; use spaces"),
+    (re.compile(r".*(?:^|[-:,\[\]{])\s*\*"), 'quote a text that begins with *, e.g. "*-dev"'),
+    (re.compile(r".*[-:,]\s+\[[^\[\]]*\][^\s,\]}]"), 'quote a text that begins with [, e.g. "[a-c]*"'),
+    (re.compile(r".*[-:,\[{]\s*[@`%!]"), "quote a text that begins with @, `, % or !"),
+)
+
+
+def _hint(error: yaml.MarkedYAMLError, text: str) -> str:
+    """The slip that is likely behind a syntax error: `; advice`, or nothing."""
+    lines = text.split("\n")
+    numbers = [mark.line for mark in (error.problem_mark, error.context_mark) if mark]
+    for line in (lines[number][:500] for number in numbers if number < len(lines)):
+        for slip, advice in _SLIPS:
+            if slip.match(line):
+                return f"; {advice}"
+    return ""
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+#: Whether PyYAML uses libyaml. Without it a file takes several times as long.
+HAS_LIBYAML: bool = yaml.__with_libyaml__
 
-
-def dump(plain: Any) -> str:
-    """YAML of plain mappings, lists and scalars, such that what is read back is the same."""
-    text: str = yaml.dump(plain, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=1000)
-    return text
+#: The way to a value in a chain, so that only a problem pays for the text.
+_Chain = tuple[Any, int | str] | None
 
 
 class _Composer:
-    """Parsing events -> nodes, no more and no deeper than a valid file can have.
+    """Parsing events to values.
 
-    PyYAML's own composer follows any depth: libyaml's then overruns the stack and kills the process.
+    PyYAML's own composer has no bound on depth: libyaml's overruns the stack and kills the process. It also
+    converts scalars, and raises errors without a line for texts that only look like dates or numbers.
     """
 
-    def __init__(self, letter: Letter, events: Iterable[yaml.Event]) -> None:
-        self._letter = letter
+    def __init__(self, document: Document, events: Iterable[yaml.Event]) -> None:
+        self._document = document
         self._events = iter(events)
-        self._anchors: dict[str, Node] = {}
+        #: Anchor: the value, and how many values it holds with what its own aliases repeat.
+        self._anchors: dict[str, tuple[Value, int]] = {}
         self._count = 0
 
-    def document(self) -> Node | None:
+    def root(self) -> Value:
         next(self._events)  # the stream's start
         if isinstance(next(self._events), yaml.StreamEndEvent):
-            return None
-        node = self._node(next(self._events), 0)
+            return _mapping(1)
+        root = self._value(next(self._events), None, 0)
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            self._letter.fail(_line(event), "begins a second YAML document; only one is read")
-        return node
+            self._document.fail(_line(event), "begins a second YAML document; only one is read")
+        return root
 
-    def _node(self, event: Any, depth: int) -> Node:
+    def _value(self, event: Any, chain: _Chain, depth: int) -> Value:
+        line = _line(event)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event)
-        self._check(event, depth)
-        node = self._empty(event)
+            return self._alias(event, line)
+        before = self._count
+        self._add(1, line)
+        if depth > MAX_DEPTH:
+            self._document.fail(line, f"is nested more than {MAX_DEPTH} levels deep")
+        if event.tag not in _TAGS:
+            self._document.fail(
+                line,
+                "a ! before a value begins a YAML tag, which means nothing here; leave it out, or quote it",
+            )
         if event.anchor:
-            self._anchors[event.anchor] = node
-        if isinstance(node, List):
-            node.items.extend(self._nodes(yaml.SequenceEndEvent, depth + 1))
-        elif isinstance(node, Map):
-            nodes = self._nodes(yaml.MappingEndEvent, depth + 1)
-            node.items.extend((key, next(nodes)) for key in nodes)
-        return node
+            self._anchors.pop(event.anchor, None)  # an alias inside means this one, which has no end yet
+        value: Value
+        if isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event, line)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = Sequence_()
+            value.line = line
+            for inner in self._until(yaml.SequenceEndEvent):
+                value.append(self._value(inner, (chain, len(value)), depth + 1))
+        else:
+            value = self._pairs(line, chain, depth)
+        if event.anchor:
+            self._anchors[event.anchor] = value, self._count - before
+        return value
 
-    def _nodes(self, end: type[yaml.Event], depth: int) -> Iterator[Node]:
+    def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
         for event in self._events:
             if isinstance(event, end):
                 return
-            yield self._node(event, depth)
+            yield event
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
-        name = event.anchor or ""
-        node = self._anchors.get(name)
-        return node or self._letter.fail(_line(event), f"the alias {quote(name)} has no anchor before it")
+    def _pairs(self, line: int, chain: _Chain, depth: int) -> Mapping:
+        """A mapping with `<<` merged in. Of several merged mappings the earlier wins, as in YAML 1.1."""
+        mapping = _mapping(line)
+        merged: list[Mapping] = []
+        for event in self._until(yaml.MappingEndEvent):
+            key = self._value(event, chain, depth + 1)
+            if isinstance(key, Other):
+                key = _text(key.text, key.line)
+            step = (chain, key if isinstance(key, Text) else "?")
+            value = self._value(next(self._events), step, depth + 1)
+            if not isinstance(key, Text):
+                self._document.note(key, _written(chain), f"{_shown(key)} is not a key")
+            elif key == "<<" and not key.quoted:
+                for source in value if isinstance(value, Sequence_) else [value]:
+                    if isinstance(source, Mapping):
+                        merged.append(source)
+                    else:
+                        message = f"{_kind(source)} is not a mapping to merge"
+                        self._document.note(source, _written(step), message)
+            elif key in mapping:
+                first = mapping.names[key].line
+                self._document.note(key, _written(step), f"is there twice; the first is on line {first}")
+            else:
+                mapping[str(key)], mapping.names[str(key)] = value, key
+        for source in merged:
+            for name in source.keys() - mapping.keys():
+                mapping[name], mapping.names[name] = source[name], source.names[name]
+        return mapping
 
-    def _empty(self, event: Any) -> Node:
-        line = _line(event)
-        if isinstance(event, yaml.ScalarEvent):
-            return Scalar(line, event.value, plain=event.implicit[0])
-        return List(line, []) if isinstance(event, yaml.SequenceStartEvent) else Map(line, [])
+    def _alias(self, event: yaml.AliasEvent, line: int) -> Value:
+        """The value of an alias. Its name is not shown: it may be a secret that begins with *."""
+        value, size = self._anchors.get(event.anchor or "", (None, 0))
+        if value is None:
+            self._document.fail(
+                line,
+                "an unquoted * begins an alias in YAML, and no anchor before it has this name;"
+                ' quote a text that begins with *, e.g. "*-dev"',
+            )
+        self._add(size, line)
+        return value
 
-    def _check(self, event: Any, depth: int) -> None:
-        self._count += 1
+    def _add(self, values: int, line: int) -> None:
+        self._count += values
         if self._count > MAX_VALUES:
-            self._letter.fail(_line(event), f"the file holds more than {MAX_VALUES} values")
-        if depth > MAX_DEPTH:
-            self._letter.fail(_line(event), f"is nested more than {MAX_DEPTH} levels deep")
-        if event.tag not in _TAGS:
-            self._letter.fail(_line(event), f"the tag {quote(event.tag)} means nothing here; leave it out")
+            self._document.fail(line, f"the file holds more than {MAX_VALUES} values, with its aliases")
 
 
 def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
+def _scalar(event: yaml.ScalarEvent, line: int) -> Text | Other:
+    text, plain = event.value, event.implicit[0]
+    if plain and text in _NOTHING:
+        return Other(line, text, None)
+    if plain and text in _BOOLEANS:
+        return Other(line, text, _BOOLEANS[text])
+    return _text(text, line, quoted=not plain)
+
+
+def _text(text: str, line: int, *, quoted: bool = False) -> Text:
+    made = Text(text)
+    made.line, made.quoted = line, quoted
+    return made
+
+
+def _mapping(line: int) -> Mapping:
+    made = Mapping()
+    made.line, made.names = line, {}
+    return made
+
+
+# -- how places and values are shown ---------------------------------------------------------------
+
+
+def _written(chain: _Chain) -> str:
+    if chain is None:
+        return ""
+    path, step = _written(chain[0]), chain[1]
+    return f"{path}[{step}]" if isinstance(step, int) else dotted(path, step)
+
+
 def dotted(path: str, key: str) -> str:
-    """The path of a key; one that is no plain word is quoted, so that a problem stays one line."""
+    """The path of a key. A key that is not a plain word is quoted, so that a problem stays one line."""
     if not re.fullmatch(r"[\w-]{1,64}|<<", key):
         return f"{path}[{quote(key)}]"
     return f"{path}.{key}" if path else key
 
 
-def _kind(node: Node) -> str:
-    """What it is, not what it says: a mistyped mapping may hold a secret."""
-    return "text" if isinstance(node, Scalar) and not (node.plain and node.text in _NOTHING) else _shown(node)
+def _shown(value: Value) -> str:
+    match value:
+        case Text():
+            return quote(value)
+        case Other():
+            return "nothing" if value.value is None else quote(value.text)
+    return "a list" if isinstance(value, Sequence_) else "a mapping"
 
 
-def _shown(node: Node) -> str:
-    if isinstance(node, Scalar):
-        return "nothing" if node.plain and node.text in _NOTHING else quote(node.text)
-    return "a list" if isinstance(node, List) else "a mapping"
+def _kind(value: Value) -> str:
+    """What a value is, without what it says."""
+    return "text" if isinstance(value, Text) else _shown(value)
 
 
 def quote(text: str) -> str:
+    """The text in quotes, shortened, on one line."""
     short = shorten(text)
     return str(json.dumps(short, ensure_ascii=not short.isprintable()))
 
 
 def shorten(text: str) -> str:
-    return text if len(text) <= 64 else f"{text[:60]}..."
+    """The text, cut after 60 characters if it is longer than 64."""
+    return str(text) if len(text) <= 64 else f"{text[:60]}..."
+
+
+# -- from plain values to YAML ---------------------------------------------------------------------
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Quotes also what other YAML readers, as Go's, take for another type: `y`, `1e3`, `012345678901`."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"(?:[yYnN]|[-+]?[0-9.][0-9_.]*(?:[eE][-+]?[0-9]*)?|0[box][0-9a-fA-F_]*)$"),
+    list("yYnN-+.0123456789"),
+)
+
+
+def dump(plain: Any) -> str:
+    """YAML of plain mappings, lists and scalars. Each YAML reader reads the same values back."""
+    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return text

@@ -20,7 +20,14 @@ from support.serving import serving
 
 from exporter import logs
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Settings, parse
+from exporter.config.settings import (
+    ConfigError,
+    RegistrySettings,
+    Settings,
+    TargetSettings,
+    keys,
+    parse,
+)
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
 from exporter.metrics.exposition import Page
@@ -30,7 +37,8 @@ LONGEST = 2.0
 
 # -- the configuration -----------------------------------------------------------------------------
 
-KEYS = st.sampled_from([*config._SETTINGS, *config._TARGET, *config._REGISTRY, "tragets", "<<", "*"])
+MODELS = (Settings, TargetSettings, RegistrySettings)
+KEYS = st.sampled_from([*(key for model in MODELS for key in keys(model)), "tragets", "<<", "*"])
 SCALARS = (
     st.none()
     | st.booleans()
