@@ -16,7 +16,7 @@ from hashlib import sha256
 from random import Random
 
 from exporter import __version__, logs
-from exporter.aws.ecr import AWS
+from exporter.aws.connector import AwsConnector
 from exporter.aws.errors import ECRError
 from exporter.cli import parse
 from exporter.config import settings as config
@@ -51,7 +51,7 @@ _log = logs.get("main")
 class Loader:
     """Where the configuration comes from, first and at every reload. Any thread; one loads at a time."""
 
-    def __init__(self, file: str, *, aws: AWS, text: str | None = None) -> None:
+    def __init__(self, file: str, *, aws: AwsConnector, text: str | None = None) -> None:
         self._file = file
         self._aws = aws
         self._text = text
@@ -96,7 +96,7 @@ class Exporter:
         *,
         settings: Settings,
         loader: Loader,
-        aws: AWS,
+        aws: AwsConnector,
         instruments: Instruments,
         shard: Shard,
         orders: Orders,
@@ -263,7 +263,7 @@ def _start(flags: argparse.Namespace) -> int:
     if flags.demo:
         return _demo(flags, orders, instruments)
     file = flags.config_file or "config.yaml"
-    aws = AWS(observe=instruments.aws_request)
+    aws = AwsConnector(observe=instruments.aws_request)
     return _run(flags, orders, instruments, Loader(file, aws=aws), aws)
 
 
@@ -285,7 +285,9 @@ def _demo(flags: argparse.Namespace, orders: Orders, instruments: Instruments) -
 
     with demo.start() as world:
         _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
-        aws = AWS(session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request)
+        aws = AwsConnector(
+            session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request
+        )
         text = None if flags.config_file else demo.DEMO_CONFIG
         loader = Loader(flags.config_file or "demo", aws=aws, text=text)
         return _run(flags, orders, instruments, loader, aws)
@@ -296,7 +298,7 @@ def _run(
     orders: Orders,
     instruments: Instruments,
     loader: Loader,
-    aws: AWS,
+    aws: AwsConnector,
 ) -> int:
     settings = loader.load()
     web = Web(flags.web_config_file, on_load=instruments.web_loaded)

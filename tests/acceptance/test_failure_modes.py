@@ -25,7 +25,7 @@ from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
 from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
 
-from exporter.aws.ecr import RENEW_BEFORE
+from exporter.aws.credentials import RENEW_BEFORE
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.demo import (
     ACCOUNT,

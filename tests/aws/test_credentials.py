@@ -9,7 +9,8 @@ import pytest
 from support.command import Command, ask, environment, eventually, running
 from support.lender import Lender
 
-from exporter.aws.ecr import AWS, EcrClient
+from exporter.aws.connector import AwsConnector
+from exporter.aws.ecr import EcrClient
 from exporter.config.settings import RegistrySettings
 from exporter.demo import ACCOUNT, REGION, EmbeddedAWS
 
@@ -56,7 +57,7 @@ def client(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return AWS(endpoint_url=aws.endpoint_url).ecr(RegistrySettings(), connections=1)
+    return AwsConnector(endpoint_url=aws.endpoint_url).ecr(RegistrySettings(), connections=1)
 
 
 def test_lent_credentials_are_taken_anew_before_they_end(client: EcrClient, lender: Lender) -> None:
@@ -70,7 +71,7 @@ def test_a_role_is_assumed_with_lent_credentials(
 ) -> None:
     del client, variables  # whose environment is used
     role = RegistrySettings(role_arn=f"arn:aws:iam::{OTHER}:role/reader")
-    lent = AWS(endpoint_url=aws.endpoint_url).ecr(role, connections=1)
+    lent = AwsConnector(endpoint_url=aws.endpoint_url).ecr(role, connections=1)
     assert lent.registry().registry_id == OTHER
     assert lender.lent >= 1
     assert aws.count("AssumeRole") == 1

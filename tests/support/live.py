@@ -13,7 +13,7 @@ import boto3
 
 from exporter import logs
 from exporter.app import Exporter, Loader
-from exporter.aws.ecr import AWS
+from exporter.aws.connector import AwsConnector
 from exporter.config import settings as config
 from exporter.demo import ACCOUNT, EmbeddedAWS
 from exporter.lifecycle import Orders
@@ -105,11 +105,11 @@ def living(
     format_: str = "logfmt",
     **options: Any,
 ) -> Iterator[Live]:
-    """An exporter of the configuration; no session means the environment's. `options` are those of `AWS`."""
+    """An exporter of the configuration; no session means the environment's. `options` are AwsConnector's."""
     written = io.StringIO()
     logs.setup("debug", format_, written)
     instruments = Instruments()
-    aws = AWS(session=session, endpoint_url=endpoint_url, observe=instruments.aws_request, **options)
+    aws = AwsConnector(session=session, endpoint_url=endpoint_url, observe=instruments.aws_request, **options)
     settings = replace(
         config.parse(text, file="config.yaml"),
         discovery_interval=HURRY,
