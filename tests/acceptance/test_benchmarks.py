@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.embedded_aws import EmbeddedAWS
 
 from exporter.aws.connector import AwsConnector
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings
-from exporter.demo import EmbeddedAWS
 from exporter.replication.model import Destination, Reason
 
 SERVER = Path(__file__).parents[2] / "benchmarks" / "fast_ecr.py"

@@ -20,6 +20,7 @@ from typing import Any
 import boto3
 import pytest
 from support.command import eventually
+from support.embedded_aws import Drip, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Truncate
 from support.fakes import ACCOUNT as FAKE_ACCOUNT
 from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
@@ -27,19 +28,7 @@ from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
 
 from exporter.aws.credentials import RENEW_BEFORE
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
-from exporter.demo import (
-    ACCOUNT,
-    REGION,
-    Call,
-    Drip,
-    DropConnection,
-    EmbeddedAWS,
-    Fault,
-    Garbage,
-    Hang,
-    Refuse,
-    Truncate,
-)
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT
 from exporter.polling.poller import HEARTBEAT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from support.embedded_aws import EmbeddedAWS
 from support.fakes import ACCOUNT, HOME, REGION, FakeAWS, FakeECR, digest_of
 
 from exporter.aws.connector import AwsConnector
@@ -19,7 +20,6 @@ from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings
 from exporter.demo import ACCOUNT as DEMO_ACCOUNT
-from exporter.demo import EmbeddedAWS
 from exporter.replication.model import (
     LOOKUP_SIZE,
     Destination,

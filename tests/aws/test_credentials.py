@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.command import Command, ask, environment, eventually, running
+from support.embedded_aws import EmbeddedAWS
 from support.lender import Lender
 
 from exporter.aws.connector import AwsConnector
 from exporter.aws.ecr import EcrClient
 from exporter.config.settings import RegistrySettings
-from exporter.demo import ACCOUNT, REGION, EmbeddedAWS
+from exporter.demo import ACCOUNT, REGION
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 from botocore.exceptions import ProfileNotFound
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embedded_aws import Drip, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Truncate
 
 from exporter import __version__
 from exporter.aws.connector import AwsConnector
@@ -30,19 +31,7 @@ from exporter.aws.parsing import FIRST_PUSH, SKEW
 from exporter.aws.session import session_factory
 from exporter.aws.timeouts import CONNECT_TIMEOUT, MOST_READ, READ_TIMEOUT
 from exporter.config.settings import RegistrySettings, Secret
-from exporter.demo import (
-    ACCOUNT,
-    REGION,
-    Call,
-    Drip,
-    DropConnection,
-    EmbeddedAWS,
-    Fault,
-    Garbage,
-    Hang,
-    Refuse,
-    Truncate,
-)
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.replication.model import (
     LOOKUP_SIZE,
     PAGE_SIZE,

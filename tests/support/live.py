@@ -15,11 +15,12 @@ from exporter import logs
 from exporter.app import Exporter, Loader
 from exporter.aws.connector import AwsConnector
 from exporter.config import settings as config
-from exporter.demo import ACCOUNT, EmbeddedAWS
+from exporter.demo import ACCOUNT
 from exporter.lifecycle import Orders
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.targets import WHOLE
 from support.command import Scraped, eventually
+from support.embedded_aws import EmbeddedAWS
 from support.logfmt import parse
 
 #: Seconds between two questions about anything.
