@@ -39,12 +39,12 @@ class AwsConnector:
         # botocore logs each failure to fetch credentials with a traceback, which holds what a
         # credential_process printed. The error of the call says the same without it.
         logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
-        self._shared = SharedSession(session or session_factory(), endpoint_url=endpoint_url)
+        self._shared = SharedSession(session or session_factory(clock=clock), endpoint_url=endpoint_url)
         self._observe = observe
         self._clock = clock
         self._read_timeout = read_timeout
         self._deadline = Deadline(answer_timeout)
-        with Classified("credentials"):
+        with Classified("credentials", local=True):
             found: str | None = self._shared.current().region_name
         #: The Region that boto3 finds, else that of AWS_REGION, which the other SDKs read. May be None.
         self.region = found or os.environ.get("AWS_REGION")

@@ -9,6 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from botocore.credentials import CredentialProvider, Credentials, ReadOnlyCredentials, RefreshableCredentials
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
+
+from exporter.aws.errors import ECRError
+from exporter.replication.model import Reason
 
 #: Seconds before their end at which credentials are renewed. STS lends for 900 s at least.
 RENEW_BEFORE = 300.0
@@ -98,3 +105,88 @@ class Lease:
         least = self._clock() + RENEW_EVERY
         self._held = _Held(loan, max(loan.ends_at - RENEW_BEFORE, least), max(loan.ends_at, least))
         return loan
+
+
+class RenewedCredentials(Credentials):
+    """Credentials that botocore signs with, from a lease. The first use borrows."""
+
+    def __init__(self, lease: Lease, *, method: str) -> None:
+        super().__init__("", "", None, method)
+        self._lease = lease
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        loan = self._lease.current()
+        return ReadOnlyCredentials(loan.access_key, loan.secret_key, loan.token)
+
+
+class CredentialSource:
+    """Stands in for botocore's chain of providers: the same providers, renewed by our policy.
+
+    botocore 1.44.8 fetches credentials that last 15 minutes or less again at every call. From 10 minutes
+    before their end every call fails if they cannot be renewed, though they are valid.
+    """
+
+    def __init__(self, chain: Any, *, clock: Callable[[], float]) -> None:
+        self._providers: list[CredentialProvider] = chain.providers
+        self._clock = clock
+        for provider in self._providers:
+            if hasattr(provider, "_prompter"):
+                provider._prompter = _no_prompt  # noqa: SLF001 - botocore passes on no other
+
+    def load_credentials(self) -> Credentials | None:
+        """The credentials of the first provider that has any; None without one. Called once a session."""
+        found = self._load()
+        if not isinstance(found, RefreshableCredentials):
+            if found:
+                _check(found.get_frozen_credentials())
+            return found
+        waiting = [found]
+
+        def borrow() -> Loan:
+            renewed = waiting.pop() if waiting else self._load()
+            if not isinstance(renewed, RefreshableCredentials):
+                raise NoCredentialsError
+            return _loan(renewed)
+
+        return RenewedCredentials(Lease(borrow, clock=self._clock), method=str(found.method))
+
+    def _load(self) -> Credentials | None:
+        for provider in self._providers:
+            try:
+                found: Credentials | None = provider.load()
+            except (BotoCoreError, ClientError, OSError, ECRError):
+                raise
+            except Exception as error:
+                message = f"{type(error).__name__}: {error}"
+                raise CredentialRetrievalError(provider=str(provider.METHOD), error_msg=message) from error
+            if found is not None:
+                return found
+        return None
+
+
+def _loan(found: Any) -> Loan:
+    # The lease decides when to renew, so botocore must not renew what was just fetched.
+    found._advisory_refresh_timeout = found._mandatory_refresh_timeout = 0  # noqa: SLF001
+    keys = found.get_frozen_credentials()
+    _check(keys)
+    return Loan(keys.access_key, keys.secret_key, keys.token, ends_at=found._expiry_time.timestamp())  # noqa: SLF001
+
+
+def _check(keys: Any) -> None:
+    """Raises ECRError if a key ends in white space or holds a line break: the request could not be sent."""
+    for what, value in (
+        ("access key id", keys.access_key),
+        ("secret access key", keys.secret_key),
+        ("session token", keys.token),
+    ):
+        if value and (value != value.strip() or len(value.splitlines()) > 1):
+            where = "ends in a line break" if value.endswith(("\r", "\n")) else "has white space around it"
+            _denied("MalformedCredentials", f"the {what} {where}")
+
+
+def _no_prompt(_: str) -> str:
+    _denied("MFARequired", "the profile has mfa_serial, and the exporter cannot enter an MFA code")
+
+
+def _denied(code: str, message: str) -> NoReturn:
+    raise ECRError(Reason.ACCESS_DENIED, action="credentials", code=code, message=message, everything=True)

@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
-from exporter.aws.credentials import Lease, Loan
+from exporter.aws.credentials import CredentialSource, Lease, Loan
 from exporter.aws.errors import Classified, ECRError
 from exporter.aws.timeouts import Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
@@ -100,7 +100,7 @@ class Access:
         """The answer to one call. Raises ECRError."""
         used: boto3.Session | Loan | None = None
         try:
-            with Classified(f"{service}:{operation}"):
+            with Classified(f"{service}:{operation}", local=True):
                 used = self._role.current() if self._role else self._shared.current()
                 client = self._client(used, service)
             return self._ask(client, operation, parameters)
@@ -148,7 +148,7 @@ class Access:
         """
         session = None
         try:
-            with Classified("sts:AssumeRole"):
+            with Classified("sts:AssumeRole", local=True):
                 session = self._shared.current()
                 client = self._connect(session, "sts")
             secret = self._settings.external_id
@@ -217,7 +217,7 @@ class _Session(botocore.session.Session):
         return client
 
 
-def session_factory() -> Callable[[], boto3.Session]:
+def session_factory(*, clock: Callable[[], float]) -> Callable[[], boto3.Session]:
     """Makes boto3 sessions from the environment and the shared files. They share their service models.
 
     Their times are in UTC: the local times that botocore makes cost more than a third of a page of images.
@@ -231,6 +231,8 @@ def session_factory() -> Callable[[], boto3.Session]:
             core.register_component("data_loader", loader)
         loader = core.get_component("data_loader")
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
+        chain = core.get_component("credential_provider")
+        core.register_component("credential_provider", CredentialSource(chain, clock=clock))
         return boto3.Session(botocore_session=core)
 
     return make

@@ -205,7 +205,7 @@ class Agenda:
         repository, that got no answer at all speak for the whole registry, and so does one whose
         credentials are of no use.
         """
-        self._returned(job, throttled=error.reason is Reason.THROTTLED)
+        self._returned(job, throttled=error.reason is Reason.THROTTLED and not error.everything)
         if error.reason is not Reason.UNAVAILABLE and not error.everything:
             self._reached()
             if error.reason is Reason.THROTTLED:

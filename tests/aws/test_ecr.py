@@ -171,7 +171,8 @@ class TestOneCallEach:
             (Garbage(b"<html>Bad Gateway</html>", status=502), Reason.UNAVAILABLE),
             (Garbage(b"no html", status=503), Reason.UNAVAILABLE),
             (Garbage(b"[1]", status=500), Reason.UNAVAILABLE),
-            (Garbage(b"<html>Who are you?</html>", status=403), Reason.ACCESS_DENIED),
+            (Garbage(b"<html>Who are you?</html>", status=403), Reason.UNAVAILABLE),
+            (Garbage(b"<html>Who are you?</html>", status=400), Reason.UNAVAILABLE),
             (Garbage(b"<html>Log in to the guest network</html>"), Reason.UNAVAILABLE),
             (Garbage(b""), Reason.UNAVAILABLE),
             (Garbage(b'{"imageDetails": [{"imageDi', content_type=JSON), Reason.UNAVAILABLE),
@@ -813,7 +814,7 @@ class TestCredentialsOfTheEnvironment:
     @pytest.mark.usefixtures("file")
     def test_sessions_share_their_service_models(self) -> None:
         """They are some ten megabytes, which collecting the old session's garbage would leave in pieces."""
-        make = session_factory()
+        make = session_factory(clock=lambda: NOON)
         loaders = {id(make()._session.get_component("data_loader")) for _ in range(2)}
         assert len(loaders) == 1
 
