@@ -220,6 +220,10 @@ class TestOneCallEach:
         (400, "InvalidParameterException", (Reason.INVALID, False)),
         (400, "ValidationException", (Reason.INVALID, False)),
         (400, "SomethingNew", (Reason.INVALID, False)),
+        (400, "RequestTimeout", (Reason.UNAVAILABLE, False)),
+        (400, "RequestTimeoutException", (Reason.UNAVAILABLE, False)),
+        (400, "RequestAbortedException", (Reason.UNAVAILABLE, False)),
+        (408, "SomethingNew", (Reason.UNAVAILABLE, False)),
     ],
 )
 def test_what_a_refusal_means(
@@ -229,6 +233,14 @@ def test_what_a_refusal_means(
     error = failure(lambda: client.status("team/app", DIGEST))
     assert (error.reason, error.everything) == expected
     assert str(error) == f"ecr:DescribeImageReplicationStatus: {code}: because"
+
+
+def test_what_a_header_says(aws: EmbeddedAWS, client: EcrClient) -> None:
+    headers = (("x-amzn-errortype", "ThrottlingException:http://x"), ("x-amz-retry-after", "1500"))
+    Recorder(aws, Garbage(b"{}", 400, JSON, headers))
+    error = failure(client.registry)
+    assert (error.reason, error.code) == (Reason.THROTTLED, "ThrottlingException")
+    assert error.retry_after == 1.5
 
 
 class TestNoAnswer:
@@ -867,6 +879,33 @@ class TestCredentialsOfTheEnvironment:
         error = failure(AwsConnector)
         assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
         assert "none-such" in str(error)
+
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    @pytest.mark.usefixtures("file")
+    def test_a_key_that_ends_in_a_line_break(
+        self, aws: EmbeddedAWS, monkeypatch: pytest.MonkeyPatch, ending: str
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIAIOSFODNN7EXAMPLE{ending}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        error = failure(self.client(aws).registry)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert "the access key id ends in a line break" in str(error)
+        assert "AKIA" not in str(error)
+
+    def test_nothing_asks_for_an_mfa_code(self, aws: EmbeddedAWS, file: Path) -> None:
+        serial = f"arn:aws:iam::{ACCOUNT}:mfa/me"
+        config = f"[default]\nrole_arn = {ROLE}\nsource_profile = base\nmfa_serial = {serial}\n"
+        file.write_text(f"[base]\naws_access_key_id=AKIADEMO{ACCOUNT}\naws_secret_access_key=x\n")
+        file.with_name("config").write_text(config)
+        error = failure(self.client(aws).registry)
+        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "MFARequired")
+
+    def test_an_endpoint_without_a_scheme(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(file, ACCOUNT)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
+        error = failure(AwsConnector().ecr(RegistrySettings(), connections=1).registry)
+        assert (error.reason, error.everything) == (Reason.INVALID, True)
+        assert "AWS_ENDPOINT_URL" in str(error)
 
     @pytest.mark.usefixtures("file")
     def test_a_web_identity(self, aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
