@@ -33,8 +33,9 @@ from typing import NamedTuple
 from soak_truth import Shown, Truth, Watching, read
 from soak_world import HOMES, OTHER, Churn, Scrapers, Weather
 from support.command import Command, ask, running
+from support.embedded_aws import EmbeddedAWS
 
-from exporter.demo import REGION, EmbeddedAWS
+from exporter.demo import REGION
 from exporter.polling.agenda import MAX_IN_FLIGHT
 
 #: Seconds: what the exporter is configured to.

@@ -16,8 +16,9 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
+from support.embedded_aws import EmbeddedAWS
 
-from exporter.demo import Call, CallKind, EmbeddedAWS, Refuse
+from exporter.demo import Call, CallKind, Refuse
 
 #: Seconds of history: longer than any window.
 KEPT = 240.0

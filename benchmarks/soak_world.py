@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from soak_truth import Home, Truth
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
 
-from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Refuse
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.replication.model import Destination
 
 OTHER, PARTNER = "222233334444", "444455556666"

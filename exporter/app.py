@@ -15,7 +15,7 @@ from functools import partial
 from random import Random
 
 from exporter import __version__, logs
-from exporter.aws.ecr import AWS
+from exporter.aws.connector import AwsConnector
 from exporter.aws.errors import ECRError
 from exporter.aws.regions import known_regions
 from exporter.cli import parse
@@ -66,7 +66,7 @@ class Exporter:
         *,
         settings: Settings,
         loader: Loader,
-        aws: AWS,
+        aws: AwsConnector,
         instruments: Instruments,
         shard: Shard,
         requests: Requests,
@@ -219,7 +219,7 @@ def _serve(flags: argparse.Namespace) -> int:
     gc.callbacks.append(Survivors(time.monotonic))
     if flags.demo:
         return _demo(flags, requests, instruments)
-    aws = AWS(observe=instruments.aws_request)
+    aws = AwsConnector(observe=instruments.aws_request)
     return _run(
         flags,
         requests,
@@ -249,14 +249,16 @@ def _demo(flags: argparse.Namespace, requests: Requests, instruments: Instrument
 
     with demo.start() as world:
         _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
-        aws = AWS(session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request)
+        aws = AwsConnector(
+            session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request
+        )
         text = None if flags.config_file else demo.DEMO_CONFIG
         loader = Loader(flags.config_file or "demo", aws=aws, text=text, regions=known_regions())
         return _run(flags, requests, instruments, loader, aws)
 
 
 def _run(
-    flags: argparse.Namespace, requests: Requests, instruments: Instruments, loader: Loader, aws: AWS
+    flags: argparse.Namespace, requests: Requests, instruments: Instruments, loader: Loader, aws: AwsConnector
 ) -> int:
     settings = loader.load()
     web = WebConfig(flags.web_config_file, on_load=instruments.web_loaded)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
+from exporter.redaction import redacted
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _LEVEL_NAMES = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL: "error"}
 LEVELS = tuple(_LEVELS)
@@ -209,7 +211,7 @@ class _Line(logging.Formatter):
         for key, value in (_own_fields(record) | _exception(record)).items():
             if value is not None:
                 fields[f"{key}_" if key in fields else key] = value
-        return self._render(fields)
+        return self._render({key: redacted(value) for key, value in fields.items()})
 
 
 def _head(record: logging.LogRecord) -> dict[str, object]:

@@ -16,7 +16,7 @@ from support.logfmt import parse
 
 from exporter import logs
 from exporter.app import Exporter
-from exporter.aws.ecr import AWS
+from exporter.aws.connector import AwsConnector
 from exporter.config import settings as config
 from exporter.config.settings import Settings
 from exporter.lifecycle import MAX_WAITING, RETRY_AFTER, Loader, Reloads, Requests, reload_when_due
@@ -126,7 +126,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     file = tmp_path / "config.yaml"
     file.write_text(CONFIG)
     instruments = Instruments()
-    aws = AWS(observe=instruments.aws_request)
+    aws = AwsConnector(observe=instruments.aws_request)
     loader = Broken(str(file), aws=aws)
     exporter = Exporter(
         settings=config.parse(CONFIG, file=str(file)),

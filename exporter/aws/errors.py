@@ -1,20 +1,27 @@
-"""What AWS and botocore raise -> the few kinds that callers branch on, with a message fit to be shown."""
+"""What AWS and botocore raise -> the few kinds that callers branch on, with a message fit to be logged."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    LoginError,
+    NoAuthTokenError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    RefreshWithMFAUnsupportedError,
     SSOError,
     TokenRetrievalError,
+    UnknownCredentialError,
 )
 from botocore.exceptions import (
     ConnectionError as ConnectionFailure,
@@ -22,13 +29,14 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from exporter.config.settings import Secret
+from exporter.redaction import redact
 from exporter.replication.model import Reason
 
-#: Text from outside that becomes the value of a label, or a message, is bounded.
+#: Characters of a label's value and of a message that come from outside.
 MAX_LABEL = 128
 MAX_MESSAGE = 300
 
-# botocore's list of throttling codes, and the ThrottleException of the ECR documentation that it lacks.
+# The throttling codes of botocore, and ThrottleException, which only the ECR documentation has.
 _THROTTLED = frozenset(
     """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
     RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
@@ -38,20 +46,28 @@ _THROTTLED = frozenset(
 _DENIED = frozenset(
     "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
 )
-# Not this action is refused but whoever asks: nothing else will work either until that is mended.
+# The caller is refused, not this action: no other call works until that is repaired.
 _BAD_CREDENTIALS = frozenset(
     """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
     InvalidClientTokenId InvalidAccessKeyId InvalidSignatureException SignatureDoesNotMatch
     IncompleteSignature IncompleteSignatureException MissingAuthenticationToken
     MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
-    IDPCommunicationError IDPRejectedClaim""".split()
+    IDPCommunicationError IDPRejectedClaim RegionDisabledException""".split()
+)
+_UNAVAILABLE = frozenset(
+    """ServerException InternalFailure InternalError ServiceUnavailable ServiceUnavailableException
+    RequestTimeout RequestTimeoutException RequestAbortedException""".split()
 )
 _NO_CREDENTIALS = (
     NoCredentialsError,
+    NoAuthTokenError,
     PartialCredentialsError,
     CredentialRetrievalError,
     TokenRetrievalError,
+    RefreshWithMFAUnsupportedError,
+    UnknownCredentialError,
     SSOError,
+    LoginError,
     ProfileNotFound,
     OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
@@ -61,42 +77,69 @@ _GONE = {
 }
 
 
-_WORD = re.compile(r"[A-Za-z0-9/+=]{16,}")
-# How access key ids and session tokens begin.
-_KEYS = ("AKIA", "ASIA", "IQoJ", "FwoG", "FQoG")
-
-
 class ECRError(Exception):
-    """A call that AWS did not answer, and why, in the few kinds that callers branch on."""
+    """A call that failed, and why, in the few kinds that callers branch on.
+
+    `action` is the IAM action, such as ecr:DescribeImages. `everything` is True if the cause lies with the
+    credentials or the Region, so that every call would fail. `retry_after` is the seconds that AWS asks to
+    wait, None if it does not say.
+    """
 
     def __init__(
-        self, reason: Reason, *, action: str, code: str, message: str, everything: bool = False
+        self,
+        reason: Reason,
+        *,
+        action: str,
+        code: str,
+        message: str,
+        everything: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(f"{action}: {code}: {message}" if message else f"{action}: {code}")
         self.reason = reason
-        #: The IAM action, such as ecr:DescribeImages.
         self.action = action
         self.code = code
-        #: The cause lies with the credentials or the Region, so that every call would fail.
         self.everything = everything
+        self.retry_after = retry_after
 
 
 class Classified:
-    """Whatever is raised within becomes an ECRError that does not show the secret."""
+    """A context that turns every exception into an ECRError whose message does not hold the secret.
 
-    __slots__ = ("_action", "_secret")
+    `local` says that no request is sent within: an error is then a mistake in the settings, and not an answer
+    that cannot be read.
+    """
 
-    def __init__(self, action: str, *, secret: Secret | None = None) -> None:
+    __slots__ = ("_action", "_local", "_secret")
+
+    def __init__(self, action: str, *, secret: Secret | None = None, local: bool = False) -> None:
         self._action = action
         self._secret = secret
+        self._local = local
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # A half-broken answer can raise anything in botocore's parser.
-        if isinstance(error, Exception) and not isinstance(error, ECRError):
-            raise _classify(error, self._action, self._secret) from error
+        # A broken answer can raise anything in botocore's parser.
+        if not isinstance(error, Exception) or isinstance(error, ECRError):
+            return
+        if self._local and isinstance(error, ValueError) and not isinstance(error, BotoCoreError):
+            raise _bad_setting(error, self._action) from error
+        raise _classify(error, self._action, self._secret) from error
+
+
+def _bad_setting(error: ValueError, action: str) -> ECRError:
+    """The error of a setting that botocore cannot use, with the environment variable that holds it."""
+    text = str(error)
+    names = [
+        name
+        for name, value in sorted(os.environ.items())
+        if name.startswith("AWS_") and len(value) > 1 and value in text
+    ]
+    where = " or ".join(names) or "the AWS config file"
+    message = shown(f"{text} (set by {where})")
+    return ECRError(Reason.INVALID, action=action, code="InvalidSetting", message=message, everything=True)
 
 
 def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
@@ -108,18 +151,28 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
         pass  # first, because a time-out is an OSError too
     elif isinstance(error, _NO_CREDENTIALS):
         reason, everything = Reason.ACCESS_DENIED, True
+        if _agent_is_down(error):
+            reason = Reason.UNAVAILABLE
     elif isinstance(error, ParamValidationError):
         reason = Reason.INVALID
     elif isinstance(error, BotoCoreError):
         reason, everything = Reason.INVALID, True
     else:
         code = f"UnusableAnswer({code})"
-    message = _first_line(_told(error), secret)
-    return ECRError(reason, action=action, code=code, message=message, everything=everything)
+    return ECRError(
+        reason, action=action, code=code, message=shown(_text(error), secret), everything=everything
+    )
 
 
-def _told(error: Exception) -> str:
-    """The text of the error, but for what a credential_process printed: that may hold secrets."""
+def _agent_is_down(error: Exception) -> bool:
+    """True if a container agent (Pod Identity, ECS) answers 5xx or not at all; 4xx is a refusal."""
+    if not isinstance(error, CredentialRetrievalError) or error.kwargs.get("provider") != "container-role":
+        return False
+    return not re.search(r"non 200 response 4\d\d", str(error))
+
+
+def _text(error: Exception) -> str:
+    """The text of the error, without what a credential_process printed: that may hold secrets."""
     if isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") == "custom-process":
         return "credential_process gave no credentials; run it by hand to see what it says"
     return str(error)
@@ -127,39 +180,59 @@ def _told(error: Exception) -> str:
 
 def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
     details = error.response.get("Error", {})
-    code = _first_line(str(details.get("Code") or "Unknown"))[:MAX_LABEL]
-    http = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
+    http = metadata.get("HTTPStatusCode", 0)
+    headers = metadata.get("HTTPHeaders", {})
+    code, message = _code(str(details.get("Code") or ""), headers), str(details.get("Message") or "")
     if not action.endswith(f":{error.operation_name}"):
-        action = f"sts:{error.operation_name}"  # botocore itself had to borrow credentials for the call
-    everything = code in _BAD_CREDENTIALS or action.startswith("sts:")
+        action = f"sts:{error.operation_name}"  # botocore called STS for the credentials of the call
+    sts = action.startswith("sts:")
     if code in _THROTTLED or http == 429:
-        reason, everything = Reason.THROTTLED, False
+        reason = Reason.THROTTLED
     elif code in _GONE:
         reason = _GONE[code]
+    elif http >= 500 or http == 408 or code in _UNAVAILABLE:
+        reason = Reason.UNAVAILABLE
+    elif not code and not any(name.startswith("x-amzn-") for name in headers):
+        reason, sts = Reason.UNAVAILABLE, False
+        message = f"HTTP {http} does not come from AWS; a proxy or a portal may have answered"
     elif code in _DENIED or code in _BAD_CREDENTIALS or http in (401, 403):
         reason = Reason.ACCESS_DENIED
-    elif http >= 500 or code in ("ServerException", "InternalFailure", "ServiceUnavailable"):
-        reason = Reason.UNAVAILABLE
     else:
         reason = Reason.INVALID
-    message = _first_line(str(details.get("Message") or ""), secret)
-    return ECRError(reason, action=action, code=code, message=message, everything=everything)
+    return ECRError(
+        reason,
+        action=action,
+        code=shown(code)[:MAX_LABEL] or str(http or "Unknown"),
+        message=shown(message, secret),
+        everything=code in _BAD_CREDENTIALS or sts,
+        retry_after=_retry_after(headers),
+    )
 
 
-def _first_line(text: str, secret: Secret | None = None) -> str:
-    """What may be shown of a message from outside.
+def _code(code: str, headers: Mapping[str, str]) -> str:
+    """The error code, from the header if the body has none; "" if there is none.
 
-    What AWS and botocore put below the first line quotes the request or the answer: the canonical
-    request of a wrong signature holds the session token. STS quotes an external id that it dislikes, and
-    a proxy may quote a header: whatever looks like a key or a token is left out.
+    botocore 1.44.8 puts the HTTP status in its place, and ignores the header.
     """
-    shown = text.replace(secret.reveal(), str(secret)) if secret else text
-    line = _WORD.sub(_masked, shown.strip().partition("\n")[0])
-    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", line).strip()[:MAX_MESSAGE]
+    if code and not code.isdecimal() and code != "Unknown":
+        return code
+    return re.split("[:,]", str(headers.get("x-amzn-errortype", "")))[0].rpartition("#")[2].strip()
 
 
-def _masked(word: re.Match[str]) -> str:
-    """A word, unless it is a key or a token: it begins so, or is as long and as mixed as a secret key."""
-    text = word.group()
-    mixed = re.search("[A-Z]", text) and re.search("[a-z]", text) and re.search("[0-9]", text)
-    return "<secret>" if text.startswith(_KEYS) or (len(text) >= 40 and mixed) else text
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from x-amz-retry-after, which botocore 1.44.8 takes as milliseconds."""
+    value = str(headers.get("x-amz-retry-after", ""))
+    return int(value) / 1000 if value.isascii() and value.isdecimal() and len(value) < 9 else None
+
+
+def shown(text: str, secret: Secret | None = None) -> str:
+    """The first line of a message from outside, without secrets, and at most MAX_MESSAGE characters of it.
+
+    AWS and botocore quote the request below the first line: the canonical request of a wrong signature holds
+    the session token. STS quotes an external id that it refuses, and a proxy may quote a header.
+    """
+    masked = text.replace(secret.reveal(), str(secret)) if secret else text
+    line = redact(masked.strip().partition("\n")[0])
+    printable = "".join(c if c.isprintable() else " " for c in line)
+    return " ".join(printable.split())[:MAX_MESSAGE]

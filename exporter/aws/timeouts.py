@@ -1,11 +1,11 @@
-"""An end to answers that never end.
+"""A deadline for answers that never end, and a bound on their size.
 
-botocore's time-outs count from one byte to the next, so that whoever sends a byte now and then keeps a
-worker busy for as long as it likes. Here a call's connection is cut when its answer is not whole in time;
-and its answer is read no further than any of AWS is long.
+The time-outs of botocore count from one byte to the next, so a server that sends a byte now and then holds a
+worker for as long as it likes. Here the connection of a call is shut down when the answer is not complete in
+time. Reading stops at a size that no answer of AWS has.
 
-Only this room touches what botocore keeps to itself; where a release of botocore has it no more, calls
-go on without a deadline.
+This module reaches into private parts of botocore. With a release of botocore that has other ones, calls go
+on without a deadline.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
+CONNECT_TIMEOUT = 3.0  # seconds
+READ_TIMEOUT = 10.0  # seconds from one byte to the next
+ANSWER_TIMEOUT = 30.0  # seconds until the last byte
+
 
 class Call:
-    """A call that is made within, by one thread. `late` is written by the watch alone."""
+    """A context in which one thread makes one call. Only the watching thread writes `late`."""
 
     __slots__ = ("_deadline", "connection", "due", "late")
 
@@ -29,7 +33,7 @@ class Call:
         self._deadline = deadline
         self.due = time.monotonic() + deadline.seconds
         self.late = False
-        #: Of urllib3's, once a request went out on it.
+        #: The urllib3 connection, once a request is sent on it.
         self.connection: Any = None
 
     def __enter__(self) -> Self:
@@ -42,9 +46,9 @@ class Call:
         self._deadline.end(self)
 
     def cut(self) -> None:
-        """Have whoever reads from the connection see its end. Any thread."""
+        """End the connection, so that the thread that reads from it sees its end. Any thread."""
         self.late = True
-        # A second descriptor, so that closing it leaves the connection's owner the first.
+        # On a second descriptor: the first one belongs to the connection, which closes it.
         with (
             suppress(AttributeError, OSError),
             socket.socket(fileno=os.dup(self.connection.sock.fileno())) as twin,
@@ -53,7 +57,7 @@ class Call:
 
 
 class Deadline:
-    """Cuts calls that take longer than `seconds`, or up to a tenth more. All methods for any thread."""
+    """Cuts calls that take longer than `seconds`, at most a tenth late. All methods are for any thread."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -62,27 +66,27 @@ class Deadline:
         self._watched = False
 
     def __call__(self) -> Call:
-        """A call that is to be made now."""
+        """The context for a call that starts now."""
         return Call(self)
 
     def begin(self, call: Call) -> None:
-        """Have an eye on the call."""
+        """Start to watch the call."""
         with self._lock:
             self._calls.add(call)
             if self._watched:
                 return
-            # Without a thread the call goes on, and the next one tries again for both.
+            # If no thread can start, the call goes on, and the next call tries again.
             with suppress(RuntimeError):
                 threading.Thread(target=self._watch, name="deadline", daemon=True).start()
                 self._watched = True
 
     def end(self, call: Call) -> None:
-        """The call came back."""
+        """Stop watching the call: it returned."""
         with self._lock:
             self._calls.discard(call)
 
     def _watch(self) -> None:
-        """Look around now and then, as long as there are calls."""
+        """Cut late calls until there are none to watch."""
         pause = threading.Event()
         while True:
             pause.wait(self.seconds / 10)
@@ -96,21 +100,20 @@ class Deadline:
                         call.cut()
 
 
-#: The call that each thread makes.
+#: `.call` is the call that the current thread makes.
 _here = threading.local()
 
-
-#: Bytes of an answer. A page of 1000 images is well under two million.
+#: Bytes of an answer that are read at most. A page of 1,000 images has less than two million.
 MOST_READ = 32 << 20
 
 
 class TooLongError(Exception):
-    """An answer is not one of AWS, and would fill the memory."""
+    """The answer is longer than any of AWS, and would fill the memory."""
 
 
 def _bounded(response: Any, *args: Any, **options: Any) -> Iterator[bytes]:
-    """What is read from a response, up to the bound; then it is closed, as nobody else will."""
-    del response.stream  # with it the response would hold itself, and only the collector could free it
+    """The chunks of a response. Raises TooLongError past the bound, and closes the response itself."""
+    del response.stream  # it refers to the response, and only the garbage collector could free that cycle
     size = 0
     for chunk in response.stream(*args, **options):
         size += len(chunk)
@@ -120,8 +123,8 @@ def _bounded(response: Any, *args: Any, **options: Any) -> Iterator[bytes]:
         yield chunk
 
 
-class _Known:
-    """Of a connection: it tells the call that is made on it, and bounds what is read from it."""
+class _Bounded:
+    """Mixed into a urllib3 connection: it registers with the current call and bounds what is read."""
 
     def request(self, *args: Any, **options: Any) -> Any:
         if call := getattr(_here, "call", None):
@@ -134,12 +137,12 @@ class _Known:
         return response
 
 
-def make_known(client: Any) -> None:
-    """Have the calls of a boto3 client know their connections, through whatever proxy. Once is enough."""
+def with_deadline(client: Any) -> None:
+    """Put the connections of a boto3 client under the deadline, those through a proxy too. Idempotent."""
     with suppress(AttributeError):
         pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001
         for scheme, pool in list(pools.items()):
-            if issubclass(pool.ConnectionCls, _Known):
+            if issubclass(pool.ConnectionCls, _Bounded):
                 return
-            connection = type("Connection", (_Known, pool.ConnectionCls), {})
+            connection = type("Connection", (_Bounded, pool.ConnectionCls), {})
             pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": connection})

@@ -1,23 +1,13 @@
 """A make-believe AWS inside the process, for `--demo` and for tests. Reading order:
 
-ecr      registries in memory, replication driven by a clock
-aws      that ECR behind a port of 127.0.0.1 next to moto's STS, and the faults it can be told to have
-world    teams that push to it now and then; `start()` brings all of it to life
+ecr      registries in memory; a clock drives replication
+aws      a server on 127.0.0.1 with that ECR and moto's STS
+world    teams that push images; `start()` runs everything
 
-It reads neither the environment nor any file, writes none, and never leaves 127.0.0.1.
+It reads no environment variable and no file, writes none, and connects to 127.0.0.1 only.
 """
 
-from exporter.demo.aws import (
-    ACCOUNT,
-    REGION,
-    Drip,
-    DropConnection,
-    EmbeddedAWS,
-    Fault,
-    Garbage,
-    Hang,
-    Truncate,
-)
+from exporter.demo.aws import ACCOUNT, REGION, DemoAWS
 from exporter.demo.ecr import Call, CallKind, Delay, Refuse, digest_of
 from exporter.demo.world import DEMO_CONFIG, Demo, World, start
 
@@ -29,14 +19,8 @@ __all__ = [
     "CallKind",
     "Delay",
     "Demo",
-    "Drip",
-    "DropConnection",
-    "EmbeddedAWS",
-    "Fault",
-    "Garbage",
-    "Hang",
+    "DemoAWS",
     "Refuse",
-    "Truncate",
     "World",
     "digest_of",
     "start",

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import boto3
 
-from exporter.demo.aws import ACCOUNT, REGION, EmbeddedAWS
+from exporter.demo.aws import ACCOUNT, REGION, DemoAWS
 from exporter.demo.ecr import Delay, Refuse, digest_of
 from exporter.replication.model import Destination
 
@@ -78,7 +78,7 @@ RULES = (
 class World:
     """Teams that push to one registry. Not thread-safe: one thread steps it."""
 
-    def __init__(self, aws: EmbeddedAWS, *, now: float, random: Random) -> None:
+    def __init__(self, aws: DemoAWS, *, now: float, random: Random) -> None:
         """A past that shows every state from the start. `now` is Unix time."""
         self._aws = aws
         self._random = random
@@ -128,7 +128,7 @@ class Demo:
     """The world, alive in a thread of its own until it is stopped. A context manager."""
 
     def __init__(self, *, clock: Callable[[], float], random: Random) -> None:
-        self.aws = EmbeddedAWS(clock=clock).start()
+        self.aws = DemoAWS(clock=clock).start()
         self.endpoint_url = self.aws.endpoint_url
         self._clock = clock
         self._world = World(self.aws, now=clock(), random=random)

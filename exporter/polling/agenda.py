@@ -13,8 +13,8 @@ from itertools import takewhile
 from random import Random
 from typing import NamedTuple, Protocol
 
-from exporter.aws.ecr import ANSWER_TIMEOUT
 from exporter.aws.errors import ECRError
+from exporter.aws.timeouts import ANSWER_TIMEOUT
 from exporter.config.settings import Settings
 from exporter.polling.backoff import Backoff, spread
 from exporter.polling.queue import DueQueue, Intervals

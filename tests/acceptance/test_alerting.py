@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 import yaml
 from support.command import Command, ask, eventually, running
+from support.embedded_aws import EmbeddedAWS
 from support.monitoring import EXAMPLES, Receiver, alertmanager, example, free_address, prometheus
 
-from exporter.demo import ACCOUNT, REGION, EmbeddedAWS, Refuse
+from exporter.demo import ACCOUNT, REGION, Refuse
 from exporter.replication.model import Destination
 
 OREGON = Destination("us-west-2", ACCOUNT)

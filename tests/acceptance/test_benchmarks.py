@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.embedded_aws import EmbeddedAWS
 
-from exporter.aws.ecr import AWS, EcrClient
+from exporter.aws.connector import AwsConnector
+from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings
-from exporter.demo import EmbeddedAWS
 from exporter.replication.model import Destination, Reason
 
 SERVER = Path(__file__).parents[2] / "benchmarks" / "fast_ecr.py"
@@ -41,7 +42,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def client(url: str) -> EcrClient:
     session = EmbeddedAWS().session()
-    return AWS(session=lambda: session, endpoint_url=url).ecr(RegistrySettings(), connections=1)
+    return AwsConnector(session=lambda: session, endpoint_url=url).ecr(RegistrySettings(), connections=1)
 
 
 def control(url: str, target: str) -> Any:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from support.command import PATIENCE, Command, ask, environment, eventually, run, running, system_program
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault
 
 import exporter
-from exporter.demo import ACCOUNT, REGION, Call, DropConnection, EmbeddedAWS, Fault, Refuse
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 
 EVERY_STATE = {"COMPLETE", "IN_PROGRESS", "FAILED", "MISSING"}
 FAST = """

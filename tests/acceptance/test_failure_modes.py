@@ -20,26 +20,15 @@ from typing import Any
 import boto3
 import pytest
 from support.command import eventually
+from support.embedded_aws import Drip, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Truncate
 from support.fakes import ACCOUNT as FAKE_ACCOUNT
 from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
 from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
 
-from exporter.aws.ecr import RENEW_BEFORE
+from exporter.aws.credentials import RENEW_BEFORE
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
-from exporter.demo import (
-    ACCOUNT,
-    REGION,
-    Call,
-    Drip,
-    DropConnection,
-    EmbeddedAWS,
-    Fault,
-    Garbage,
-    Hang,
-    Refuse,
-    Truncate,
-)
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT
 from exporter.polling.poller import HEARTBEAT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status
@@ -534,8 +523,12 @@ def bare(aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> p
     return monkeypatch
 
 
+#: Seconds after which what is lent until `soon` has ended, and what a role was lent has not.
+ENDED = 120.0
+
+
 def soon() -> str:
-    """When credentials end that botocore asks for anew at every call."""
+    """An end of credentials that a test can put its clock past."""
     return (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
 
 
@@ -564,8 +557,9 @@ def test_a_web_identity_is_lent_nothing(
         </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
     answer: list[Fault] = [Garbage(body.encode(), content_type="text/xml")]
     aws.fault = lambda call: answer[0] if call.operation == "AssumeRoleWithWebIdentity" else None
-    with settled(None, aws.endpoint_url) as live:
-        answer[0] = fault
+    ahead = [0.0]
+    with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
+        answer[0], ahead[0] = fault, ENDED
         reason, _, word = told.partition(" ")
         fails(live, reason, word=word)
         if isinstance(fault, Drip | Hang):
@@ -579,7 +573,9 @@ def test_a_credential_process_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch, 
     good = f"echo {shlex.quote(json.dumps(keys))}"
     (tmp_path / "script").write_text(good)
     (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {tmp_path / 'script'}\n")
-    with settled(None, aws.endpoint_url) as live:
+    ahead = [0.0]
+    with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
+        ahead[0] = ENDED
         (tmp_path / "script").write_text("echo the vault is sealed >&2; exit 1")
         fails(live, "access_denied", word="credential_process gave no credentials")
         assert not [line for line in live.lines() if "vault" in str(line)]
@@ -592,7 +588,9 @@ def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> 
     bare.setenv("AWS_EC2_METADATA_DISABLED", "false")
     bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", lender.url)
     good = lender.answer
-    with settled(None, aws.endpoint_url) as live:
+    ahead = [0.0]
+    with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
+        ahead[0] = ENDED
         bare.setattr(lender, "answer", lambda *_: "")
         fails(live, "access_denied", word="Credential")
         bare.setattr(lender, "answer", good)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import pytest
 from support.command import eventually
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
 from support.live import PARTNER, living, peopled
 from support.logfmt import parse
 
 import exporter
-from exporter.demo import Call, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Refuse
+from exporter.demo import Call, Refuse
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "logs.md"
 HEAD = ["time", "level", "logger", "msg"]

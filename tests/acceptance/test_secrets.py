@@ -18,8 +18,9 @@ import bcrypt
 import pytest
 from support.certificates import Authority
 from support.command import Answer, Command, eventually, run, running
+from support.embedded_aws import EmbeddedAWS, Fault, Garbage
 
-from exporter.demo import ACCOUNT, REGION, Call, EmbeddedAWS, Fault, Garbage, Refuse
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 
 PARTNER = "444455556666"
 PASSWORD = "PLANTED-password"

@@ -12,13 +12,14 @@ from urllib.request import urlopen
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from support.embedded_aws import EmbeddedAWS
 from support.fakes import ACCOUNT, HOME, REGION, FakeAWS, FakeECR, digest_of
 
-from exporter.aws.ecr import AWS, EcrClient
+from exporter.aws.connector import AwsConnector
+from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings
 from exporter.demo import ACCOUNT as DEMO_ACCOUNT
-from exporter.demo import EmbeddedAWS
 from exporter.replication.model import (
     LOOKUP_SIZE,
     Destination,
@@ -72,7 +73,7 @@ class Embedded:
 
     def __init__(self, aws: EmbeddedAWS) -> None:
         self.aws = aws
-        client = AWS(session=aws.session, endpoint_url=aws.endpoint_url)
+        client = AwsConnector(session=aws.session, endpoint_url=aws.endpoint_url)
         self.client = client.ecr(RegistrySettings(), connections=2)
 
     def create(self, repository: str) -> None:
@@ -109,7 +110,9 @@ class Moto:
             return boto3.Session("testing", "testing", region_name=REGION)
 
         self.boto: Any = session().client("ecr", endpoint_url=endpoint_url)
-        self.client = AWS(session=session, endpoint_url=endpoint_url).ecr(RegistrySettings(), connections=2)
+        self.client = AwsConnector(session=session, endpoint_url=endpoint_url).ecr(
+            RegistrySettings(), connections=2
+        )
         self.pushed = 0
 
     def create(self, repository: str) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.command import Command, ask, environment, eventually, running
+from support.embedded_aws import EmbeddedAWS
 from support.lender import Lender
 
-from exporter.aws.ecr import AWS, EcrClient
+from exporter.aws.connector import AwsConnector
+from exporter.aws.credentials import RENEW_BEFORE
+from exporter.aws.ecr import EcrClient
+from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings
-from exporter.demo import ACCOUNT, REGION, EmbeddedAWS
+from exporter.demo import ACCOUNT, REGION, Refuse
+from exporter.replication.model import Reason
 
 
 @pytest.fixture
@@ -48,21 +54,66 @@ def variables(request: pytest.FixtureRequest, lender: Lender, tmp_path: Path) ->
 
 
 @pytest.fixture
+def ahead() -> list[float]:
+    """Seconds that the clock of the client is ahead."""
+    return [0.0]
+
+
+@pytest.fixture
 def client(
-    variables: dict[str, str], aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str],
+    aws: EmbeddedAWS,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: list[float],
 ) -> EcrClient:
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return AWS(endpoint_url=aws.endpoint_url).ecr(RegistrySettings(), connections=1)
+    return AwsConnector(endpoint_url=aws.endpoint_url, clock=lambda: time.time() + ahead[0]).ecr(
+        RegistrySettings(), connections=1
+    )
 
 
-def test_lent_credentials_are_taken_anew_before_they_end(client: EcrClient, lender: Lender) -> None:
-    assert client.registry().registry_id == ACCOUNT
+def test_credentials_are_fetched_once_and_renewed_before_their_end(
+    client: EcrClient, lender: Lender, ahead: list[float]
+) -> None:
+    lender.seconds = 600.0
+    for _ in range(5):
+        assert client.registry().registry_id == ACCOUNT
+    fetched = lender.lent
+    assert fetched <= 2  # botocore's chain may look once for what there is
     lender.account = OTHER
+    ahead[0] = 600 - RENEW_BEFORE + 1
     assert client.registry().registry_id == OTHER
+    assert lender.lent > fetched
+
+
+def test_credentials_are_used_until_their_end(
+    client: EcrClient, lender: Lender, ahead: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender.seconds = 600.0
+    assert client.registry().registry_id == ACCOUNT
+    good, asked = lender.answer, list[str]()
+
+    def refuse(path: str, _: object) -> str:
+        asked.append(path)
+        return ""
+
+    monkeypatch.setattr(lender, "answer", refuse)
+    ahead[0] = 600 - RENEW_BEFORE + 1
+    for _ in range(5):
+        assert client.registry().registry_id == ACCOUNT
+    tries = len(asked)
+    assert 1 <= tries <= 6  # one renewal, which botocore may repeat by itself
+    ahead[0] = 601
+    with pytest.raises(ECRError) as caught:
+        client.registry()
+    assert caught.value.reason is Reason.ACCESS_DENIED
+    monkeypatch.setattr(lender, "answer", good)
+    assert client.registry().registry_id == ACCOUNT
 
 
 def test_a_role_is_assumed_with_lent_credentials(
@@ -70,7 +121,7 @@ def test_a_role_is_assumed_with_lent_credentials(
 ) -> None:
     del client, variables  # whose environment is used
     role = RegistrySettings(role_arn=f"arn:aws:iam::{OTHER}:role/reader")
-    lent = AWS(endpoint_url=aws.endpoint_url).ecr(role, connections=1)
+    lent = AwsConnector(endpoint_url=aws.endpoint_url).ecr(role, connections=1)
     assert lent.registry().registry_id == OTHER
     assert lender.lent >= 1
     assert aws.count("AssumeRole") == 1
@@ -94,6 +145,8 @@ def test_the_command_outlives_its_credentials(
     with running(tmp_path, f"--config.file={tmp_path / 'config.yaml'}", **extra) as command:
         eventually(lambda: told(command, "v1"))
         lent = lender.lent
+        expired = [Refuse(400, "ExpiredTokenException", "the token has expired")]
+        aws.fault = lambda _: expired.pop() if expired else None
         aws.push(ACCOUNT, REGION, "team/app", "v2")
         eventually(lambda: told(command, "v2"))
         assert lender.lent > lent

@@ -20,36 +20,18 @@ import pytest
 from botocore.exceptions import ProfileNotFound
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embedded_aws import Drip, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Truncate
 
 from exporter import __version__
-from exporter.aws.ecr import (
-    AWS,
-    CONNECT_TIMEOUT,
-    OPERATIONS,
-    READ_TIMEOUT,
-    RENEW_AGAIN,
-    RENEW_BEFORE,
-    RENEW_EVERY,
-    BotoEcrClient,
-    EcrClient,
-)
+from exporter.aws.connector import AwsConnector
+from exporter.aws.credentials import RENEW_AGAIN, RENEW_BEFORE, RENEW_EVERY
+from exporter.aws.ecr import OPERATIONS, EcrClient
 from exporter.aws.errors import MAX_LABEL, MAX_MESSAGE, ECRError
 from exporter.aws.parsing import FIRST_PUSH, SKEW
-from exporter.aws.timeouts import MOST_READ
+from exporter.aws.session import session_factory
+from exporter.aws.timeouts import CONNECT_TIMEOUT, MOST_READ, READ_TIMEOUT
 from exporter.config.settings import RegistrySettings, Secret
-from exporter.demo import (
-    ACCOUNT,
-    REGION,
-    Call,
-    Drip,
-    DropConnection,
-    EmbeddedAWS,
-    Fault,
-    Garbage,
-    Hang,
-    Refuse,
-    Truncate,
-)
+from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.replication.model import (
     LOOKUP_SIZE,
     PAGE_SIZE,
@@ -102,7 +84,7 @@ def client(aws: EmbeddedAWS, session: boto3.Session) -> EcrClient:
 
 
 def connect(aws: EmbeddedAWS, session: boto3.Session, **options: Any) -> EcrClient:
-    client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=0.2)
+    client = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=0.2)
     return client.ecr(RegistrySettings(**options), connections=1)
 
 
@@ -189,7 +171,8 @@ class TestOneCallEach:
             (Garbage(b"<html>Bad Gateway</html>", status=502), Reason.UNAVAILABLE),
             (Garbage(b"no html", status=503), Reason.UNAVAILABLE),
             (Garbage(b"[1]", status=500), Reason.UNAVAILABLE),
-            (Garbage(b"<html>Who are you?</html>", status=403), Reason.ACCESS_DENIED),
+            (Garbage(b"<html>Who are you?</html>", status=403), Reason.UNAVAILABLE),
+            (Garbage(b"<html>Who are you?</html>", status=400), Reason.UNAVAILABLE),
             (Garbage(b"<html>Log in to the guest network</html>"), Reason.UNAVAILABLE),
             (Garbage(b""), Reason.UNAVAILABLE),
             (Garbage(b'{"imageDetails": [{"imageDi', content_type=JSON), Reason.UNAVAILABLE),
@@ -237,6 +220,10 @@ class TestOneCallEach:
         (400, "InvalidParameterException", (Reason.INVALID, False)),
         (400, "ValidationException", (Reason.INVALID, False)),
         (400, "SomethingNew", (Reason.INVALID, False)),
+        (400, "RequestTimeout", (Reason.UNAVAILABLE, False)),
+        (400, "RequestTimeoutException", (Reason.UNAVAILABLE, False)),
+        (400, "RequestAbortedException", (Reason.UNAVAILABLE, False)),
+        (408, "SomethingNew", (Reason.UNAVAILABLE, False)),
     ],
 )
 def test_what_a_refusal_means(
@@ -248,6 +235,14 @@ def test_what_a_refusal_means(
     assert str(error) == f"ecr:DescribeImageReplicationStatus: {code}: because"
 
 
+def test_what_a_header_says(aws: EmbeddedAWS, client: EcrClient) -> None:
+    headers = (("x-amzn-errortype", "ThrottlingException:http://x"), ("x-amz-retry-after", "1500"))
+    Recorder(aws, Garbage(b"{}", 400, JSON, headers))
+    error = failure(client.registry)
+    assert (error.reason, error.code) == (Reason.THROTTLED, "ThrottlingException")
+    assert error.retry_after == 1.5
+
+
 class TestNoAnswer:
     def test_a_hang(self, aws: EmbeddedAWS, client: EcrClient) -> None:
         seen = Recorder(aws, Hang())
@@ -257,7 +252,7 @@ class TestNoAnswer:
 
     @pytest.mark.parametrize("operation", CALLS)
     def test_a_drip(self, aws: EmbeddedAWS, session: boto3.Session, operation: str) -> None:
-        connector = AWS(
+        connector = AwsConnector(
             session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=5.0, answer_timeout=0.3
         )
         client = connector.ecr(RegistrySettings(), connections=1)
@@ -293,14 +288,16 @@ class TestNoAnswer:
         with HTTPServer(("127.0.0.1", 0), Endless) as server:
             threading.Thread(target=server.handle_request, daemon=True).start()
             url = f"http://127.0.0.1:{server.server_port}"
-            client = AWS(session=lambda: session, endpoint_url=url).ecr(RegistrySettings(), connections=1)
+            client = AwsConnector(session=lambda: session, endpoint_url=url).ecr(
+                RegistrySettings(), connections=1
+            )
             error = failure(client.registry)
         assert (error.reason, error.everything) == (Reason.UNAVAILABLE, False)
         assert "the answer is longer than 32 MiB" in str(error)
         assert Endless.sent < 2 * MOST_READ
 
     def test_a_deadline_leaves_no_thread_behind(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
-        client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, answer_timeout=0.3)
+        client = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url, answer_timeout=0.3)
         client.ecr(RegistrySettings(), connections=1).registry()
         for thread in threading.enumerate():
             if thread.name == "deadline":
@@ -320,7 +317,9 @@ class TestNoAnswer:
 
     @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://nowhere.invalid:1"])
     def test_nobody_there(self, session: boto3.Session, url: str) -> None:
-        client = AWS(session=lambda: session, endpoint_url=url).ecr(RegistrySettings(), connections=1)
+        client = AwsConnector(session=lambda: session, endpoint_url=url).ecr(
+            RegistrySettings(), connections=1
+        )
         error = failure(client.registry)
         assert (error.reason, error.code) == (Reason.UNAVAILABLE, "EndpointConnectionError")
         assert not error.everything
@@ -558,7 +557,7 @@ class TestPartialAnswers:
     def test_a_time_that_cannot_be_is_unknown(
         self, aws: EmbeddedAWS, session: boto3.Session, at: float, field: str
     ) -> None:
-        connector = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: NOON)
+        connector = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: NOON)
         client = connector.ecr(RegistrySettings(), connections=1)
         for said_at, expected in ((at, None), (FIRST_PUSH, FIRST_PUSH), (NOON + SKEW, NOON + SKEW)):
             Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, field: said_at}]}))
@@ -672,7 +671,9 @@ class TestRole:
 
     @pytest.fixture
     def client(self, aws: EmbeddedAWS, session: boto3.Session, clock: list[float]) -> EcrClient:
-        connector = AWS(session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: clock[0])
+        connector = AwsConnector(
+            session=lambda: session, endpoint_url=aws.endpoint_url, clock=lambda: clock[0]
+        )
         entry = RegistrySettings(region="eu-west-1", role_arn=ROLE, external_id=Secret("hush"))
         return connector.ecr(entry, connections=1)
 
@@ -694,12 +695,6 @@ class TestRole:
         assert assume.kind == ("sts", "AssumeRole", ACCOUNT, "eu-west-1")
         assert {call.kind.account for call in rest} == {OTHER}
         assert Counter(seen.operations)["AssumeRole"] == 1
-
-    def test_through_the_sts_of_the_region(self, session: boto3.Session) -> None:
-        client = AWS(session=lambda: session).ecr(RegistrySettings(region="eu-west-1"), connections=1)
-        assert isinstance(client, BotoEcrClient)
-        sts = client._client(client._current(), "sts")
-        assert sts.meta.endpoint_url == "https://sts.eu-west-1.amazonaws.com"
 
     def test_renewed_before_it_ends(self, aws: EmbeddedAWS, client: EcrClient, clock: list[float]) -> None:
         seen = Recorder(aws, self.lent(NOON + 3600), "AssumeRole")
@@ -794,7 +789,7 @@ class TestCredentialsOfTheEnvironment:
         file.write_text(f"[default]\naws_access_key_id=AKIADEMO{account}\naws_secret_access_key=x\n")
 
     def client(self, aws: EmbeddedAWS, **options: Any) -> EcrClient:
-        return AWS(endpoint_url=aws.endpoint_url).ecr(RegistrySettings(**options), connections=1)
+        return AwsConnector(endpoint_url=aws.endpoint_url).ecr(RegistrySettings(**options), connections=1)
 
     def test_none_until_they_appear(self, aws: EmbeddedAWS, file: Path) -> None:
         client = self.client(aws)
@@ -829,14 +824,11 @@ class TestCredentialsOfTheEnvironment:
         assert client.registry().registry_id == OTHER
 
     @pytest.mark.usefixtures("file")
-    def test_a_session_that_is_made_anew_takes_its_models_from_the_one_before(self) -> None:
+    def test_sessions_share_their_service_models(self) -> None:
         """They are some ten megabytes, which collecting the old session's garbage would leave in pieces."""
-        aws = AWS()
-        first = aws.session()
-        aws.renew(first)
-        second = aws.session()
-        loaders = {id(session._session.get_component("data_loader")) for session in (first, second)}
-        assert (first is second, len(loaders)) == (False, 1)
+        make = session_factory(clock=lambda: NOON)
+        loaders = {id(make()._session.get_component("data_loader")) for _ in range(2)}
+        assert len(loaders) == 1
 
     @pytest.mark.parametrize("rotation", ["half written", "\x00", "[default]\naws_access_key_id=x\n"])
     def test_a_file_that_is_being_written(self, aws: EmbeddedAWS, file: Path, rotation: str) -> None:
@@ -871,7 +863,9 @@ class TestCredentialsOfTheEnvironment:
                 raise ProfileNotFound(profile="mine")
             return sessions.pop()
 
-        client = AWS(session=make, endpoint_url=aws.endpoint_url).ecr(RegistrySettings(), connections=1)
+        client = AwsConnector(session=make, endpoint_url=aws.endpoint_url).ecr(
+            RegistrySettings(), connections=1
+        )
         aws.fault = lambda _: Refuse(403, "ExpiredToken")
         assert failure(client.registry).code == "ExpiredToken"
         assert failure(client.registry).code == "ProfileNotFound"
@@ -882,9 +876,36 @@ class TestCredentialsOfTheEnvironment:
     @pytest.mark.usefixtures("file")
     def test_a_profile_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_PROFILE", "none-such")
-        error = failure(AWS)
+        error = failure(AwsConnector)
         assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
         assert "none-such" in str(error)
+
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    @pytest.mark.usefixtures("file")
+    def test_a_key_that_ends_in_a_line_break(
+        self, aws: EmbeddedAWS, monkeypatch: pytest.MonkeyPatch, ending: str
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIAIOSFODNN7EXAMPLE{ending}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        error = failure(self.client(aws).registry)
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, True)
+        assert "the access key id ends in a line break" in str(error)
+        assert "AKIA" not in str(error)
+
+    def test_nothing_asks_for_an_mfa_code(self, aws: EmbeddedAWS, file: Path) -> None:
+        serial = f"arn:aws:iam::{ACCOUNT}:mfa/me"
+        config = f"[default]\nrole_arn = {ROLE}\nsource_profile = base\nmfa_serial = {serial}\n"
+        file.write_text(f"[base]\naws_access_key_id=AKIADEMO{ACCOUNT}\naws_secret_access_key=x\n")
+        file.with_name("config").write_text(config)
+        error = failure(self.client(aws).registry)
+        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "MFARequired")
+
+    def test_an_endpoint_without_a_scheme(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(file, ACCOUNT)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
+        error = failure(AwsConnector().ecr(RegistrySettings(), connections=1).registry)
+        assert (error.reason, error.everything) == (Reason.INVALID, True)
+        assert "AWS_ENDPOINT_URL" in str(error)
 
     @pytest.mark.usefixtures("file")
     def test_a_web_identity(self, aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -925,7 +946,9 @@ class TestCredentialsOfTheEnvironment:
         monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
         monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
         (tmp_path / "token").write_text("token")
-        client = AWS(endpoint_url=aws.endpoint_url, answer_timeout=0.3).ecr(RegistrySettings(), connections=1)
+        client = AwsConnector(endpoint_url=aws.endpoint_url, answer_timeout=0.3).ecr(
+            RegistrySettings(), connections=1
+        )
         seen = Recorder(aws, drip := Drip(0.05), "AssumeRoleWithWebIdentity")
         error = failure(client.registry)
         assert (error.reason, error.code) == (Reason.UNAVAILABLE, "AnswerTooSlow")
@@ -939,13 +962,13 @@ class TestCredentialsOfTheEnvironment:
     ) -> None:
         self.write(file, ACCOUNT)
         monkeypatch.setenv(variable, aws.endpoint_url)
-        client = AWS().ecr(RegistrySettings(), connections=1)
+        client = AwsConnector().ecr(RegistrySettings(), connections=1)
         assert client.registry().registry_id == ACCOUNT
 
 
 def test_calls_leave_little_to_the_garbage_collector(aws: EmbeddedAWS, session: boto3.Session) -> None:
     """A response that held itself would leave some thirty objects; boto3 alone leaves three or so."""
-    client = AWS(session=lambda: session, endpoint_url=aws.endpoint_url).ecr(
+    client = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url).ecr(
         RegistrySettings(), connections=1
     )
     client.registry()
@@ -962,7 +985,7 @@ def test_calls_leave_little_to_the_garbage_collector(aws: EmbeddedAWS, session: 
 
 def test_the_observer_is_told_of_every_call(aws: EmbeddedAWS, session: boto3.Session) -> None:
     told: list[Any] = []
-    connector = AWS(
+    connector = AwsConnector(
         session=lambda: session, endpoint_url=aws.endpoint_url, observe=lambda *call: told.append(call)
     )
     client = connector.ecr(RegistrySettings(role_arn=ROLE), connections=1)
@@ -982,10 +1005,22 @@ def test_the_observer_is_told_of_every_call(aws: EmbeddedAWS, session: boto3.Ses
     assert all(0 < seconds < 5 for *_, seconds in told)
 
 
-def test_how_a_client_is_set_up(session: boto3.Session) -> None:
-    client = AWS(session=lambda: session).ecr(RegistrySettings(), connections=7)
-    assert isinstance(client, BotoEcrClient)
-    config = client._client(client._current(), "ecr").meta.config
+class NotingSession(boto3.Session):
+    """Keeps the clients that are made of it."""
+
+    made: dict[str, Any]
+
+    def client(self, service_name: str, *args: Any, **options: Any) -> Any:
+        self.made[service_name] = super().client(service_name, *args, **options)
+        return self.made[service_name]
+
+
+def test_how_a_client_is_set_up(aws: EmbeddedAWS) -> None:
+    session = NotingSession("testing", "testing", region_name=REGION)
+    session.made = {}
+    connector = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url)
+    connector.ecr(RegistrySettings(), connections=7).repositories(None)
+    config = session.made["ecr"].meta.config
     assert (config.connect_timeout, config.read_timeout) == (CONNECT_TIMEOUT, READ_TIMEOUT) == (3, 10)
     assert config.retries == {"mode": "standard", "total_max_attempts": 1}
     assert config.max_pool_connections == 7

@@ -19,20 +19,10 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
 
 from exporter import demo
-from exporter.demo import (
-    ACCOUNT,
-    REGION,
-    Call,
-    DropConnection,
-    EmbeddedAWS,
-    Fault,
-    Garbage,
-    Hang,
-    Refuse,
-    World,
-)
+from exporter.demo import ACCOUNT, REGION, Call, Refuse, World
 from exporter.replication.model import Destination
 
 OTHER = "444455556666"

@@ -13,11 +13,13 @@ from exporter.demo import ACCOUNT
 
 
 class Lender:
-    """The endpoints of Pod Identity (or ECS) and of IMDSv2; lends keys of an account for a few seconds."""
+    """The endpoints of Pod Identity (or ECS) and of IMDSv2; lends keys of an account for so many seconds."""
 
     def __init__(self) -> None:
         self.account = ACCOUNT
         self.lent = 0
+        #: For how long it lends.
+        self.seconds = 30.0
         lender = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,6 +60,6 @@ class Lender:
                 "AccessKeyId": f"AKIADEMO{self.account}",
                 "SecretAccessKey": "x",
                 "Token": f"token {self.lent}",
-                "Expiration": (datetime.now(UTC) + timedelta(seconds=30)).isoformat(),
+                "Expiration": (datetime.now(UTC) + timedelta(seconds=self.seconds)).isoformat(),
             }
         )

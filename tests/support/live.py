@@ -13,13 +13,14 @@ import boto3
 
 from exporter import logs
 from exporter.app import Exporter
-from exporter.aws.ecr import AWS
+from exporter.aws.connector import AwsConnector
 from exporter.config import settings as config
-from exporter.demo import ACCOUNT, EmbeddedAWS
+from exporter.demo import ACCOUNT
 from exporter.lifecycle import Loader, Requests
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.targets import WHOLE
 from support.command import Scraped, eventually
+from support.embedded_aws import EmbeddedAWS
 from support.logfmt import parse
 
 #: Seconds between two questions about anything.
@@ -105,11 +106,11 @@ def living(
     format_: str = "logfmt",
     **options: Any,
 ) -> Iterator[Live]:
-    """An exporter of the configuration; no session means the environment's. `options` are those of `AWS`."""
+    """An exporter of the configuration; no session means the environment's. `options` are AwsConnector's."""
     written = io.StringIO()
     logs.setup("debug", format_, written)
     instruments = Instruments()
-    aws = AWS(session=session, endpoint_url=endpoint_url, observe=instruments.aws_request, **options)
+    aws = AwsConnector(session=session, endpoint_url=endpoint_url, observe=instruments.aws_request, **options)
     settings = replace(
         config.parse(text, file="config.yaml"),
         discovery_interval=HURRY,

@@ -1,0 +1,192 @@
+"""Credentials that end: when they are renewed, by which thread, and how long the old ones are used.
+
+The policy is one for all sources. One thread renews while the others go on with what is valid. Credentials
+are used until their end, whatever a renewal before it says.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from botocore.credentials import CredentialProvider, Credentials, ReadOnlyCredentials, RefreshableCredentials
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
+
+from exporter.aws.errors import ECRError
+from exporter.replication.model import Reason
+
+#: Seconds before their end at which credentials are renewed. STS lends for 900 s at least.
+RENEW_BEFORE = 300.0
+#: Seconds that new credentials are used at least, whatever their end and our clock say.
+RENEW_EVERY = 60.0
+#: Seconds from a renewal that failed to the next one, while the old credentials are valid.
+RENEW_AGAIN = 20.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loan:
+    """One set of temporary credentials. `ends_at` is Unix time."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(repr=False)
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    loan: Loan
+    renew_at: float
+    usable_until: float
+
+
+class Lease:
+    """Temporary credentials that are kept valid. All methods are for any thread.
+
+    `borrow` fetches new ones and may take long. `clock` is wall time in Unix seconds.
+    """
+
+    def __init__(self, borrow: Callable[[], Loan], *, clock: Callable[[], float]) -> None:
+        self._borrow = borrow
+        self._clock = clock
+        #: Held by the thread that renews.
+        self._renewing = threading.Lock()
+        self._held: _Held | None = None
+        #: How many times `borrow` was called, and what it raised last.
+        self._renewals = 0
+        self._failure: Exception | None = None
+
+    def current(self) -> Loan:
+        """Valid credentials. Raises what `borrow` raises if none are held.
+
+        A thread waits for another thread's renewal only if no valid credentials are held. It then shares the
+        outcome.
+        """
+        held, renewals, now = self._held, self._renewals, self._clock()
+        if held and now < held.renew_at:
+            return held.loan
+        if held and now < held.usable_until:
+            return self._renewed_early(held)
+        with self._renewing:
+            if self._renewals == renewals:
+                return self._renew()
+            if self._failure:
+                raise self._failure
+            return self._held.loan if self._held else self._renew()
+
+    def discard(self, loan: Loan) -> None:
+        """Renew before the next use: AWS refuses these credentials. No effect if they are replaced."""
+        if self._held and self._held.loan is loan:
+            self._held = None
+
+    def _renewed_early(self, held: _Held) -> Loan:
+        """New credentials if this thread is the one that renews and succeeds, else the old ones."""
+        if not self._renewing.acquire(blocking=False):
+            return held.loan
+        try:
+            return self._renew() if self._held is held else held.loan
+        except Exception:  # noqa: BLE001 - the old ones are valid, and their end brings the error up
+            self._held = replace(held, renew_at=self._clock() + RENEW_AGAIN)
+            return held.loan
+        finally:
+            self._renewing.release()
+
+    def _renew(self) -> Loan:
+        self._failure = None
+        try:
+            loan = self._borrow()
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._renewals += 1
+        least = self._clock() + RENEW_EVERY
+        self._held = _Held(loan, max(loan.ends_at - RENEW_BEFORE, least), max(loan.ends_at, least))
+        return loan
+
+
+class RenewedCredentials(Credentials):
+    """Credentials that botocore signs with, from a lease. The first use borrows."""
+
+    def __init__(self, lease: Lease, *, method: str) -> None:
+        super().__init__("", "", None, method)
+        self._lease = lease
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        loan = self._lease.current()
+        return ReadOnlyCredentials(loan.access_key, loan.secret_key, loan.token)
+
+
+class CredentialSource:
+    """Stands in for botocore's chain of providers: the same providers, renewed by our policy.
+
+    botocore 1.44.8 fetches credentials that last 15 minutes or less again at every call. From 10 minutes
+    before their end every call fails if they cannot be renewed, though they are valid.
+    """
+
+    def __init__(self, chain: Any, *, clock: Callable[[], float]) -> None:
+        self._providers: list[CredentialProvider] = chain.providers
+        self._clock = clock
+        for provider in self._providers:
+            if hasattr(provider, "_prompter"):
+                provider._prompter = _no_prompt  # noqa: SLF001 - botocore passes on no other
+
+    def load_credentials(self) -> Credentials | None:
+        """The credentials of the first provider that has any; None without one. Called once a session."""
+        found = self._load()
+        if not isinstance(found, RefreshableCredentials):
+            if found:
+                _check(found.get_frozen_credentials())
+            return found
+        waiting = [found]
+
+        def borrow() -> Loan:
+            renewed = waiting.pop() if waiting else self._load()
+            if not isinstance(renewed, RefreshableCredentials):
+                raise NoCredentialsError
+            return _loan(renewed)
+
+        return RenewedCredentials(Lease(borrow, clock=self._clock), method=str(found.method))
+
+    def _load(self) -> Credentials | None:
+        for provider in self._providers:
+            try:
+                found: Credentials | None = provider.load()
+            except (BotoCoreError, ClientError, OSError, ECRError):
+                raise
+            except Exception as error:
+                message = f"{type(error).__name__}: {error}"
+                raise CredentialRetrievalError(provider=str(provider.METHOD), error_msg=message) from error
+            if found is not None:
+                return found
+        return None
+
+
+def _loan(found: Any) -> Loan:
+    # The lease decides when to renew, so botocore must not renew what was just fetched.
+    found._advisory_refresh_timeout = found._mandatory_refresh_timeout = 0  # noqa: SLF001
+    keys = found.get_frozen_credentials()
+    _check(keys)
+    return Loan(keys.access_key, keys.secret_key, keys.token, ends_at=found._expiry_time.timestamp())  # noqa: SLF001
+
+
+def _check(keys: Any) -> None:
+    """Raises ECRError if a key ends in white space or holds a line break: the request could not be sent."""
+    for what, value in (
+        ("access key id", keys.access_key),
+        ("secret access key", keys.secret_key),
+        ("session token", keys.token),
+    ):
+        if value and (value != value.strip() or len(value.splitlines()) > 1):
+            where = "ends in a line break" if value.endswith(("\r", "\n")) else "has white space around it"
+            _denied("MalformedCredentials", f"the {what} {where}")
+
+
+def _no_prompt(_: str) -> str:
+    _denied("MFARequired", "the profile has mfa_serial, and the exporter cannot enter an MFA code")
+
+
+def _denied(code: str, message: str) -> NoReturn:
+    raise ECRError(Reason.ACCESS_DENIED, action="credentials", code=code, message=message, everything=True)

@@ -1,0 +1,166 @@
+"""The demo's AWS with what tests and the soak need: faults on the wire, and a count of all calls."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from botocore.config import Config
+
+from exporter.demo import ACCOUNT, REGION, Call, CallKind, DemoAWS, Refuse
+from exporter.demo.aws import Answer, Asked, Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Any answer at all, in place of the right one."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "text/html"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """No answer for so many seconds or until released, whichever comes first; then the right one."""
+
+    seconds: float = 60.0
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """The right answer a byte at a time, so many seconds apart. Once released, the rest comes at once."""
+
+    seconds: float = 0.1
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """So many bytes of the right answer, then the end. Content-Length is that of all, unless `told`."""
+
+    kept: int
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropConnection:
+    """The connection is closed without an answer."""
+
+
+Fault = Refuse | Garbage | Hang | Drip | Truncate | DropConnection
+
+
+@dataclass(frozen=True, slots=True)
+class _Faulty(Answer):
+    """An answer that is sent with a fault."""
+
+    fault: Fault
+
+
+class _FaultyHandler(Handler):
+    def reply(self, answer: Answer) -> None:
+        match answer:
+            case _Faulty(fault=DropConnection()):
+                self.close_connection = True
+            case _Faulty(fault=Garbage(headers=headers)) if headers:
+                self._head(answer, len(answer.body), dict(headers))
+                self.wfile.write(answer.body)
+            case _Faulty(fault=Truncate(kept, told)):
+                self.close_connection = True
+                self._head(answer, min(kept, len(answer.body)) if told else len(answer.body))
+                self.wfile.write(answer.body[:kept])
+            case _Faulty(fault=Drip(seconds, released)):
+                self._drip(answer, seconds, released)
+            case _:
+                super().reply(answer)
+
+    def _head(self, answer: Answer, length: int, headers: dict[str, str] | None = None) -> None:
+        self.send_response(answer.status)
+        for name, value in {
+            "Content-Type": answer.content_type,
+            "Content-Length": str(length),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _drip(self, answer: Answer, seconds: float, released: threading.Event) -> None:
+        wire, self.wfile = self.wfile, io.BytesIO()
+        super().reply(answer)
+        whole, self.wfile = self.wfile.getvalue(), wire
+        for position in range(len(whole)):
+            wire.write(whole[position : position + 1])
+            if not released.is_set():
+                wire.flush()
+                released.wait(seconds)
+
+
+class EmbeddedAWS(DemoAWS):
+    """The make-believe AWS of the demo, inside the test."""
+
+    handler = _FaultyHandler
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        #: Called before each call; what it returns goes wrong with the call.
+        self.fault: Callable[[Call], Fault | None] = lambda _: None
+        #: All calls, refused ones too. `count` reads it safely while calls come in.
+        self.calls: Counter[CallKind] = Counter()
+        self._counting = threading.Lock()
+        self._hanging: set[threading.Event] = set()
+
+    def stop(self) -> None:
+        """Refuse new connections, cut open ones, release what hangs."""
+        super().stop()
+        for released in list(self._hanging):
+            released.set()
+
+    def client(self, service: str, *, account: str = ACCOUNT, region: str = REGION) -> Any:
+        """A boto3 client of this AWS that does not retry."""
+        return self.session(account).client(
+            cast("Any", service),
+            region_name=region,
+            endpoint_url=self.endpoint_url,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def count(self, operation: str, *, account: str | None = None, region: str | None = None) -> int:
+        """How many calls of the operation came, refused ones too."""
+        with self._counting:
+            return sum(
+                number
+                for kind, number in self.calls.items()
+                if kind.operation == operation
+                and account in (None, kind.account)
+                and region in (None, kind.region)
+            )
+
+    def answer(self, call: Call, asked: Asked) -> Answer:
+        with self._counting:
+            self.calls[call.kind] += 1
+        fault = self.fault(call)
+        match fault:
+            case None:
+                return super().answer(call, asked)
+            case Refuse() as refusal:
+                raise refusal
+            case Garbage(body, status, content_type):
+                return _Faulty(status, content_type, body, fault)
+            case DropConnection():
+                return _Faulty(0, "", b"", fault)
+            case Hang(seconds, released):
+                self._hanging.add(released)
+                released.wait(seconds)
+                self._hanging.discard(released)
+                return super().answer(call, asked)
+        if isinstance(fault, Drip):
+            self._hanging.add(fault.released)
+        right = super().answer(call, asked)
+        return _Faulty(right.status, right.content_type, right.body, fault)
