@@ -241,6 +241,7 @@ def values_schema(keys: list[Value]) -> Schema:
     properties = {value.path[-1]: _resolved(_schema(value), types) for value in keys}
     named = {name: _resolved(shape, types) for name, shape in _NAMED.items()}
     named["probe"] = _probe(types)
+    properties["enabled"] = {"type": "boolean", "description": "Condition of a parent chart"}
     properties["global"] = {"type": "object", "description": "What Helm hands to every chart of a release"}
     return {
         "$schema": schema.DRAFT,
@@ -264,7 +265,7 @@ def _alert(default: dict[str, Any]) -> Schema:
     duration, optional = {"$ref": "duration"}, {"$ref": "optionalDuration"}
     common = {
         "enabled": {"type": "boolean"},
-        "severity": {"enum": ["critical", "warning", "info"]},
+        "severity": {"type": "string", "minLength": 1},
         "for": duration,
         "keepFiringFor": optional,
         "labels": {"$ref": "strings"},
