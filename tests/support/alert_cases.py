@@ -29,7 +29,7 @@ NAMES = (
     f'repository="team/app",digest="{DIGEST}",{S}',
 )
 #: Pushed now, so that its failure is young.
-TWO_TAGS_AND_A_DIGEST: dict[str, float] = {
+TWO_TAGS_AND_A_DIGEST: Mapping[str, Value] = {
     f"ecr_image_pushed_timestamp_seconds{{{name}}}": 0 for name in NAMES
 } | {
     f'ecr_image_info{{repository="team/app",tag="{tag}",digest="{DIGEST}",{S}}}': 1
