@@ -246,6 +246,7 @@ def values_schema(keys: list[Value]) -> Schema:
     for models in [shape.pop("definitions") for shape in list(named.values()) if "definitions" in shape]:
         named |= models
     named["probe"] = _probe(types)
+    properties["enabled"] = {"type": "boolean", "description": "Condition of a parent chart"}
     properties["global"] = {"type": "object", "description": "What Helm hands to every chart of a release"}
     return {
         "$schema": schema.DRAFT,
@@ -269,7 +270,7 @@ def _alert(default: dict[str, Any]) -> Schema:
     duration, optional = {"$ref": "duration"}, {"$ref": "optionalDuration"}
     common = {
         "enabled": {"type": "boolean"},
-        "severity": {"enum": ["critical", "warning", "info"]},
+        "severity": {"type": "string", "minLength": 1},
         "for": duration,
         "keepFiringFor": optional,
         "labels": {"$ref": "strings"},

@@ -19,7 +19,7 @@ I = ("repository", "tag", "digest", *S)  # noqa: E741 - the letter of the specif
 D = ("region", "registry_id")
 
 PREFIX = "ecr_replication_exporter_"
-_POLLED = "As of the last poll, not of the scrape."
+_POLLED = "Cached: from the last poll, not from the scrape."
 
 #: The label values, in the order of the row's labels, and the value.
 Sample = tuple[tuple[str, ...], float]
@@ -156,104 +156,106 @@ def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
 REPLICATION_DURATION = Row(
     "ecr_image_replication_duration_seconds",
     "histogram",
-    "Seconds from the push of an image to the first poll that found its replication COMPLETE, for images"
-    " that were seen unfinished before. The resolution is the polling interval.",
+    "Seconds from the push of an image to the first poll that reports its replication COMPLETE. Counts only"
+    " images that an earlier poll reported as unfinished. The resolution is the polling interval.",
     (*S, *D),
     (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400),
 )
 BUILD_INFO = Row(
     PREFIX + "build_info",
     "gauge",
-    "Always 1; the labels are the versions of the exporter and of what it runs on.",
+    "Always 1. The labels give the versions of the exporter, Python and boto3.",
     ("version", "python_version", "boto3_version"),
 )
 RELOAD_SUCCESSFUL = Row(
     PREFIX + "config_last_reload_successful",
     "gauge",
-    "1 if the last attempt to load the configuration succeeded, 0 if an older one is still in force.",
+    "1 if the last attempt to load the configuration succeeded. 0 if it failed and the previous configuration"
+    " is still in use.",
 )
 RELOAD_TIME = Row(
     PREFIX + "config_last_reload_success_timestamp_seconds",
     "gauge",
-    "Unix time at which the configuration in force was loaded.",
+    "Unix time at which the configuration in use was loaded.",
 )
 WEB_RELOAD_SUCCESSFUL = Row(
     PREFIX + "web_config_last_reload_successful",
     "gauge",
-    "1 if the web configuration and its certificates could be taken when they last changed, 0 if not."
+    "1 if the last load of the web configuration and its certificates succeeded, 0 if it failed."
     " Absent without --web.config.file.",
 )
 AWS_REQUESTS = Row(
     PREFIX + "aws_requests_total",
     "counter",
-    "Calls to AWS by outcome: success, or why not (the reasons of ecr_target_failure_info).",
+    "Calls to AWS by outcome: success, or a reason as in ecr_target_failure_info.",
     ("service", "operation", *S, "outcome"),
 )
 AWS_DURATION = Row(
     PREFIX + "aws_request_duration_seconds",
     "histogram",
-    "Seconds that calls to AWS took, whatever their outcome.",
+    "Duration in seconds of calls to AWS, with any outcome.",
     ("service", "operation"),
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IMAGES = Row(
     PREFIX + "images",
     "gauge",
-    "Watched images by what the exporter expects of them: new (not asked yet), pending, failed, settled,"
-    " unknown (no usable or no recent answer).",
+    "Watched images by polling state: new (no status call yet), pending, failed, settled, unknown (no usable"
+    " or no recent answer from ECR).",
     ("state",),
 )
 SKIPPED = Row(
     PREFIX + "images_skipped",
     "gauge",
-    "Images that targets select and max_images leaves out; the newest are watched.",
+    "Images that targets select but that exceed max_images. The exporter watches the newest images.",
 )
 OVERDUE = Row(
     PREFIX + "poll_overdue_seconds",
     "gauge",
-    "How late the latest due call to ECR is. If this grows, requests_per_second is too small for the"
-    " targets and intervals.",
+    "Age in seconds of the oldest due ECR call that still waits for budget. If it keeps growing,"
+    " requests_per_second is too small for the targets and intervals.",
 )
 RATE_LIMIT = Row(
     PREFIX + "request_rate_limit",
     "gauge",
-    "Calls a second to ECR that the exporter allows itself now.",
+    "ECR calls a second that the rate limiter allows at present.",
     S,
 )
 
 SHARD_ORDINAL = Row(
     PREFIX + "shard_ordinal",
     "gauge",
-    "Which of the shards this one is, counted from 0.",
+    "Ordinal of this shard, counted from 0.",
 )
 TOTAL_SHARDS = Row(
     PREFIX + "total_shards",
     "gauge",
-    "How many shards the repositories are split between; 1 if they are not.",
+    "Number of shards that share the repositories. 1 without sharding.",
 )
 STATE_WRITTEN = Row(
     PREFIX + "state_file_last_success_timestamp_seconds",
     "gauge",
-    "Unix time at which the state file was last written. Absent until then, and without state_file.",
+    "Unix time of the last successful write of the state file. Absent before the first write and without"
+    " state_file.",
 )
 STATE_FAILURES = Row(
     PREFIX + "state_file_failures_total",
     "counter",
-    "How often the state file could not be read (read: the start was cold) or written (write).",
+    "Failed reads and writes of the state file. A failed read means a start without saved state.",
     ("operation",),
 )
 LOG_DROPPED = Row(
     PREFIX + "log_lines_dropped_total",
     "counter",
-    "Log lines that were lost because stderr did not take them.",
+    "Log lines that the exporter dropped because stderr did not accept them.",
 )
 
 DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     ImageRow(
         "ecr_image_replication_status",
         "gauge",
-        "1 for the state that the replication of the image to the destination is in, 0 for the others."
-        " MISSING: the registry's rules send it there and ECR reports nothing. " + _POLLED,
+        "1 for the current replication state of the image at the destination, 0 for the other states."
+        " MISSING: the replication rules select the image, but ECR reports no status. " + _POLLED,
         (*I, *D, "status"),
         fact=_replications,
         samples=_status,
@@ -261,7 +263,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     ImageRow(
         "ecr_image_replication_failure_info",
         "gauge",
-        "1 while the replication of the image to the destination is FAILED, with the code that ECR gives. "
+        "1 while the replication of the image to the destination is FAILED. ECR gives the failure_code. "
         + _POLLED,
         (*I, *D, "failure_code"),
         fact=_replications,
@@ -270,7 +272,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     ImageRow(
         "ecr_image_info",
         "gauge",
-        "Always 1; gives the digest of a watched image, also of one that is watched by tag. " + _POLLED,
+        "Always 1. The digest label is always set, also for an image that is watched by tag. " + _POLLED,
         I,
         samples=_info,
         digest=True,
@@ -287,15 +289,15 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     RepositoryRow(
         "ecr_repository_replication_images",
         "gauge",
-        "Watched images of the repository whose replication to the destination is known to be in the state;"
-        " 0 is told only when that of all of them is known. " + _POLLED,
+        "Watched images of the repository in this state at the destination. A 0 appears only when the state"
+        " of every watched image is known. " + _POLLED,
         ("repository", *S, *D, "status"),
         samples=_images,
     ),
     RepositoryRow(
         "ecr_repository_replication_oldest_pending_timestamp_seconds",
         "gauge",
-        "Unix push time of the oldest watched image known to be IN_PROGRESS or MISSING at the destination. "
+        "Unix push time of the oldest watched image that is IN_PROGRESS or MISSING at the destination. "
         + _POLLED,
         ("repository", *S, *D),
         samples=_oldest_pending,
@@ -303,23 +305,24 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     RegistryRow(
         "ecr_registry_replication_rule_info",
         "gauge",
-        "Always 1; a destination of the registry's replication rules and the prefix of the repositories that"
-        " go there, empty for all. " + _POLLED,
+        "Always 1. One series for each destination and repository prefix in the registry's replication rules."
+        " An empty repository_filter selects all repositories. " + _POLLED,
         (*S, *D, "repository_filter"),
         samples=_rules,
     ),
     RegistryRow(
         "ecr_target_success",
         "gauge",
-        "1 if all that the target names was found and asked in its last round, 0 if not. " + _POLLED,
+        "1 if the last round found everything that the target names and read its status, 0 if not. "
+        + _POLLED,
         ("target", *S),
         samples=_target_success,
     ),
     RegistryRow(
         "ecr_target_failure_info",
         "gauge",
-        "1 for each reason why the target failed in its last round: repository_not_found, image_not_found,"
-        " access_denied, throttled, invalid, unavailable. " + _POLLED,
+        "1 for each reason why the target failed in its last round: repository_not_found,"
+        " image_not_found, access_denied, throttled, invalid, unavailable. " + _POLLED,
         ("target", *S, "reason"),
         samples=_target_failure_info,
     ),
@@ -333,7 +336,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     RegistryRow(
         "ecr_registry_last_success_timestamp_seconds",
         "gauge",
-        "Unix time since which all that is watched in the registry has been listed.",
+        "Unix time of the last complete listing of the watched repositories in the registry.",
         S,
         samples=_last_success,
     ),
@@ -361,8 +364,8 @@ CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 def markdown() -> str:
     """docs/metrics.md, made from the catalogue."""
     head = (
-        "# Metrics\n\nMade from the catalogue in `exporter/metrics.py` by `make docs`. Every name is API:"
-        " renaming one is a breaking change.\n"
+        "# Metrics\n\n`make docs` writes this page from `exporter/metrics/catalogue.py`. Every name is API:"
+        " a renamed metric is a breaking change.\n"
     )
     replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
     own = _table("The exporter itself", OWN)

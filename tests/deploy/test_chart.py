@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -83,7 +84,9 @@ def test_package(tmp_path: Path) -> None:
         files = {each["name"] for each in packed.files}
         assert "README.md" in files
         assert not any(name.startswith("ci/") for name in files)
-        assert packed.render(name="demo").keys() == helm_python.Chart.load(CHART).render(name="demo").keys()
+        image = {"image": {"repository": "exporter"}}
+        plain = helm_python.Chart.load(CHART).render(image, name="demo")
+        assert packed.render(image, name="demo").keys() == plain.keys()
 
 
 def test_no_file_of_the_chart_is_too_long_to_read() -> None:
@@ -385,3 +388,59 @@ def test_the_network_policy_denies_what_it_does_not_name() -> None:
         (80, "TCP", "fd00:ec2::254/128"),
         (80, "TCP", "fd00:ec2::23/128"),
     }
+
+
+def test_the_claim_is_as_the_api_server_stores_it() -> None:
+    """Argo CD compares the manifest with the stored object, which has both."""
+    (claim,) = workload(objects({"shards": 3}))["spec"]["volumeClaimTemplates"]
+    assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
+
+
+def test_the_user_names_the_image() -> None:
+    with pytest.raises(helm_python.HelmRenderError, match=r"image\.repository is empty: build the image"):
+        objects({"image": {"repository": ""}})
+
+
+def test_a_global_registry_takes_precedence() -> None:
+    given = {"image": {"registry": "ours.example", "repository": "exporter", "tag": "1"}}
+    assert container(objects(given))["image"] == "ours.example/exporter:1"
+    everywhere = {"global": {"imageRegistry": "mirror.example"}}
+    assert container(objects(given | everywhere))["image"] == "mirror.example/exporter:1"
+
+
+def test_the_chart_is_a_dependency_with_a_condition(tmp_path: Path) -> None:
+    """The values of a parent chart reach it with `enabled` and `global`."""
+    parent = tmp_path / "parent"
+    shutil.copytree(CHART, parent / "charts" / CHART.name)
+    dependency = {"name": CHART.name, "version": "0.1.0", "condition": f"{CHART.name}.enabled"}
+    (parent / "Chart.yaml").write_text(
+        yaml.safe_dump(
+            {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
+        )
+    )
+    (parent / "values.yaml").write_text("{}")
+    for enabled in (True, False):
+        ours = {"enabled": enabled, "image": {"repository": "exporter"}}
+        values = {CHART.name: ours, "global": {"imageRegistry": "mirror.example"}}
+        with helm_python.Chart.load(parent) as chart:
+            chart.validate_schema(values)
+            text = "".join(chart.render(values, name="demo", namespace="monitoring").values())
+        assert ("mirror.example/exporter:" in text) == enabled
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])
+def test_the_exporters_labels_are_kept(kind: str) -> None:
+    """A target label `region` would take the place of the destination's."""
+    found = objects({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}})
+    (endpoint,) = next(
+        value for key, value in one(found, kind)["spec"].items() if key.lower().endswith("endpoints")
+    )
+    assert endpoint["honorLabels"] is True
+
+
+def test_the_example_keeps_the_exporters_labels() -> None:
+    example = yaml.safe_load((ROOT / "examples" / "prometheus" / "prometheus.yml").read_text())
+    compose = yaml.safe_load((ROOT / "examples" / "compose.yaml").read_text())
+    inner = yaml.safe_load(compose["configs"]["prometheus"]["content"])
+    for scrape in (*example["scrape_configs"], *inner["scrape_configs"]):
+        assert scrape["honor_labels"] is True

@@ -18,6 +18,7 @@ CHART = Path(__file__).parents[2] / "helm" / "ecr-replication-exporter"
 
 def rendered(template: str, values: dict[str, Any]) -> Any:
     """The object of a template, of a release that is called "test" in the namespace "here"."""
+    values = {"image": {"repository": "exporter"}, **values}
     with helm_python.Chart.load(CHART) as chart:
         chart.validate_schema(values)
         manifests = chart.render(values, name="test", namespace="here")
@@ -65,7 +66,7 @@ def test_what_values_say_is_what_rules_do() -> None:
     stuck = {
         "for": "1h",
         "keepFiringFor": "",
-        "severity": "critical",
+        "severity": "page",
         "olderThanSeconds": 7200,
         "labels": {"page": "yes"},
     }
@@ -74,7 +75,7 @@ def test_what_values_say_is_what_rules_do() -> None:
     ]
     assert rule["for"] == "1h"
     assert "keep_firing_for" not in rule
-    assert rule["labels"] == {"severity": "critical", "page": "yes", "team": "platform"}
+    assert rule["labels"] == {"severity": "page", "page": "yes", "team": "platform"}
     assert rule["expr"].rstrip().endswith("> 7200")
 
 
@@ -141,7 +142,7 @@ def test_rules_of_ones_own() -> None:
     [
         {"ECRReplicationFaild": {"enabled": False}},
         {"ECRReplicationFailed": {"enable": False}},
-        {"ECRReplicationFailed": {"severity": "page"}},
+        {"ECRReplicationFailed": {"severity": ""}},
         {"ECRReplicationFailed": {"for": "5 minutes"}},
         {"ECRReplicationFailed": {"restarts": 3}},
         {"ECRReplicationStuck": {"olderThanSeconds": "30m"}},

@@ -383,6 +383,8 @@ def defaults(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 def test_null_removes_a_default() -> None:
     for path in defaults(values_of((CHART / "values.yaml").read_text())):
+        if path == ("image", "repository"):
+            continue  # the user names it: test_chart.py
         values: dict[str, Any] = {path[-1]: None}
         for step in reversed(path[:-1]):
             values = {step: values}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.alert_cases import CASES, DENIED_FROM_THE_START, HEALTHY, MOVED, UNREADABLE
+from support.alert_cases import CASES, DENIED_FROM_THE_START, HEALTHY, MOVED, OLD_FAILURE, UNREADABLE
 from support.alert_timeline import Case, Value, episode, promtool_test
 
 from exporter.metrics.catalogue import CATALOGUE
@@ -68,8 +68,9 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
         (UNREADABLE, 180, []),
         (DENIED_FROM_THE_START, 180, []),
         (MOVED, 180, ["ECRReplicationExporterVanished"]),
+        (OLD_FAILURE, 60, []),
     ],
-    ids=["outage", "unreadable rules", "denied from the start", "moved and back"],
+    ids=["outage", "unreadable rules", "denied from the start", "moved and back", "old failure"],
 )
 def test_what_is_not_seen_is_not_taken_for_gone(
     meanwhile: Mapping[str, Value],
@@ -112,6 +113,18 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
     assert {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"} == set(rules())
     for name, rule in rules().items():
         assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks/{name}.md")
+
+
+def minutes(duration: str) -> float:
+    """Of a duration with one unit."""
+    return float(duration[:-1]) * {"s": 1 / 60, "m": 1, "h": 60, "d": 1440}[duration[-1]]
+
+
+@pytest.mark.parametrize("name", rules())
+def test_a_restart_of_prometheus_resolves_no_alert(name: str) -> None:
+    """Prometheus restores an alert after its restart if its `for` is at least 10m. Below 3m it is short."""
+    wait = minutes(rules()[name]["for"])
+    assert wait <= 2 or wait >= 10
 
 
 @pytest.mark.parametrize("name", rules())

@@ -15,12 +15,26 @@ DESTINATION = {"region": "eu-west-1", "registry_id": "111122223333"}
 IMAGE = {"repository": "team/app", "tag": "v1", **SOURCE}
 TARGET = {"target": "team/*", **SOURCE}
 
+DIGEST = "sha256:" + "0" * 64
 DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
 OWN = "ecr_replication_exporter"
 DESCRIBED = f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
 RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
+#: The labels of one image under two tags and under its digest, as the exporter shows them.
+NAMES = (
+    f'repository="team/app",tag="v1",{S}',
+    f'repository="team/app",tag="latest",{S}',
+    f'repository="team/app",digest="{DIGEST}",{S}',
+)
+#: Pushed now, so that its failure is young.
+TWO_TAGS_AND_A_DIGEST: Mapping[str, Value] = {
+    f"ecr_image_pushed_timestamp_seconds{{{name}}}": 0 for name in NAMES
+} | {
+    f'ecr_image_info{{repository="team/app",tag="{tag}",digest="{DIGEST}",{S}}}': 1
+    for tag in ("v1", "latest", "")
+}
 BUILD_HERE = labelled(BUILD, 'namespace="here"')
 OTHER_BUILD = labelled(BUILD, 'job="other"')
 TARGET_IMAGES = f'ecr_target_images{{target="team/*",{S}}}'
@@ -30,6 +44,10 @@ NEW_RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infr
 
 def status(name: str) -> str:
     return f'ecr_image_replication_status{{{I},{D},status="{name}"}}'
+
+
+def failed(name: str) -> str:
+    return f'ecr_image_replication_failure_info{{{name},{D},failure_code="{DENIED}"}}'
 
 
 def failure(reason: str) -> str:
@@ -82,27 +100,29 @@ CASES = (
     Case(
         "ECRReplicationFailed",
         "critical",
-        good={status("FAILED"): 0, status("COMPLETE"): 1},
+        good={status("FAILED"): 0, status("COMPLETE"): 1, **TWO_TAGS_AND_A_DIGEST},
         bad={
             status("FAILED"): 1,
             status("COMPLETE"): 0,
-            f'ecr_image_replication_failure_info{{{I},{D},failure_code="{DENIED}"}}': 1,
+            **TWO_TAGS_AND_A_DIGEST,
+            **{failed(name): 1 for name in NAMES},
         },
-        fires_after=2,
+        fires_after=1,
         resolves_within=12,
-        labels={**IMAGE, **DESTINATION, "failure_code": DENIED},
-        summary=f"team/app:v1 did not get from 111122223333/us-east-1 to 111122223333/eu-west-1: {DENIED}.",
+        labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION, "failure_code": DENIED},
+        summary=f"Replication of team/app@{DIGEST} from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        f" failed: {DENIED}.",
     ),
     Case(
         "ECRReplicationStuck",
         "warning",
         good={status("IN_PROGRESS"): 0, PUSHED: 0},
         bad={status("IN_PROGRESS"): 1, PUSHED: phase_start},
-        fires_after=36,
+        fires_after=41,
         resolves_within=12,
         labels={**IMAGE, **DESTINATION, "status": "IN_PROGRESS"},
-        summary="team/app:v1 has been on its way from 111122223333/us-east-1 to 111122223333/eu-west-1"
-        " for 37m 0s.",
+        summary="Replication of team/app:v1 from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        " is in progress 42m 0s after the push.",
     ),
     Case(
         "ECRReplicationMissing",
@@ -112,8 +132,8 @@ CASES = (
         fires_after=46,
         resolves_within=17,
         labels={"repository": "team/app", **SOURCE, **DESTINATION},
-        summary="1 images of team/app never left 111122223333/us-east-1 for 111122223333/eu-west-1, though"
-        " the rules send them there.",
+        summary="ECR reports no replication of 1 images of team/app from 111122223333/us-east-1 to"
+        " 111122223333/eu-west-1, although a rule selects them.",
     ),
     Case(
         "ECRReplicationSlow",
@@ -123,8 +143,8 @@ CASES = (
         fires_after=19,
         resolves_within=380,
         labels={**SOURCE, **DESTINATION},
-        summary="Replication from 111122223333/us-east-1 to 111122223333/eu-west-1 is slow: 0.95 of the"
-        " images took up to 52m 21s, over 6h.",
+        summary="Replication from 111122223333/us-east-1 to 111122223333/eu-west-1 is slow: the 0.95"
+        " quantile over 6h is 52m 21s.",
     ),
     Case(
         "ECRReplicationStatusUnknown",
@@ -137,8 +157,8 @@ CASES = (
         fires_after=15,
         resolves_within=17,
         labels={"repository": "team/app", **SOURCE, **DESTINATION, "status": "TELEPORTED"},
-        summary="ECR reports TELEPORTED for 3 images of team/app to 111122223333/eu-west-1, which no alert"
-        " judges.",
+        summary="ECR reports TELEPORTED for 3 images of team/app at 111122223333/eu-west-1. No other alert"
+        " covers this status.",
     ),
     Case(
         "ECRReplicationRulesGone",
@@ -148,7 +168,7 @@ CASES = (
         fires_after=15,
         resolves_within=17,
         labels=SOURCE,
-        summary="111122223333/us-east-1 has no replication rule any more; it had some within 1d.",
+        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
     ),
     Case(
         "ECRReplicationRulesGone",
@@ -158,7 +178,7 @@ CASES = (
         fires_after=15,
         resolves_within=17,
         labels=SOURCE,
-        summary="111122223333/us-east-1 has no replication rule any more; it had some within 1d.",
+        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
         about="seldom read",
     ),
     Case(
@@ -166,7 +186,7 @@ CASES = (
         "info",
         good={RULE: 1, DESCRIBED: counting(1)},
         bad={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
-        fires_after=5,
+        fires_after=2,
         resolves_within=90,
         labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
         summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
@@ -178,7 +198,7 @@ CASES = (
         "info",
         good={RULE: 1, DESCRIBED: now_and_then},
         bad={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
-        fires_after=5,
+        fires_after=2,
         resolves_within=90,
         labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
         summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
@@ -190,7 +210,8 @@ CASES = (
         "info",
         good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
         bad={RULE: 1, DESCRIBED: counting(1)},
-        fires_after=15,
+        fires_after=12,
+        sooner=1,
         resolves_within=90,
         labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
         summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
@@ -202,7 +223,8 @@ CASES = (
         "info",
         good={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
         bad={RULE: 1, DESCRIBED: now_and_then},
-        fires_after=15,
+        fires_after=12,
+        sooner=1,
         resolves_within=90,
         labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
         summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
@@ -221,14 +243,14 @@ CASES = (
         "critical",
         "access_denied",
         10,
-        "AWS denies the exporter what it needs to watch team/* in 111122223333/us-east-1.",
+        "AWS denies a call that the exporter needs to watch team/* in 111122223333/us-east-1.",
     ),
     target_case(
         "ECRReplicationTargetFailing",
         "warning",
         "unavailable",
         30,
-        "team/* in 111122223333/us-east-1 cannot be watched: unavailable.",
+        "Calls for team/* in 111122223333/us-east-1 fail: unavailable.",
     ),
     Case(
         "ECRReplicationTargetEmpty",
@@ -238,7 +260,7 @@ CASES = (
         fires_after=60,
         resolves_within=17,
         labels=TARGET,
-        summary="Target team/* selects no image in 111122223333/us-east-1.",
+        summary="Target team/* selects no images in 111122223333/us-east-1.",
         about="on any shard",
     ),
     Case(
@@ -249,7 +271,7 @@ CASES = (
         fires_after=60,
         resolves_within=17,
         labels=TARGET,
-        summary="Target team/* selects no image in 111122223333/us-east-1.",
+        summary="Target team/* selects no images in 111122223333/us-east-1.",
         about="of what exists",
     ),
     Case(
@@ -257,10 +279,10 @@ CASES = (
         "critical",
         good={LISTED: clock},
         bad={LISTED: phase_start},
-        fires_after=36,
+        fires_after=33,
         resolves_within=17,
         labels=SOURCE,
-        summary="The images of 111122223333/us-east-1 were last listed completely 37m 0s ago.",
+        summary="The last complete listing of 111122223333/us-east-1 was 34m 0s ago.",
     ),
     Case(
         "ECRReplicationExporterAbsent",
@@ -270,7 +292,7 @@ CASES = (
         fires_after=10,
         resolves_within=2,
         labels={"job": ""},
-        summary="No ECR replication exporter is scraped, so none of the other alerts can fire.",
+        summary="Prometheus scrapes no ECR replication exporter, so the other alerts cannot fire.",
     ),
     Case(
         "ECRReplicationExporterDown",
@@ -280,7 +302,7 @@ CASES = (
         fires_after=10,
         resolves_within=2,
         labels={"instance": "10.0.0.1:10042"},
-        summary="The ECR replication exporter 10.0.0.1:10042 cannot be scraped.",
+        summary="Prometheus cannot scrape the ECR replication exporter 10.0.0.1:10042.",
         moves=False,
     ),
     Case(
@@ -291,18 +313,18 @@ CASES = (
         fires_after=15,
         resolves_within=2,
         labels={"namespace": "here", "job": "ecr"},
-        summary="The ECR replication exporter here/ecr is no target of Prometheus any more; it was one"
-        " within 1d.",
+        summary="The ECR replication exporter here/ecr is not a target of Prometheus. It was a"
+        " target within 1d.",
     ),
     Case(
         "ECRReplicationExporterRestarting",
         "warning",
         good={"process_start_time_seconds": 0, BUILD: 1},
         bad={"process_start_time_seconds": crash_loop, BUILD: crash_looping},
-        fires_after=35,
+        fires_after=32,
         resolves_within=77,
         labels={"instance": "10.0.0.1:10042"},
-        summary="The ECR replication exporter 10.0.0.1:10042 was started 5 times within an hour.",
+        summary="The ECR replication exporter 10.0.0.1:10042 started 5 times within an hour.",
         moves=False,
     ),
     Case(
@@ -313,17 +335,18 @@ CASES = (
         fires_after=15,
         resolves_within=12,
         labels={},
-        summary="1 shards of the ECR replication exporter are not scraped.",
+        summary="Prometheus does not scrape 1 shards of the ECR replication exporter.",
     ),
     Case(
         "ECRReplicationExporterReloadFailed",
         "warning",
         good={f"{OWN}_config_last_reload_successful": 1},
         bad={f"{OWN}_config_last_reload_successful": 0},
-        fires_after=5,
+        fires_after=2,
         resolves_within=12,
         labels={},
-        summary="The ECR replication exporter refused its new configuration and runs on an older one.",
+        summary="The ECR replication exporter rejected its new configuration and still uses the"
+        " previous one.",
     ),
     Case(
         "ECRReplicationExporterBudgetTooSmall",
@@ -333,7 +356,7 @@ CASES = (
         fires_after=60,
         resolves_within=17,
         labels={},
-        summary="Calls to ECR are 20m 0s overdue: the exporter may ask too little.",
+        summary="Calls to ECR are 20m 0s overdue.",
     ),
     Case(
         "ECRReplicationExporterThrottled",
@@ -359,7 +382,7 @@ CASES = (
         fires_after=60,
         resolves_within=17,
         labels={},
-        summary="12 images that targets select are not watched.",
+        summary="The exporter does not watch 12 images that targets select.",
     ),
     Case(
         "ECRReplicationExporterImagesUnknown",
@@ -369,7 +392,7 @@ CASES = (
         fires_after=60,
         resolves_within=17,
         labels={"state": "unknown"},
-        summary="The replication of 7 watched images is not known.",
+        summary="The exporter does not know the replication status of 7 watched images.",
     ),
     Case(
         "ECRReplicationExporterStateFileNotWritten",
@@ -421,6 +444,13 @@ HEALTHY: Mapping[str, Value] = {
     f'{OWN}_images{{state="unknown"}}': 0,
     f"{OWN}_state_file_last_success_timestamp_seconds": clock,
     f'{OWN}_state_file_failures_total{{operation="write"}}': 0,
+}
+#: An image that was pushed more than a week before it is first seen, and FAILED.
+OLD_FAILURE: Mapping[str, Value] = {
+    **HEALTHY,
+    **{f"ecr_image_pushed_timestamp_seconds{{{name}}}": -8 * 86400.0 for name in NAMES},
+    **{name: value for name, value in TWO_TAGS_AND_A_DIGEST.items() if "info" in name},
+    **{failed(name): 1 for name in NAMES},
 }
 #: The rules cannot be read for hours: what is known of them is shown for an hour, and then not.
 UNREADABLE: Mapping[str, Value] = {

@@ -49,6 +49,8 @@ def render(
 
     The package's own `render` leaves the APIs out, which the library below it takes.
     """
+    image = {"repository": "registry.example/exporter"} | (values.get("image") or {})
+    values = {**values, "image": image}
     options = {"name": name, "namespace": namespace, "api_versions": list(apis)}
     text = _native.call_string("helm_render", loaded()._raw(), json.dumps(values), json.dumps(options))
     return {Path(path).name: text for path, text in json.loads(text).items()}

@@ -63,9 +63,11 @@ annotations:
 
 {{- define "ecr-replication-exporter.image" -}}
 {{- $image := .Values.image }}
-{{- $name := list $image.registry $image.repository | compact | join "/" }}
+{{- $repository := required "image.repository is empty: build the image and name it (README.md, An image of your own)" $image.repository }}
+{{- $registry := default $image.registry (.Values.global).imageRegistry }}
+{{- $name := list $registry $repository | compact | join "/" }}
 {{- $tag := default .Chart.AppVersion $image.tag }}
-{{- ternary (printf "%s@%s" $name $image.digest) (printf "%s:%s" $name $tag) (ne $image.digest "") }}
+{{- ternary (printf "%s@%s" $name $image.digest) (printf "%s:%s" $name $tag) (not (empty $image.digest)) }}
 {{- end }}
 
 {{/* Shapes */}}
