@@ -187,13 +187,13 @@ AWS_REQUESTS = Row(
     PREFIX + "aws_requests_total",
     "counter",
     "Calls to AWS by outcome: success, or why not (the reasons of ecr_target_failure_info).",
-    ("service", "operation", *S, "outcome"),
+    ("aws_service", "operation", *S, "outcome"),
 )
 AWS_DURATION = Row(
     PREFIX + "aws_request_duration_seconds",
     "histogram",
     "Seconds that calls to AWS took, whatever their outcome.",
-    ("service", "operation"),
+    ("aws_service", "operation"),
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IMAGES = Row(
@@ -361,8 +361,8 @@ CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 def markdown() -> str:
     """docs/metrics.md, made from the catalogue."""
     head = (
-        "# Metrics\n\nMade from the catalogue in `exporter/metrics.py` by `make docs`. Every name is API:"
-        " renaming one is a breaking change.\n"
+        "# Metrics\n\nMade from the catalogue in `exporter/metrics/catalogue.py` by `make docs`. Every name is"
+        " API: renaming one is a breaking change.\n"
     )
     replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
     own = _table("The exporter itself", OWN)

@@ -1,43 +1,41 @@
-"""What a scrape gets: the catalogue's rows as text, rendered when facts change and kept until they do.
+"""The page of a scrape: the catalogue's rows as text and as one gzip stream, kept until facts change.
 
-Ten thousand images with three destinations each are a hundred thousand lines, and prometheus_client
-takes seconds for them. Two things make that cheap. The lines of an image are alike: its own labels,
-then one of the few continuations that images in the same states share, which are rendered once for
-each combination of states. And few facts change between two scrapes: images stand in blocks, whose
-text, plain or compressed, is kept while they are the same. What the catalogue says is all there is to
-know here; a test holds the text equal to prometheus_client's.
+Three things make a page with hundreds of thousands of lines cheap. The labels of an image are rendered
+once for all its lines. What follows them depends on few facts and is cached. And images stand in blocks,
+whose text is kept while their facts stay the same. A test compares the page with prometheus_client's.
 
-Text 0.0.4 and OpenMetrics 1.0 write gauges the same way, so one rendering serves both.
+Text 0.0.4 and OpenMetrics 1.0 write gauges in the same way, so one rendering serves both.
 """
 
 from __future__ import annotations
 
-import gzip
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
-from operator import is_
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
+from exporter.metrics import gzip_stream
 from exporter.metrics.catalogue import DOMAIN, I, ImageRow, RegistryRow, RepositoryRow, Row, S, Sample
+from exporter.metrics.gzip_stream import Piece
 from exporter.metrics.self_metrics import Clock, Figures, Gauges, Instruments
 from exporter.replication.model import Source
 from exporter.replication.store import ImageFacts, RegistrySnapshot, Snapshot, Store
 
-#: Combinations of states that are kept rendered; a world has a few dozen.
+#: Cached templates of a row; a fleet has a few dozen combinations of states.
 _TEMPLATES = 4096
-#: Images whose text is kept together: one that changes costs the rendering of so many. Smaller ones
-#: compress worse, and every member of a gzip file is a chance to wait for the interpreter.
-_BLOCK = 16
-#: Fast, and still a fifteenth of the size: these lines repeat themselves.
-_GZIP_LEVEL = 1
-#: Seconds that plain text is kept after it was asked for: it takes fifteen times the memory, and
-#: Prometheus asks for compressed pages.
+#: The fewest images of a block, and how many more follow on average: of rows with a line for each state
+#: and destination, and of rows with one line. Small blocks compress worse; in large ones, an image that
+#: changes costs the rendering of many.
+_MANY_LINES, _ONE_LINE = 16, 128
+#: Seconds for which plain text is kept after the last request for it. It takes forty times the memory of
+#: compressed text, which is what Prometheus asks for.
 _PLAIN_KEPT = 600.0
 _OPENMETRICS = "application/openmetrics-text"
 
@@ -57,166 +55,158 @@ def _head(row: Row) -> str:
     return f"# HELP {row.name} {row.help}\n# TYPE {row.name} {row.type}\n"
 
 
+@cache
+def _packed_head(row: Row) -> Piece:
+    return gzip_stream.compress(_head(row).encode())
+
+
 def _lines(row: Row, samples: Iterable[Sample]) -> str:
     return "".join(
         f"{row.name}{{{_pairs(row.labels, labels)}}} {floatToGoString(value)}\n" for labels, value in samples
     )
 
 
-def _continuations(row: ImageRow, fact: Any) -> tuple[str, ...]:
-    """What follows an image's own labels on each of its lines, for all images with the fact."""
-    rest = row.labels[len(I) :]
-    lines = [
-        f"{',' if rest else ''}{_pairs(rest, labels)}}} {floatToGoString(value)}\n"
-        for labels, value in row.samples(fact)
-    ]
-    return ("", *lines) if lines else ()
-
-
-_template = lru_cache(maxsize=_TEMPLATES)(_continuations)
-
-
-def _image_lines(row: ImageRow, source: Source, repository: str, images: Iterable[ImageFacts]) -> str:
-    before = f'{row.name}{{{_pairs(I[:1], (repository,))},tag="'
-    after = f'",{_pairs(S, source)}'
-    continuations = _template if row.shared else _continuations
-    text = []
-    for image in images:
-        if template := continuations(row, row.fact(image)):
-            for name in image.names:
-                digest = image.digest if row.digest else name.digest
-                own = f'{before}{_escaped(name.tag)}",digest="{_escaped(digest)}{after}'
-                text.append(own.join(template))
-    return "".join(text)
-
-
-# -- text that is kept ---------------------------------------------------------------------------
-
-
-def _packed(text: str) -> bytes:
-    """A member of a gzip file, which may have any number of them (RFC 1952)."""
-    return gzip.compress(text.encode(), _GZIP_LEVEL, mtime=0) if text else b""
-
-
 @cache
-def _heading(row: Row, *, packed: bool) -> bytes:
-    return _packed(_head(row)) if packed else _head(row).encode()
+def _template_of(row: ImageRow) -> Callable[[Any], tuple[str, ...]]:
+    """A function from an image's fact to the text around its own labels: `labels.join(template)` is lines."""
+    start = f"{row.name}{{"
+    rest = row.labels[len(I) :]
+
+    def template(fact: Any) -> tuple[str, ...]:
+        ends = [
+            f"{',' + _pairs(rest, labels) if rest else ''}}} {floatToGoString(value)}\n"
+            for labels, value in row.samples(fact)
+        ]
+        return (start, *(end + start for end in ends[:-1]), ends[-1]) if ends else ()
+
+    return lru_cache(_TEMPLATES)(template) if row.shared else template
+
+
+# -- blocks --------------------------------------------------------------------------------------
+
+
+class _Group(NamedTuple):
+    """Images of one repository: all of them, or those in one block."""
+
+    source: Source
+    repository: str
+    images: tuple[ImageFacts, ...]
+
+
+def _image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[tuple[_Group, ...]]:
+    """All images in order, in blocks of at least `size` and twice as many on average.
+
+    Blocks cross repositories. A digest's hash decides whether a block ends there, so an image that comes
+    or goes moves only the boundaries near it.
+    """
+    block: list[_Group] = []
+    room = size
+    for registry in registries:
+        for repository, images in registry.repositories:
+            start = 0
+            for end, image in enumerate(images, 1):
+                room -= 1
+                if room <= 0 and not hash(image.digest) % size:
+                    yield (*block, _Group(registry.source, repository, images[start:end]))
+                    block, room, start = [], size, end
+            if start < len(images):
+                block.append(_Group(registry.source, repository, images[start:]))
+    if block:
+        yield tuple(block)
+
+
+def _repository_blocks(registries: Iterable[RegistrySnapshot]) -> Iterator[tuple[_Group, ...]]:
+    """All repositories in order, in blocks of small ones. A large repository ends its block."""
+    block: list[_Group] = []
+    for registry in registries:
+        for repository, images in registry.repositories:
+            block.append(_Group(registry.source, repository, images))
+            if len(images) > 64 or (len(block) >= _MANY_LINES and not hash(repository) % _MANY_LINES):
+                yield tuple(block)
+                block = []
+    if block:
+        yield tuple(block)
 
 
 @dataclass(slots=True)
-class _Kept:
-    """The text of some rows about facts that stay the same, as it was asked for so far."""
+class _Block:
+    """Facts that are rendered together, and the text of rows about them as far as it was asked for."""
 
-    facts: Sequence[ImageFacts]
+    groups: tuple[_Group, ...]
     plain: dict[str, bytes] = field(default_factory=dict)
-    packed: dict[str, bytes] = field(default_factory=dict)
+    packed: dict[str, Piece] = field(default_factory=dict)
 
-    def text(self, row: Row, render: Callable[[], str], *, packed: bool) -> bytes:
-        """What the row says of the facts, rendered if nobody asked before."""
-        kept = self.packed if packed else self.plain
-        if row.name not in kept:
-            text = render()
-            kept[row.name] = _packed(text) if packed else text.encode()
-        return kept[row.name]
+    def render(self, rows: Iterable[Row], *, packed: bool) -> None:
+        """Have the text of the rows, all of images or all of repositories."""
+        kept: dict[str, Any] = self.packed if packed else self.plain
+        missing = [row for row in rows if row.name not in kept]
+        for row, text in zip(missing, _rendered(missing, self.groups), strict=True):
+            kept[row.name] = gzip_stream.compress(text.encode()) if packed else text.encode()
 
-    def says(self, facts: Sequence[ImageFacts]) -> bool:
-        """Whether the facts say the same, whenever that was; if so, they are held instead of the old ones."""
-        same = self.facts == facts
-        if same:
-            self.facts = facts
-        return same
-
-    def now(self, facts: Sequence[ImageFacts]) -> _Kept:
-        """With other facts about the images: text of rows for which they are the same stays."""
-        if self.says(facts):
+    def with_facts(self, groups: tuple[_Group, ...]) -> _Block:
+        """The block with newer facts. It keeps the text of rows that they do not change."""
+        if self.groups == groups:
+            self.groups = groups  # Equal facts; the older objects are released.
             return self
-        same = {row.name for row in _IMAGE_ROWS if _told(row, self.facts) == _told(row, facts)}
-        # Copied first: what renders ahead may add to them meanwhile.
+        same = _unaffected(self.groups, groups)
+        # Another thread may add text meanwhile, hence the copies.
         plain = {name: text for name, text in self.plain.copy().items() if name in same}
-        return _Kept(facts, plain, {name: text for name, text in self.packed.copy().items() if name in same})
+        return _Block(
+            groups, plain, {name: text for name, text in self.packed.copy().items() if name in same}
+        )
 
 
-_IMAGE_ROWS = tuple(row for row in DOMAIN if isinstance(row, ImageRow))
-
-
-def _told(row: ImageRow, images: Iterable[ImageFacts]) -> list[tuple[Any, ...]]:
-    """All that the row's lines are made of."""
-    return [(image.digest, image.names, row.fact(image)) for image in images]
-
-
-class _Repository:
-    """All rows about one repository: its own lines, and its images in blocks.
-
-    An image keeps its place, and one that is deleted leaves a hole for the next: so whichever images come
-    and go, only their own blocks change.
-    """
-
-    def __init__(self, source: Source, name: str) -> None:
-        self._source = source
-        self._name = name
-        self._whole = _Kept(())
-        self._blocks: list[_Kept] = []
-        self._places: list[ImageFacts | None] = []
-        self._place_of: dict[str, int] = {}
-        self._holes: list[int] = []
-
-    def update(self, images: tuple[ImageFacts, ...]) -> None:
-        """Take the images of now. Blocks in which nothing changed stay as they are.
-
-        Facts are replaced whole, so that this compares references, and looks closer only where one
-        is another.
-        """
-        if len(images) == len(self._whole.facts) and all(map(is_, images, self._whole.facts)):
-            return
-        if not self._whole.says(images):
-            self._whole = _Kept(images)
-        if len(self._holes) > len(images):
-            self._places, self._place_of, self._holes, self._blocks = [], {}, [], []
-        for block in self._take_places(images):
-            facts = tuple(filter(None, self._places[block * _BLOCK : (block + 1) * _BLOCK]))
-            if block == len(self._blocks):
-                self._blocks.append(_Kept(facts))
-            else:
-                self._blocks[block] = self._blocks[block].now(facts)
-
-    def _take_places(self, images: tuple[ImageFacts, ...]) -> list[int]:
-        """Put each image where it stands; the blocks in which any is another now, in order."""
-        changed = set()
-        for digest in self._place_of.keys() - {image.digest for image in images}:
-            place = self._place_of.pop(digest)
-            self._places[place] = None
-            self._holes.append(place)
-            changed.add(place // _BLOCK)
-        for image in images:
-            place = self._place_of.get(image.digest, -1)
-            if place < 0:
-                if not self._holes:
-                    self._holes.append(len(self._places))
-                    self._places.append(None)
-                place = self._place_of[image.digest] = self._holes.pop()
-            if self._places[place] is not image:
-                self._places[place] = image
-                changed.add(place // _BLOCK)
-        return sorted(changed)
-
-    def forget_plain(self) -> None:
-        """Keep compressed text only."""
-        for kept in (self._whole, *self._blocks):
-            kept.plain.clear()
-
-    def pieces(self, row: Row, *, packed: bool) -> Iterator[bytes]:
-        """The lines of a row, piece by piece."""
+def _rendered(rows: Sequence[Row], groups: Sequence[_Group]) -> Iterator[str]:
+    """The lines of each row."""
+    named = list(_named_images(groups)) if any(isinstance(row, ImageRow) for row in rows) else []
+    for row in rows:
         if isinstance(row, ImageRow):
-            for block in self._blocks:
-                yield block.text(row, partial(self._image_lines, row, block), packed=packed)
+            template, fact = _template_of(row), row.fact
+            yield "".join(
+                [(full if row.digest else own).join(template(fact(image))) for image, own, full in named]
+            )
         elif isinstance(row, RepositoryRow):
-            yield self._whole.text(row, partial(self._own_lines, row), packed=packed)
+            yield "".join(_lines(row, row.samples(*group)) for group in groups)
 
-    def _image_lines(self, row: ImageRow, block: _Kept) -> str:
-        return _image_lines(row, self._source, self._name, block.facts)
 
-    def _own_lines(self, row: RepositoryRow) -> str:
-        return _lines(row, row.samples(self._source, self._name, self._whole.facts))
+def _named_images(groups: Iterable[_Group]) -> Iterator[tuple[ImageFacts, str, str]]:
+    """Each name of each image: the facts, the text of the labels I, and the same with the digest filled."""
+    for source, repository, images in groups:
+        before, after = f'{_pairs(I[:1], (repository,))},tag="', f'",{_pairs(S, source)}'
+        for image in images:
+            digest = _escaped(image.digest)
+            for name in image.names:
+                start = f'{before}{_escaped(name.tag)}",digest="'
+                yield image, f"{start}{_escaped(name.digest)}{after}", f"{start}{digest}{after}"
+
+
+def _unaffected(old: Sequence[_Group], new: Sequence[_Group]) -> set[str]:
+    """The names of the image rows that say the same of both."""
+    if [(*group[:2], len(group.images)) for group in old] != [(*g[:2], len(g.images)) for g in new]:
+        return set()
+    changed = [
+        (was, now)
+        for before, after in zip(old, new, strict=True)
+        for was, now in zip(before.images, after.images, strict=True)
+        if was is not now
+    ]
+    if any(was.digest != now.digest or was.names != now.names for was, now in changed):
+        return set()
+    return {row.name for row in _IMAGE_ROWS if all(row.fact(was) == row.fact(now) for was, now in changed)}
+
+
+_Key = tuple[Source, str, str]
+
+
+def _updated(known: dict[_Key, _Block], blocks: Iterable[tuple[_Group, ...]]) -> dict[_Key, _Block]:
+    """A block for each of the given facts: the known one that begins with the same image, or a new one."""
+    updated = {}
+    for groups in blocks:
+        source, repository, images = groups[0]
+        key = (source, repository, images[0].digest if images else "")
+        block = known.get(key)
+        updated[key] = block.with_facts(groups) if block else _Block(groups)
+    return updated
 
 
 # -- pages ---------------------------------------------------------------------------------------
@@ -224,35 +214,41 @@ class _Repository:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a scrape gets: a body in pieces, which other scrapes may share, and headers."""
+    """The answer to a scrape: a body in pieces, which other answers may share, and headers."""
 
     body: tuple[bytes, ...]
     headers: tuple[tuple[str, str], ...]
 
     def whole(self) -> bytes:
-        """The body in one piece: a copy."""
+        """A copy of the body in one piece."""
         return b"".join(self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class _Large:
-    """The image and repository rows as of one version of the facts."""
+    """The image and repository rows of one version of the facts; compressed they are one piece."""
 
     version: int
     good_until: float
-    pieces: tuple[bytes, ...]
+    pieces: tuple[Any, ...]
 
 
+_IMAGE_ROWS = tuple(row for row in DOMAIN if isinstance(row, ImageRow))
 _SMALL = tuple(row for row in DOMAIN if isinstance(row, RegistryRow))
-_LARGE = tuple(row for row in DOMAIN if not isinstance(row, RegistryRow))
+#: Rows whose text stands in blocks of the same layout. A page has them in this order.
+_KINDS: tuple[tuple[Row, ...], ...] = (
+    tuple(row for row in _IMAGE_ROWS if len(row.labels) > len(I)),
+    tuple(row for row in _IMAGE_ROWS if len(row.labels) == len(I)),
+    tuple(row for row in DOMAIN if isinstance(row, RepositoryRow)),
+)
+_LARGE = tuple(row for kind in _KINDS for row in kind)
 _NOTHING = _Large(-1, 0.0, ())
 
 
 class Exposition:
-    """Everything that /metrics tells. Called from any thread; never calls AWS.
+    """Renders /metrics. Safe to call from any thread; never calls AWS.
 
-    The text about images is large and changes seldom: it is kept. The rest is small and rendered every
-    time. Compressed, the pieces are members of one gzip file.
+    The text about images is large and seldom changes, so it is kept. The rest is rendered every time.
     """
 
     def __init__(self, *, instruments: Instruments, store: Store, figures: Figures, clock: Clock) -> None:
@@ -260,48 +256,57 @@ class Exposition:
         self._own.register(Gauges(store, figures, clock))
         self._store = store
         self._clock = clock
-        #: One renders, the others wait and find it done.
+        #: One thread renders; the others wait and find the text.
         self._lock = threading.Lock()
-        self._repositories: dict[tuple[Source, str], _Repository] = {}
-        #: The last page, plain and compressed; and when plain text was last asked for, 0 if none is kept.
+        #: The blocks of each kind of rows, in the order of the page.
+        self._blocks: list[dict[_Key, _Block]] = [{} for _ in _KINDS]
+        #: The last page, plain and compressed.
         self._last = {False: _NOTHING, True: _NOTHING}
+        #: Monotonic time of the last request for plain text; 0 if none is kept.
         self._plain_at = 0.0
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
-        """The exposition in the best format that is accepted; of `names` only, if there are any."""
+        """The page in the best accepted format.
+
+        `names` selects families and samples by name; empty selects everything.
+        """
         encode, content_type = choose_encoder(_OPENMETRICS if accepts_openmetrics(accept) else "")
-        own: Any = self._own.restricted_registry(names) if names else self._own
         packed = accepts_gzip(accept_encoding)
-        if not packed:
-            self._plain_at = self._clock.monotonic()
         large = self._some(names, packed=packed) if names else self._all(packed=packed)
         registries = self._store.snapshot(self._clock.monotonic(), images=False).registries
-        small = "".join(_registry_lines(registries, names)) + encode(own).decode()
+        own: Any = _Selected(self._own, frozenset(names)) if names else self._own
+        small = "".join(_registry_lines(registries, names)).encode() + encode(own)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if packed:
             headers.append(("Content-Encoding", "gzip"))
-        return Page((*large, _packed(small) if packed else small.encode()), tuple(headers))
+        else:
+            self._plain_at = self._clock.monotonic()
+        body = gzip_stream.member(*large, gzip_stream.compress(small)) if packed else (*large, small)
+        return Page(body, tuple(headers))
 
     def refresh(self) -> None:
-        """Have the compressed page ready for whoever asks next, and forget a plain one that nobody wants.
+        """Render the compressed page ahead of the next scrape, and drop plain text that is not asked for.
 
-        No scrape waits for that: it is rendered without the lock, since who renders the same text at the
-        same time gets the same.
+        Rendering happens outside the lock, so that no scrape waits for it: two threads that render the
+        same facts get the same text.
         """
         if not self._current(self._last[True]):
             with self._lock:
                 self._update()
-            for _ in self._pieces(_LARGE, packed=True):
-                pass
+                kinds = [list(blocks.values()) for blocks in self._blocks]
+            for rows, blocks in zip(_KINDS, kinds, strict=True):
+                for block in blocks:
+                    block.render(rows, packed=True)
             self._all(packed=True)
         with self._lock:
             if self._plain_at and self._clock.monotonic() > self._plain_at + _PLAIN_KEPT:
                 self._plain_at = 0.0
                 self._last[False] = _NOTHING
-                for repository in self._repositories.values():
-                    repository.forget_plain()
+                for kept in self._blocks:
+                    for block in kept.values():
+                        block.plain.clear()
 
-    def _all(self, *, packed: bool) -> tuple[bytes, ...]:
+    def _all(self, *, packed: bool) -> tuple[Any, ...]:
         last = self._last[packed]
         if self._current(last):
             return last.pieces
@@ -309,61 +314,76 @@ class Exposition:
             last = self._last[packed]
             if not self._current(last):
                 snapshot = self._update()
-                pieces = tuple(self._pieces(_LARGE, packed=packed))
-                self._rendered(packed=packed)
+                pieces = self._pieces(_LARGE, packed=packed)
                 last = self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
             return last.pieces
 
     def _current(self, page: _Large) -> bool:
         return page.version == self._store.version and self._clock.monotonic() <= page.good_until
 
-    def _some(self, names: Sequence[str], *, packed: bool) -> tuple[bytes, ...]:
-        rows = list(_named(_LARGE, names))
+    def _some(self, names: Sequence[str], *, packed: bool) -> tuple[Any, ...]:
+        rows = _chosen(_LARGE, names)
         if not rows:
             return ()
         with self._lock:
             self._update()
-            self._rendered(packed=packed)
-            return tuple(self._pieces(rows, packed=packed))
-
-    def _rendered(self, *, packed: bool) -> None:
-        """Note that text is kept which is to be forgotten some day. For who holds the lock."""
-        if not packed:
-            self._plain_at = self._clock.monotonic()
+            return self._pieces(rows, packed=packed)
 
     def _update(self) -> Snapshot:
         snapshot = self._store.snapshot(self._clock.monotonic())
-        # If this breaks in the middle, nothing half done stays: all is rendered anew.
-        known, self._repositories = self._repositories, {}
-        repositories = {}
-        for registry in snapshot.registries:
-            for name, images in registry.repositories:
-                key = (registry.source, name)
-                repositories[key] = known.get(key) or _Repository(*key)
-                repositories[key].update(images)
-        self._repositories = repositories
+        registries = snapshot.registries
+        # If an exception ends this half-way, the next call renders everything.
+        known, self._blocks = self._blocks, [{} for _ in _KINDS]
+        layouts = (
+            _image_blocks(registries, _MANY_LINES),
+            _image_blocks(registries, _ONE_LINE),
+            _repository_blocks(registries),
+        )
+        self._blocks = [_updated(*each) for each in zip(known, layouts, strict=True)]
         return snapshot
 
-    def _pieces(self, rows: Iterable[Row], *, packed: bool) -> Iterator[bytes]:
-        for row in rows:
-            yield _heading(row, packed=packed)
-            for repository in self._repositories.values():
-                yield from repository.pieces(row, packed=packed)
+    def _pieces(self, rows: Sequence[Row], *, packed: bool) -> tuple[Any, ...]:
+        """The text of the rows, rendered where it is not kept. The caller holds the lock."""
+        found: list[Any] = []
+        for kind, blocks in zip(_KINDS, self._blocks, strict=True):
+            mine = [row for row in kind if row in rows]
+            for block in blocks.values():
+                block.render(mine, packed=packed)
+            for row in mine:
+                found.append(_packed_head(row) if packed else _head(row).encode())
+                found += [(block.packed if packed else block.plain)[row.name] for block in blocks.values()]
+        return (gzip_stream.join(found),) if packed else tuple(found)
+
+
+class _Selected:
+    """The families of a registry whose name, or the name of one of whose samples, is asked for."""
+
+    def __init__(self, registry: CollectorRegistry, names: frozenset[str]) -> None:
+        self._registry = registry
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        """Whole families by their names, and the rest with only the samples that are named."""
+        for family in self._registry.collect():
+            if family.name not in self._names:
+                family.samples = [sample for sample in family.samples if sample.name in self._names]
+            if family.samples:
+                yield family
 
 
 def _registry_lines(registries: Iterable[RegistrySnapshot], names: Sequence[str]) -> Iterator[str]:
-    for row in _named(_SMALL, names):
+    for row in _chosen(_SMALL, names):
         yield _head(row)
         for registry in registries:
             yield _lines(row, row.samples(registry))
 
 
-def _named(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Any]:
-    return (row for row in rows if not names or row.name in names)
+def _chosen(rows: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
+    return [row for row in rows if not names or row.name in names]
 
 
 def _weights(accepted: str) -> dict[str, float]:
-    """A header like Accept taken apart (RFC 9110): what is accepted, and how gladly; 0 is not at all."""
+    """The weight of each item of a header such as Accept (RFC 9110); 0 refuses it."""
     weights: dict[str, float] = {}
     for part in accepted.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -379,9 +399,9 @@ def _weights(accepted: str) -> dict[str, float]:
 
 
 def accepts_openmetrics(accept: str) -> bool:
-    """Whether OpenMetrics 1.0.0 is asked for, and text 0.0.4 not preferred.
+    """Whether the client accepts OpenMetrics 1.0.0 and does not prefer text 0.0.4.
 
-    prometheus_client knows no weights, and breaks over a version that is no number.
+    prometheus_client ignores weights and raises ValueError for a version that is not a number.
     """
     weights = _weights(accept)
     wanted = max(weights.get(_OPENMETRICS, 0.0), weights.get(f"{_OPENMETRICS};1.0.0", 0.0))
@@ -390,6 +410,11 @@ def accepts_openmetrics(accept: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether a body may be compressed, by RFC 9110: `gzip`, or `*`, unless its weight is 0."""
+    """Whether to compress the body (RFC 9110): the greater weight wins, and gzip wins a tie.
+
+    `*` stands for each encoding that is not listed. An absent identity never outweighs gzip.
+    """
     weights = _weights(accept_encoding)
-    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0.0
+    other = weights.get("*", 0.0)
+    gzip = weights.get("gzip", weights.get("x-gzip", other))
+    return gzip > 0.0 and gzip >= weights.get("identity", other)
