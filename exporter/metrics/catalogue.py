@@ -361,8 +361,8 @@ CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 def markdown() -> str:
     """docs/metrics.md, made from the catalogue."""
     head = (
-        "# Metrics\n\nMade from the catalogue in `exporter/metrics/catalogue.py` by `make docs`. Every name is"
-        " API: renaming one is a breaking change.\n"
+        "# Metrics\n\nMade from the catalogue in `exporter/metrics/catalogue.py` by `make docs`. Every name"
+        " is API: renaming one is a breaking change.\n"
     )
     replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
     own = _table("The exporter itself", OWN)

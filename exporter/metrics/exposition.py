@@ -158,7 +158,9 @@ class _Block:
 
 def _rendered(rows: Sequence[Row], groups: Sequence[_Group]) -> Iterator[str]:
     """The lines of each row."""
-    named = list(_named_images(groups)) if any(isinstance(row, ImageRow) for row in rows) else []
+    image_rows = [row for row in rows if isinstance(row, ImageRow)]
+    digests = any(row.digest for row in image_rows)
+    named = list(_named_images(groups, digests=digests)) if image_rows else []
     for row in rows:
         if isinstance(row, ImageRow):
             template, fact = _template_of(row), row.fact
@@ -169,15 +171,18 @@ def _rendered(rows: Sequence[Row], groups: Sequence[_Group]) -> Iterator[str]:
             yield "".join(_lines(row, row.samples(*group)) for group in groups)
 
 
-def _named_images(groups: Iterable[_Group]) -> Iterator[tuple[ImageFacts, str, str]]:
-    """Each name of each image: the facts, the text of the labels I, and the same with the digest filled."""
+def _named_images(groups: Iterable[_Group], *, digests: bool) -> Iterator[tuple[ImageFacts, str, str]]:
+    """Each name of each image: the facts, the text of the labels I, and, with `digests`, the same with the
+    image's digest.
+    """
     for source, repository, images in groups:
         before, after = f'{_pairs(I[:1], (repository,))},tag="', f'",{_pairs(S, source)}'
         for image in images:
-            digest = _escaped(image.digest)
+            digest = _escaped(image.digest) if digests else ""
             for name in image.names:
                 start = f'{before}{_escaped(name.tag)}",digest="'
-                yield image, f"{start}{_escaped(name.digest)}{after}", f"{start}{digest}{after}"
+                own = f"{start}{_escaped(name.digest)}{after}" if name.digest else f"{start}{after}"
+                yield image, own, f"{start}{digest}{after}" if digests else own
 
 
 def _unaffected(old: Sequence[_Group], new: Sequence[_Group]) -> set[str]:
