@@ -30,10 +30,10 @@ from exporter.replication.store import ImageFacts, RegistrySnapshot, Snapshot, S
 
 #: Cached templates of a row; a fleet has a few dozen combinations of states.
 _TEMPLATES = 4096
-#: The fewest images of a block, and how many more follow on average: of rows with a line for each state
+#: The fewest images of a block, on average a quarter more: of rows with a line for each state
 #: and destination, and of rows with one line. Small blocks compress worse; in large ones, an image that
 #: changes costs the rendering of many.
-_MANY_LINES, _ONE_LINE = 16, 128
+_MANY_LINES, _ONE_LINE = 24, 192
 #: Seconds for which plain text is kept after the last request for it. It takes forty times the memory of
 #: compressed text, which is what Prometheus asks for.
 _PLAIN_KEPT = 600.0
@@ -94,7 +94,7 @@ class _Group(NamedTuple):
 
 
 def _image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[tuple[_Group, ...]]:
-    """All images in order, in blocks of at least `size` and twice as many on average.
+    """All images in order, in blocks of at least `size` and a quarter more on average.
 
     Blocks cross repositories. A digest's hash decides whether a block ends there, so an image that comes
     or goes moves only the boundaries near it.
@@ -106,7 +106,7 @@ def _image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator
             start = 0
             for end, image in enumerate(images, 1):
                 room -= 1
-                if room <= 0 and not hash(image.digest) % size:
+                if room <= 0 and not hash(image.digest) % (size // 4):
                     yield (*block, _Group(registry.source, repository, images[start:end]))
                     block, room, start = [], size, end
             if start < len(images):
@@ -121,7 +121,7 @@ def _repository_blocks(registries: Iterable[RegistrySnapshot]) -> Iterator[tuple
     for registry in registries:
         for repository, images in registry.repositories:
             block.append(_Group(registry.source, repository, images))
-            if len(images) > 64 or (len(block) >= _MANY_LINES and not hash(repository) % _MANY_LINES):
+            if len(images) > 64 or (len(block) >= _MANY_LINES and not hash(repository) % (_MANY_LINES // 4)):
                 yield tuple(block)
                 block = []
     if block:
