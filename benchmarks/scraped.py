@@ -112,7 +112,7 @@ def _add(
     for image in images:
         for name in image.names:
             own = row.own_labels(source, repository, name, image)
-            for labels, value in row.samples(row.fact(image)):
+            for labels, value in row.samples_of(image):
                 family.add_metric((*own, *labels), value)
 
 

@@ -67,6 +67,7 @@ class App(Protocol):
 
 _HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
 
+_NO_STORE = ("Cache-Control", "no-store")
 _STYLE = "body{font-family:sans-serif;margin:3rem auto;max-width:40rem;padding:0 1rem;line-height:1.5}"
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _PAGE_HEADERS = (
@@ -76,12 +77,13 @@ _PAGE_HEADERS = (
         f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'",
     ),
     ("Referrer-Policy", "no-referrer"),
+    _NO_STORE,
     ("X-Content-Type-Options", "nosniff"),
 )
 _TEXT_HEADERS = (
     ("Content-Type", "text/plain; charset=utf-8"),
     ("X-Content-Type-Options", "nosniff"),
-    ("Cache-Control", "no-store"),
+    _NO_STORE,
 )
 
 
@@ -130,7 +132,7 @@ class Routes:
             accept_encoding=request.headers.get("accept-encoding", ""),
             names=request.query.get("name[]", ()),
         )
-        return Response(200, page.body, page.headers)
+        return Response(200, page.body, (*page.headers, _NO_STORE))
 
     def _healthy(self, _: Request) -> Response:
         reason = self._app.healthy()

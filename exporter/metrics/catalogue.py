@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Source, Status
@@ -38,20 +39,34 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow(Row):
-    """A gauge of watched images: its first labels are I, and each name of an image has all its samples."""
+    """A gauge of watched images: its first labels are I, and each name of an image has all its samples.
 
-    #: What of an image the samples depend on.
+    A row with further labels has `fact` and `samples`. One without them has `value`.
+    """
+
+    #: What of an image the samples depend on. Many images have the same fact.
     fact: Callable[[ImageFacts], Any] = lambda _: None
     #: That fact -> samples, with the labels that follow I.
     samples: Callable[[Any], Iterable[Sample]] = lambda _: ()
-    #: Whether many images have the same fact, so that its samples are worth keeping.
-    shared: bool = True
+    #: The value of the only sample; None for no sample.
+    value: Callable[[ImageFacts], float | None] | None = None
     #: Whether the digest is filled also where the image is watched by tag.
     digest: bool = False
 
     def own_labels(self, source: Source, repository: str, name: Name, image: ImageFacts) -> tuple[str, ...]:
         """The values of I."""
         return (repository, name.tag, image.digest if self.digest else name.digest, *source)
+
+    def samples_of(self, image: ImageFacts) -> Iterator[Sample]:
+        """All samples of the image, with the labels that follow I."""
+        if self.value is None:
+            yield from self.samples(self.fact(image))
+        elif (value := self.value(image)) is not None:
+            yield (), value
+
+    def depends_on(self, image: ImageFacts) -> Any:
+        """What of an image all its samples depend on."""
+        return self.value(image) if self.value else self.fact(image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +86,19 @@ class RegistryRow(Row):
 # -- facts to samples ----------------------------------------------------------------------------
 
 
-def _replications(image: ImageFacts) -> tuple[Replication, ...]:
-    return image.replications or ()
+_replications = attrgetter("replications")
 
 
-def _pushed_at(image: ImageFacts) -> float | None:
-    return image.pushed_at
-
-
-def _status(replications: tuple[Replication, ...]) -> Iterator[Sample]:
-    for destination, status, _ in replications:
+def _status(replications: tuple[Replication, ...] | None) -> Iterator[Sample]:
+    for destination, status, _ in replications or ():
         for state in dict.fromkeys((*KNOWN_STATUSES, status)):
             yield (*destination, state), float(state == status)
 
 
-def _failure_info(replications: tuple[Replication, ...]) -> Iterator[Sample]:
-    for destination, status, code in replications:
+def _failure_info(replications: tuple[Replication, ...] | None) -> Iterator[Sample]:
+    for destination, status, code in replications or ():
         if status == Status.FAILED:
             yield (*destination, code), 1.0
-
-
-def _info(_: None) -> Iterator[Sample]:
-    yield (), 1.0
-
-
-def _timestamp(seconds: float | None) -> Iterator[Sample]:
-    if seconds is not None:
-        yield (), seconds
 
 
 def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
@@ -188,13 +189,13 @@ AWS_REQUESTS = Row(
     PREFIX + "aws_requests_total",
     "counter",
     "Calls to AWS by outcome: success, or a reason as in ecr_target_failure_info.",
-    ("service", "operation", *S, "outcome"),
+    ("aws_service", "operation", *S, "outcome"),
 )
 AWS_DURATION = Row(
     PREFIX + "aws_request_duration_seconds",
     "histogram",
     "Duration in seconds of calls to AWS, with any outcome.",
-    ("service", "operation"),
+    ("aws_service", "operation"),
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IMAGES = Row(
@@ -274,7 +275,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "gauge",
         "Always 1. The digest label is always set, also for an image that is watched by tag. " + _POLLED,
         I,
-        samples=_info,
+        value=lambda _: 1.0,
         digest=True,
     ),
     ImageRow(
@@ -282,9 +283,7 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "gauge",
         "Unix time at which the image was pushed to the source registry. " + _POLLED,
         I,
-        fact=_pushed_at,
-        shared=False,
-        samples=_timestamp,
+        value=attrgetter("pushed_at"),
     ),
     RepositoryRow(
         "ecr_repository_replication_images",

