@@ -40,8 +40,9 @@ from exporter.demo import (
     Refuse,
     Truncate,
 )
-from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT
-from exporter.polling.poller import HEARTBEAT, WorkerPool
+from exporter.polling.in_flight import LOST_AFTER
+from exporter.polling.poller import HEARTBEAT
+from exporter.polling.workers import MAX_HANDED_OUT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"

@@ -28,8 +28,9 @@ from exporter.aws.errors import ECRError
 from exporter.aws.timeouts import Deadline
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.metrics.catalogue import DOMAIN, RepositoryRow
-from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT, Job, Kind
-from exporter.polling.poller import HEARTBEAT, ThreadPool
+from exporter.polling.in_flight import LOST_AFTER
+from exporter.polling.poller import HEARTBEAT
+from exporter.polling.workers import MAX_HANDED_OUT, ThreadPool
 from exporter.replication.model import (
     Destination,
     FailureScope,

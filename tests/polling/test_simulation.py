@@ -13,7 +13,7 @@ import pytest
 from support.simulation import STATUS, Registry, Simulation, calls_per_second, outage
 
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
-from exporter.polling.agenda import MAX_HANDED_OUT
+from exporter.polling.workers import MAX_HANDED_OUT
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3600.0

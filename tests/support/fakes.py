@@ -15,7 +15,8 @@ from typing import Any
 from exporter.aws.ecr import EcrClient, static_registry_id
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
-from exporter.polling.poller import Poller, WorkerPool
+from exporter.polling.poller import Poller
+from exporter.polling.workers import WorkerPool
 from exporter.replication.model import (
     LOOKUP_SIZE,
     Destination,
