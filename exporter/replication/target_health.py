@@ -49,7 +49,8 @@ def evaluate(facts: RegistryFacts, now: float, stale_after: float) -> tuple[Targ
         if first and _overdue(facts, first, now, stale_after):
             tally.reasons |= _lateness(facts)
         reasons = frozenset(tally.reasons) or (first.reasons if first else frozenset())
-        success = False if reasons else None if first else True
+        known = facts.begun and first is None
+        success = False if reasons else True if known else None
         healths.append(TargetHealth(label, success, reasons, tally.images))
     return tuple(healths)
 

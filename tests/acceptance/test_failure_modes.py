@@ -23,7 +23,7 @@ from support.command import eventually
 from support.fakes import ACCOUNT as FAKE_ACCOUNT
 from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
-from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
+from support.live import CONFIG, HOME, IRELAND, PARTNER, Live, living, peopled
 
 from exporter.aws.ecr import RENEW_BEFORE
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
@@ -269,10 +269,17 @@ def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object
     heals(live, aws)
 
 
-@pytest.mark.parametrize(
-    "half", [{"imageDetails": []}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}]
-)
-def test_a_look_up_finds_less_than_was_asked(live: Live, aws: EmbeddedAWS, half: object) -> None:
+def test_a_look_up_leaves_an_image_out(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(said({"imageDetails": []}), "DescribeImages", "team/app")
+    eventually(lambda: live.reasons("team/app:v1") == {"image_not_found"}, within=10)
+    assert not live.series("ecr_image_replication_status", repository="team/app")
+    assert live.statuses(repository="team/api") == {"COMPLETE"}
+    partner_goes_on(live)
+    heals(live, aws)
+
+
+@pytest.mark.parametrize("half", [{"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
+def test_a_look_up_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
     aws.fault = at_home(said(half), "DescribeImages", "team/app")
     fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
     heals(live, aws)
@@ -412,6 +419,34 @@ def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
 
     number = answered()
     eventually(lambda: answered() > number, within=10)
+
+
+def test_every_call_is_throttled_from_the_start(session: boto3.Session, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(Refuse(400, "ThrottlingException", "Rate exceeded"))
+    with living(lambda: session, aws.endpoint_url, text=f"{CONFIG}stale_after: 2s\n") as live:
+        assert live.exporter.ready()
+        home = {"source_region": REGION}
+        eventually(lambda: live.series("ecr_target_success", **home), within=10)
+        for _ in range(10):
+            assert {value for _, value in live.series("ecr_target_success", **home)} == {0}
+        assert live.reasons("team/app:v1") == {"throttled"}
+        aws.fault = lambda _: None
+        live.heals(within=30)
+
+
+def test_one_of_two_entries_is_denied(session: boto3.Session, aws: EmbeddedAWS) -> None:
+    """One may not be assumed."""
+    role = f"{{name: role, region: {REGION}, role_arn: 'arn:aws:iam::{ACCOUNT}:role/reader'}}"
+    text = CONFIG.replace("registries:\n", f"registries:\n  - {role}\n").replace("[home]", "[role, home]")
+    denied = Refuse(403, "AccessDenied", "not authorized to perform sts:AssumeRole")
+
+    def fault(call: Call) -> Fault | None:
+        return denied if call.operation == "AssumeRole" and call.region == REGION else None
+
+    aws.fault = fault
+    with living(lambda: session, aws.endpoint_url, text=text) as live:
+        live.heals(within=10)
+        assert live.statuses(source_registry_id=ACCOUNT) == {"COMPLETE"}
 
 
 def test_a_repository_is_deleted(live: Live, aws: EmbeddedAWS) -> None:
