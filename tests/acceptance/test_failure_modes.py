@@ -21,11 +21,13 @@ import boto3
 import pytest
 from support.command import eventually
 from support.fakes import ACCOUNT as FAKE_ACCOUNT
-from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
+from support.fakes import REGION as FAKE_REGION
+from support.fakes import FakeAWS, FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
-from support.live import CONFIG, HOME, IRELAND, PARTNER, Live, living, peopled
+from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
 
 from exporter.aws.ecr import RENEW_BEFORE
+from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.demo import (
     ACCOUNT,
@@ -275,7 +277,8 @@ def test_a_look_up_leaves_an_image_out(live: Live, aws: EmbeddedAWS) -> None:
     assert not live.series("ecr_image_replication_status", repository="team/app")
     assert live.statuses(repository="team/api") == {"COMPLETE"}
     partner_goes_on(live)
-    heals(live, aws)
+    aws.fault = lambda _: None
+    live.heals(within=10)
 
 
 @pytest.mark.parametrize("half", [{"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
@@ -421,32 +424,40 @@ def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
     eventually(lambda: answered() > number, within=10)
 
 
-def test_every_call_is_throttled_from_the_start(session: boto3.Session, aws: EmbeddedAWS) -> None:
-    aws.fault = at_home(Refuse(400, "ThrottlingException", "Rate exceeded"))
-    with living(lambda: session, aws.endpoint_url, text=f"{CONFIG}stale_after: 2s\n") as live:
-        assert live.exporter.ready()
-        home = {"source_region": REGION}
-        eventually(lambda: live.series("ecr_target_success", **home), within=10)
-        for _ in range(10):
-            assert {value for _, value in live.series("ecr_target_success", **home)} == {0}
-        assert live.reasons("team/app:v1") == {"throttled"}
-        aws.fault = lambda _: None
-        live.heals(within=30)
+def test_every_call_is_throttled_from_the_start() -> None:
+    """In virtual time: the exporter waits a minute for an answer."""
+    ecr = FakeECR()
+    ecr.push("team/app", "v1", at=1.8e9)
+    ecr.fault = lambda *_: refusal(Reason.THROTTLED)
+    rig = Rig(Settings((TargetSettings("team/*"),)), ecr)
+    rig.run(50)
+    assert rig.store.unheard(rig.clock.now)
+    assert rig.target("team/*").success is None
+    for _ in range(30):
+        rig.run(20)
+        assert rig.target("team/*").success is False
+        assert rig.target("team/*").reasons == {Reason.THROTTLED}
+    ecr.fault = lambda *_: None
+    rig.run(60)
+    assert rig.target("team/*").success is True
 
 
-def test_one_of_two_entries_is_denied(session: boto3.Session, aws: EmbeddedAWS) -> None:
-    """One may not be assumed."""
-    role = f"{{name: role, region: {REGION}, role_arn: 'arn:aws:iam::{ACCOUNT}:role/reader'}}"
-    text = CONFIG.replace("registries:\n", f"registries:\n  - {role}\n").replace("[home]", "[role, home]")
-    denied = Refuse(403, "AccessDenied", "not authorized to perform sts:AssumeRole")
+def test_one_of_two_entries_is_denied() -> None:
+    """In virtual time: the role of the first entry may not be assumed."""
+    role = RegistrySettings("role", FAKE_REGION, f"arn:aws:iam::{FAKE_ACCOUNT}:role/reader")
+    ecr = FakeECR()
+    ecr.push("team/app", "v1", at=1.8e9)
 
-    def fault(call: Call) -> Fault | None:
-        return denied if call.operation == "AssumeRole" and call.region == REGION else None
+    def permission(entry: RegistrySettings, *_: str) -> ECRError | None:
+        return refusal(Reason.ACCESS_DENIED, "sts:AssumeRole", everything=True) if entry.role_arn else None
 
-    aws.fault = fault
-    with living(lambda: session, aws.endpoint_url, text=text) as live:
-        live.heals(within=10)
-        assert live.statuses(source_registry_id=ACCOUNT) == {"COMPLETE"}
+    connector = FakeAWS({ecr.source: ecr}, permission=permission)
+    entries = (role, RegistrySettings())
+    rig = Rig(Settings((TargetSettings("team/*"),), entries), ecr, connector=connector)
+    rig.run(60)
+    assert set(rig.states()) == {("team/app", "v1", "")}
+    assert rig.target("team/*").success is True
+    assert len(rig.snapshot().registries) == 1
 
 
 def test_a_repository_is_deleted(live: Live, aws: EmbeddedAWS) -> None:
