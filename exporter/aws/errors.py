@@ -54,6 +54,10 @@ _BAD_CREDENTIALS = frozenset(
     MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
     IDPCommunicationError IDPRejectedClaim RegionDisabledException""".split()
 )
+#: How STS refuses a caller whose account has not enabled its Region.
+NOT_ENABLED = frozenset(
+    "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
+)
 _UNAVAILABLE = frozenset(
     """ServerException InternalFailure InternalError ServiceUnavailable ServiceUnavailableException
     RequestTimeout RequestTimeoutException RequestAbortedException""".split()

@@ -178,7 +178,7 @@ def test_the_server_hangs(live: Live, aws: EmbeddedAWS) -> None:
 
 def test_a_byte_comes_now_and_then(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Drip(0.1))
-    fails(live, "unavailable", word="AnswerTooSlow: the answer was not whole after 0.8 s")
+    fails(live, "unavailable", word="AnswerTooSlow: the answer was not complete after 0.8 s")
     heals(live, aws)
 
 
