@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
-from exporter.aws.credentials import CredentialSource, Lease, Loan
+from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, Loan
 from exporter.aws.errors import NOT_ENABLED, Classified, ECRError
 from exporter.aws.timeouts import Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
@@ -240,8 +240,12 @@ class _Session(botocore.session.Session):
         return client
 
 
-def session_factory(*, clock: Callable[[], float]) -> Callable[[], boto3.Session]:
+def session_factory(
+    *, clock: Callable[[], float], process_timeout: float = PROCESS_TIMEOUT
+) -> Callable[[], boto3.Session]:
     """Makes boto3 sessions from the environment and the shared files. They share their service models.
+
+    A credential_process is killed after `process_timeout` seconds.
 
     Their times are in UTC: the local times that botocore makes cost more than a third of a page of images.
     """
@@ -255,7 +259,8 @@ def session_factory(*, clock: Callable[[], float]) -> Callable[[], boto3.Session
         loader = core.get_component("data_loader")
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
         chain = core.get_component("credential_provider")
-        core.register_component("credential_provider", CredentialSource(chain, clock=clock))
+        source = CredentialSource(chain, clock=clock, process_timeout=process_timeout)
+        core.register_component("credential_provider", source)
         return boto3.Session(botocore_session=core)
 
     return make

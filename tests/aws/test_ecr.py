@@ -974,6 +974,16 @@ class TestCredentialsOfTheEnvironment:
         with typing("an answer\n"):
             assert self.client(aws).registry().registry_id == (ACCOUNT if profile == "mine" else OTHER)
 
+    def test_a_credential_process_that_hangs(self, aws: EmbeddedAWS, file: Path) -> None:
+        file.with_name("script").write_text("sleep 600 | sleep 600")
+        file.with_name("config").write_text(
+            f"[default]\ncredential_process = sh {file.with_name('script')}\n"
+        )
+        make = session_factory(clock=lambda: NOON, process_timeout=0.3)
+        client = AwsConnector(session=make, endpoint_url=aws.endpoint_url)
+        error = failure(client.ecr(RegistrySettings(), connections=1).registry)
+        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "CredentialRetrievalError")
+
     def test_an_endpoint_without_a_scheme(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(file, ACCOUNT)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
