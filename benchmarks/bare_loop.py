@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from fast_ecr import REGION, digest, repository_name
 
-from exporter.polling.agenda import MAX_IN_FLIGHT
+from exporter.polling.workers import MAX_IN_FLIGHT
 
 
 def work(client: Any, wanted: SimpleQueue[tuple[str, str]]) -> None:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from fast_ecr import REGION, STATUS, repository_name
 
-from exporter.polling.agenda import MAX_IN_FLIGHT
+from exporter.polling.workers import MAX_IN_FLIGHT
 
 T = TypeVar("T")
 

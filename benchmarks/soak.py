@@ -36,7 +36,7 @@ from support.command import Command, ask, running
 from support.embedded_aws import EmbeddedAWS
 
 from exporter.demo import REGION
-from exporter.polling.agenda import MAX_IN_FLIGHT
+from exporter.polling.workers import MAX_IN_FLIGHT
 
 #: Seconds: what the exporter is configured to.
 DISCOVERY, PENDING, FAILED, SETTLED, STALE_AFTER = 2.0, 2.0, 4.0, 8.0, 20.0

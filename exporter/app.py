@@ -106,10 +106,11 @@ class Exporter:
         return f"the polling loop has been silent for {silence:.0f} s" if silence > MAX_SILENCE else None
 
     def ready(self) -> str | None:
-        awaited = self.store.awaited(time.monotonic())
-        if not awaited:
+        unheard = self.store.unheard(time.monotonic())
+        if not unheard:
             return None
-        return f"{len(awaited)} targets await their first round: {', '.join(awaited[:5])}"
+        names = ", ".join(f"{source.registry_id or 'default'}/{source.region}" for source in unheard[:5])
+        return f"{len(unheard)} registries did not answer yet: {names}"
 
     def config(self) -> str:
         return config.to_yaml(self._settings)

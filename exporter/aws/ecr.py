@@ -39,7 +39,7 @@ class EcrClient(Protocol):
         """One page of the images; only tagged ones unless `untagged`."""
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
-        """The images of at most 100 names; IMAGE_NOT_FOUND if any one of them does not exist."""
+        """The images of at most 100 names. IMAGE_NOT_FOUND if a name does not exist; or it is left out."""
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         """What ECR reports of the image's replication, one entry for each destination."""
@@ -84,7 +84,7 @@ class BotoEcrClient:
             imageIds=[{"imageTag": n.tag} if n.tag else {"imageDigest": n.digest} for n in names],
             **self._registry_id(),
         )
-        return parsing.found(answer, names, now=self._clock())
+        return parsing.found(answer, now=self._clock())
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         answer = self._access.call(

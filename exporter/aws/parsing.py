@@ -8,7 +8,7 @@ says, but they are not of another type. Every function raises ECRError. Pure, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -17,7 +17,6 @@ from exporter.aws.errors import MAX_LABEL, ECRError
 from exporter.replication.model import (
     Destination,
     Image,
-    Name,
     Page,
     Reason,
     Registry,
@@ -94,14 +93,9 @@ def images(answer: Row, *, now: float) -> Page[Image]:
 
 
 @_of("ecr:DescribeImages")
-def found(answer: Row, names: Sequence[Name], *, now: float) -> tuple[Image, ...]:
-    """Of DescribeImages, of these names: ECR finds them all, or says that one does not exist."""
-    images = _images(answer, now)
-    tags = {tag for image in images for tag in image.tags}
-    digests = {image.digest for image in images}
-    if not all(name.tag in tags if name.tag else name.digest in digests for name in names):
-        raise _UnreadableError("not all images that were asked for")
-    return images
+def found(answer: Row, *, now: float) -> tuple[Image, ...]:
+    """Of DescribeImages, of given names. ECR may leave out a name, as that of an archived image."""
+    return _images(answer, now)
 
 
 @_of("ecr:DescribeImageReplicationStatus")

@@ -1,37 +1,40 @@
-"""Threads: one loop that decides, workers that ask, and nothing shared between them but an inbox.
+"""The polling loop: one thread that decides, workers that make calls, and an inbox between them.
 
-The loop thread alone touches watches, schedules and the store. ThreadPool call the client and put what
-came of it into the inbox; so do reloads. Each registry has workers of its own, so one that hangs
-takes none from another.
+The loop thread alone touches registries and the store's facts. Workers call the clients and put the result
+into the inbox; so do reloads. Each registry has workers of its own, so that calls of one that hang take no
+worker from another.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
-from exporter.aws.ecr import EcrClient, static_registry_id
+from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
-from exporter.config.settings import RegistrySettings, Settings, TargetSettings
-from exporter.polling.agenda import MAX_HANDED_OUT, MAX_IN_FLIGHT, Clock, Job, Journal
-from exporter.polling.registry import RegistryWatch
-from exporter.replication.model import Destination, Reason, Source
+from exporter.config.settings import RegistrySettings, Settings
+from exporter.polling.grouping import Access, Group, grouped
+from exporter.polling.jobs import Call, Clock, Journal
+from exporter.polling.registry import RegistryPoller, unusable
+from exporter.polling.statuses import OnComplete
+from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
+from exporter.replication.model import Reason, Source
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
 from exporter.replication.targets import WHOLE, Newest, Shard
 
-#: Longest sleep of the loop in seconds, so that its heartbeat tells whether it lives.
+#: Longest sleep of the loop in seconds, so that its heartbeat shows that it runs.
 HEARTBEAT = 10.0
 
 
 class Connector(Protocol):
-    """Makes gates: the real AWS, or a fake one."""
+    """Makes clients: of the real AWS, or of a fake one."""
 
     @property
     def region(self) -> str | None: ...
@@ -39,77 +42,21 @@ class Connector(Protocol):
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient: ...
 
 
-class WorkerPool(Protocol):
-    """Something that makes calls, sooner or later, in whatever thread."""
+@dataclass(slots=True, eq=False)
+class _Polled:
+    """A registry, its workers, and how many calls they have."""
 
-    def submit(self, call: Callable[[], None]) -> None:
-        """Raises RuntimeError if there is nobody to make the call, now or later."""
+    registry: RegistryPoller
+    workers: WorkerPool
+    handed_out: int = 0
 
-    def close(self) -> None: ...
-
-
-class ThreadPool:
-    """At most `limit` daemon threads, made when there is work and none is idle.
-
-    Daemons, so that a call that hangs does not hold up the end of the process.
-    """
-
-    def __init__(self, name: str, limit: int = MAX_IN_FLIGHT) -> None:
-        self._name = name
-        self._limit = limit
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        #: Calls that were handed in and are not made yet. Under the lock.
-        self._unmade = 0
-        self._threads = 0
-
-    def submit(self, call: Callable[[], None]) -> None:
-        """Have the call made. Only ever called from one thread.
-
-        A thread that cannot be started is done without, if there are others. Raises RuntimeError if not.
-        """
-        with self._lock:
-            busy = self._unmade >= self._threads
-        if busy and self._threads < self._limit:
-            self._hire()
-        with self._lock:
-            self._unmade += 1
-        self._calls.put(call)
-
-    def _hire(self) -> None:
-        name = f"{self._name}-{self._threads + 1}"
-        try:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
-        except RuntimeError:
-            if not self._threads:
-                raise
-        else:
-            self._threads += 1
-
-    def close(self) -> None:
-        """Let the threads end, each after the call that it is making."""
-        for _ in range(self._threads):
-            self._calls.put(None)
-
-    def _work(self) -> None:
-        while call := self._calls.get():
-            call()
-            with self._lock:
-                self._unmade -= 1
-
-
-class _Watched:
-    """A registry, its workers, and how many calls were handed to them."""
-
-    def __init__(self, watch: RegistryWatch, workers: WorkerPool, entry: RegistrySettings) -> None:
-        self.watch = watch
-        self.workers = workers
-        self.entry = entry
-        self.handed_out = 0
+    @property
+    def source(self) -> Source:
+        return self.registry.facts.source
 
 
 class Poller:
-    """Keeps the store true, at the pace that the budgets allow."""
+    """Keeps the store up to date, at the rate that the limits allow."""
 
     def __init__(
         self,
@@ -120,7 +67,7 @@ class Poller:
         clock: Clock,
         random: Random,
         journal: Journal,
-        on_complete: Callable[[Source, Destination, float], None],
+        on_complete: OnComplete,
         shard: Shard = WHOLE,
         memory: StateCache | None = None,
         workers: Callable[[str], WorkerPool] = ThreadPool,
@@ -128,28 +75,38 @@ class Poller:
         self._connector = connector
         self._store = store
         self._clock = clock
-        self._random = random
         self._journal = journal
-        self._on_complete = on_complete
         self._shard = shard
-        self._memory = memory or StateCache()
         self._workers = workers
         self._newest = Newest(settings.max_images)
+        self._new_registry = partial(
+            RegistryPoller,
+            connect=partial(connector.ecr, connections=MAX_IN_FLIGHT),
+            shard=shard,
+            store=store,
+            newest=self._newest,
+            memory=memory or StateCache(),
+            clock=clock,
+            random=random,
+            journal=journal,
+            on_complete=on_complete,
+            on_account=self._take_account,
+        )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
-        #: Seconds that a reload waits for the loop; fewer than anybody waits for the reload.
+        #: Seconds that a reload waits for the loop; fewer than a client waits for the reload.
         self.reload_timeout = 8.0
-        self._watched: list[_Watched] = []
-        #: Registries that AWS itself had to name, by entry.
-        self._identified: dict[RegistrySettings, Source] = {}
-        self._oldest_due: float | None = None
+        self._polled: list[_Polled] = []
+        #: The accounts that AWS itself named, by access.
+        self._accounts: dict[Access, str] = {}
+        self._overdue_since: float | None = None
         self._heartbeat = clock.monotonic()
         self._configure(self._share(settings))
 
     # -- any thread --------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Work until `stop`. Whatever escapes from here is a bug, and the process should not survive it."""
+        """Work until `stop`. An exception from here is a bug that should end the process."""
         while not self._stopping:
             self._wait(self.step())
 
@@ -158,7 +115,7 @@ class Poller:
         self._inbox.put(self._stop)
 
     def reload(self, settings: Settings) -> bool:
-        """Take a new configuration; False if the loop did not get round to it in `reload_timeout` seconds."""
+        """Take a new configuration; False if the loop does not do so within `reload_timeout` seconds."""
         done, begin = threading.Event(), threading.Lock()
 
         def apply() -> None:
@@ -167,35 +124,36 @@ class Poller:
                 done.set()
 
         self._inbox.put(apply)
-        # Whoever takes the lock first decides: given up here is not done later there.
+        # The first to take the lock decides, so that what is given up here is not done later.
         return done.wait(self.reload_timeout) or not begin.acquire(blocking=False)
 
     def overdue(self) -> float:
-        """How many seconds the latest due call is late for want of budget."""
-        due = self._oldest_due
-        return max(0.0, self._clock.monotonic() - due) if due is not None else 0.0
+        """How many seconds the oldest due call waits for the rate limiter."""
+        since = self._overdue_since
+        return max(0.0, self._clock.monotonic() - since) if since is not None else 0.0
 
     def rates(self) -> Mapping[Source, float]:
         """The calls a second that each registry is allowed now."""
-        return {w.watch.facts.source: w.watch.agenda.rate_limiter.rate for w in list(self._watched)}
+        return {polled.source: polled.registry.pacing.rate for polled in list(self._polled)}
 
     def silent_for(self) -> float:
-        """Seconds since the loop last came round."""
+        """Seconds since the last round of the loop."""
         return self._clock.monotonic() - self._heartbeat
 
     # -- the loop thread ---------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do all that can be done now; how many seconds until there may be more."""
+        """Do all that can be done now; the seconds until there may be more."""
         self._drain()
         self._journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         wake_at = now + HEARTBEAT
-        for watched in self._watched:
-            watched.watch.give_up()
-            wake_at = min(wake_at, self._start_calls(watched))
-        dues = [due for w in self._watched if (due := w.watch.agenda.queue.oldest_due(now)) is not None]
-        self._oldest_due = min(dues, default=None)
+        for polled in self._polled:
+            polled.registry.end_lost_calls()
+            polled.registry.record_first_rounds()
+            wake_at = min(wake_at, self._start_calls(polled))
+        since = [at for p in self._polled if (at := p.registry.pacing.overdue_since()) is not None]
+        self._overdue_since = min(since, default=None)
         return max(0.0, wake_at - self._clock.monotonic()) if self._inbox.empty() else 0.0
 
     def _stop(self) -> None:
@@ -209,139 +167,105 @@ class Poller:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _start_calls(self, watched: _Watched) -> float:
-        """Hand out what may be asked now; the monotonic time at which there may be more."""
-        while watched.handed_out < MAX_HANDED_OUT:
-            found = watched.watch.next_call()
-            if not isinstance(found, tuple):
-                return found
-            job, call = found
-            watched.handed_out += 1
+    def _start_calls(self, polled: _Polled) -> float:
+        """Hand out the calls that may go now; the monotonic time at which there may be more."""
+        while polled.handed_out < MAX_HANDED_OUT:
+            call = polled.registry.next_call()
+            if not isinstance(call, Call):
+                return call
+            polled.handed_out += 1
             try:
-                watched.workers.submit(partial(self._make, watched, job, call))
+                polled.workers.submit(partial(self._make, polled, call))
             except RuntimeError as error:
-                self._failed(watched, job, _unmade(error))
+                self._failed(polled, call, _no_thread(error))
         return float("inf")  # until a call comes back
 
-    def _make(self, watched: _Watched, job: Job, call: Callable[[], Any]) -> None:
-        """In a worker: make the call, and let the loop thread know."""
+    def _make(self, polled: _Polled, call: Call) -> None:
+        """In a worker: make the call, and put the result into the inbox."""
         try:
-            answer = call()
+            answer = call.make()
         except ECRError as error:
-            self._inbox.put(partial(self._failed, watched, job, error))
+            self._inbox.put(partial(self._failed, polled, call, error))
         except Exception as error:  # noqa: BLE001 - no answer of AWS may stop the exporter
-            self._inbox.put(partial(self._failed, watched, job, _unusable(error)))
+            self._inbox.put(partial(self._failed, polled, call, unusable(error)))
         else:
-            self._inbox.put(partial(self._answered, watched, job, answer))
+            self._inbox.put(partial(self._answered, polled, call, answer))
 
-    def _answered(self, watched: _Watched, job: Job, answer: Any) -> None:
-        watched.handed_out -= 1
-        if watched not in self._watched:
-            return
-        before = watched.watch.facts.source
-        try:
-            watched.watch.answered(job, answer)
-        except Exception as error:  # noqa: BLE001 - nor may what it answers
-            watched.watch.failed(job, _unusable(error))
-        if watched.watch.facts.source != before:
-            self._identified[watched.entry] = watched.watch.facts.source
-            if any(
-                w is not watched and self._source(w.entry) == watched.watch.facts.source
-                for w in self._watched
-            ):
-                self._configure(self._settings)
+    def _answered(self, polled: _Polled, call: Call, answer: object) -> None:
+        polled.handed_out -= 1
+        if polled in self._polled:
+            polled.registry.answered(call, answer)
 
-    def _failed(self, watched: _Watched, job: Job, error: ECRError) -> None:
-        watched.handed_out -= 1
-        if watched in self._watched:
-            watched.watch.failed(job, error)
+    def _failed(self, polled: _Polled, call: Call, error: ECRError) -> None:
+        polled.handed_out -= 1
+        if polled in self._polled:
+            polled.registry.failed(call, error)
 
     # -- configuration -----------------------------------------------------------------------
 
     def _share(self, settings: Settings) -> Settings:
-        """What a registry may be asked is for all shards together: this one takes its part."""
+        """The settings with this shard's part of what all shards together may ask of a registry."""
         return replace(settings, requests_per_second=settings.requests_per_second / self._shard.total)
 
     def _configure(self, settings: Settings) -> None:
-        """Watch what the settings say; a registry that stays keeps all that is known of it."""
+        """Poll what the settings say; a registry that stays keeps all that is known of it."""
         self._settings = settings
         if self._newest.resize(settings.max_images):
-            for watched in self._watched:
-                watched.watch.admit()
+            for polled in self._polled:
+                polled.registry.admit()
         with self._store.lock:
             self._store.changed()
             self._store.stale_after = settings.stale_after
-        kept = []
-        for entries in self._groups(settings).values():
-            watched = self._find(entries) or self._create(entries[0])
-            watched.watch.configure(settings, _targets(settings, entries))
-            kept.append(watched)
-        for watched in self._watched:
-            if watched not in kept:
-                watched.watch.retire()
-                watched.workers.close()
-        self._watched = kept
+        self._regroup()
+
+    def _take_account(self, access: Access, account: str) -> None:
+        """Take that AWS names the account of an access: its entries may be another registry now."""
+        self._accounts[access] = account
+        self._regroup()
+
+    def _groups(self) -> list[Group]:
+        return grouped(self._settings.registries, accounts=self._accounts, region=self._connector.region)
+
+    def _regroup(self) -> None:
+        """Have one poller for each registry: keep those that there are, retire and make others."""
+        groups = self._groups()
+        kept = {group.source: found for group in groups if (found := self._find(group, groups))}
+        retired = [polled for polled in self._polled if polled not in kept.values()]
+        self._publish(list(kept.values()))
+        for polled in retired:
+            polled.registry.retire()
+            polled.workers.close()
+        for group in groups:
+            polled = kept.get(group.source) or self._create(group)
+            polled.registry.configure(self._settings, group)
+            kept[group.source] = polled
+        self._publish([kept[group.source] for group in groups])
+
+    def _find(self, group: Group, groups: list[Group]) -> _Polled | None:
+        """The poller of a registry; or one whose account was not known, if the registry has its access."""
+        same = next((p for p in self._polled if p.source == group.source), None)
+        sources = {group.source for group in groups}
+        unknown = (p for p in self._polled if not p.source.registry_id and p.source not in sources)
+        return same or next((p for p in unknown if p.registry.has_access(group.accesses)), None)
+
+    def _publish(self, polled: list[_Polled]) -> None:
+        """Show the facts of these registries, and of no others."""
+        self._polled = polled
         with self._store.lock:
             self._store.changed()
-            self._store.registries = [watched.watch.facts for watched in kept]
+            self._store.registries = [each.registry.facts for each in polled]
             self._store.skipped = self._newest.skipped
 
-    def _groups(self, settings: Settings) -> dict[object, list[RegistrySettings]]:
-        """The entries by what they are in the end: one account's registry in one Region each.
-
-        Of several entries for one registry those come first that can read its rules.
-        """
-        groups: dict[object, list[RegistrySettings]] = {}
-        for entry in sorted(settings.registries, key=lambda entry: bool(entry.registry_id)):
-            source = self._source(entry)
-            key = source if source.registry_id else _anonymous(entry)
-            groups.setdefault(key, []).append(entry)
-        return groups
-
-    def _source(self, entry: RegistrySettings) -> Source:
-        static = Source(static_registry_id(entry), entry.region or self._connector.region or "")
-        return self._identified.get(_anonymous(entry), static)
-
-    def _find(self, entries: Iterable[RegistrySettings]) -> _Watched | None:
-        wanted = {_anonymous(entry) for entry in entries}
-        return next((w for w in self._watched if w.entry in wanted), None)
-
-    def _create(self, entry: RegistrySettings) -> _Watched:
-        source = self._source(entry)
-        name = entry.name or f"{source.registry_id or 'default'}/{source.region}"
-        watch = RegistryWatch(
-            name=name,
-            client=self._connector.ecr(entry, connections=MAX_IN_FLIGHT),
-            source=source,
-            foreign=bool(entry.registry_id),
-            shard=self._shard,
-            store=self._store,
-            newest=self._newest,
-            memory=self._memory,
-            clock=self._clock,
-            random=self._random,
-            journal=self._journal,
-            settings=self._settings,
-            on_complete=self._on_complete,
-        )
-        return _Watched(watch, self._workers(name), _anonymous(entry))
+    def _create(self, group: Group) -> _Polled:
+        name = _name(group)
+        registry = self._new_registry(name=name, group=group, settings=self._settings)
+        return _Polled(registry, self._workers(name))
 
 
-def _anonymous(entry: RegistrySettings) -> RegistrySettings:
-    """The entry without its name: what AWS sees of it."""
-    return replace(entry, name="")
+def _name(group: Group) -> str:
+    """The name of a registry in the log: that of its first entry, if it has one."""
+    return group.entries[0].name or f"{group.source.registry_id or 'default'}/{group.source.region}"
 
 
-def _targets(settings: Settings, entries: Iterable[RegistrySettings]) -> list[TargetSettings]:
-    names = {entry.name for entry in entries}
-    return [t for t in settings.targets if not t.registries or names & set(t.registries)]
-
-
-def _unmade(error: RuntimeError) -> ECRError:
+def _no_thread(error: RuntimeError) -> ECRError:
     return ECRError(Reason.UNAVAILABLE, action="ecr", code="NoThread", message=str(error))
-
-
-def _unusable(error: Exception) -> ECRError:
-    return ECRError(
-        Reason.INVALID, action="ecr", code=f"UnusableAnswer({type(error).__name__})", message=str(error)
-    )

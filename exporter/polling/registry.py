@@ -1,8 +1,7 @@
-"""The engine of one source registry: whose it is, its rules, its repositories.
+"""One source registry: its rules, its repositories, and who takes each answer.
 
-No threads and no waiting here: the poller takes a call from `next_call`, has it made somewhere, and
-brings the answer back to `answered` or `failed`, all on its loop thread. Here and in `repository` the
-circle is closed: what was learnt decides when ECR is asked again.
+No threads and no waiting here. The poller takes a call from `next_call`, has it made, and hands the result
+to `answered` or `failed`, all on its loop thread.
 """
 
 from __future__ import annotations
@@ -15,32 +14,41 @@ from typing import Any
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import Settings, TargetSettings
-from exporter.polling.agenda import Agenda, Clock, Job, Journal, Kind
-from exporter.polling.repository import RepositoryWatch, circle
-from exporter.replication.model import Destination, FailureScope, Page, Reason, Registry, Source
+from exporter.polling.access import Choice, Clients
+from exporter.polling.failures import Failures
+from exporter.polling.first_rounds import FirstRounds
+from exporter.polling.grouping import Access, Group
+from exporter.polling.in_flight import InFlight, call_lost
+from exporter.polling.jobs import Call, Clock, Job, Journal, Kind
+from exporter.polling.listing import circle
+from exporter.polling.pacing import Pacing
+from exporter.polling.passes import Listing
+from exporter.polling.reach import Parts, Reach
+from exporter.polling.repository import RepositoryPoller
+from exporter.polling.statuses import OnComplete
+from exporter.replication.facts import RegistryFacts
+from exporter.replication.model import FailureScope, Page, Reason, Registry
 from exporter.replication.state_file import StateCache
-from exporter.replication.store import RegistryFacts, Store
-from exporter.replication.targets import Listing, Newest, Shard, Targets
+from exporter.replication.store import Store
+from exporter.replication.targets import Newest, RepositoryTargets, Shard, Targets
 
-#: Seconds after which a call about the whole registry that was refused is made again: there is but one
-#: of its kind, so that nothing else paces it.
-REFUSED_PAUSE = 1.0
+#: Seconds until a call about the whole registry that was throttled is made again.
+THROTTLED_PAUSE = 1.0
 
 _REGISTRY = Job(Kind.REGISTRY)
 _ACCOUNT = Job(Kind.ACCOUNT)
 _REPOSITORIES = Job(Kind.REPOSITORIES)
 
 
-class RegistryWatch:
-    """Watches one registry."""
+class RegistryPoller:
+    """Keeps the facts of one registry."""
 
     def __init__(
         self,
         *,
         name: str,
-        client: EcrClient,
-        source: Source,
-        foreign: bool,
+        group: Group,
+        connect: Callable[[Access], EcrClient],
         shard: Shard,
         store: Store,
         newest: Newest,
@@ -49,35 +57,52 @@ class RegistryWatch:
         random: Random,
         journal: Journal,
         settings: Settings,
-        on_complete: Callable[[Source, Destination, float], None],
+        on_complete: OnComplete,
+        on_account: Callable[[Access, str], None],
     ) -> None:
-        self.facts = RegistryFacts(source, since=clock.monotonic())
-        self.agenda = Agenda(
-            registry=name,
-            facts=self.facts,
-            store=store,
-            clock=clock,
-            random=random,
-            journal=journal,
-            settings=settings,
-        )
-        self._client_of = client
-        #: Whether somebody else's registry is read, whose rules these credentials may not see.
-        self._foreign = foreign
-        self._shard = shard
+        self.facts = RegistryFacts(group.source, since=clock.monotonic())
         self._store = store
-        self._repositories: dict[str, RepositoryWatch] = {}
-        self._watch_repository = partial(
-            RepositoryWatch,
-            registry=self.facts,
-            client=client,
-            agenda=self.agenda,
+        self._shard = shard
+        #: Told whose account an access has; it may rename or retire this very poller.
+        self._on_account = on_account
+        self._rounds = FirstRounds(self.facts, store=store, clock=clock)
+        self._parts = Parts(
+            name=name,
+            facts=self.facts,
+            pacing=Pacing(clock=clock, random=random, settings=settings),
+            failures=Failures(
+                registry=name,
+                facts=self.facts,
+                store=store,
+                clock=clock,
+                random=random,
+                journal=journal,
+                on_report=self._rounds.changed,
+            ),
+            in_flight=InFlight(),
+            clients=Clients(connect),
+            rounds=self._rounds,
+            clock=clock,
+            journal=journal,
+        )
+        self.pacing = self._parts.pacing
+        self._reach = Reach(self._parts)
+        self._new_repository = partial(
+            RepositoryPoller,
+            parts=self._parts,
             store=store,
             newest=newest,
             memory=memory,
             on_complete=on_complete,
-            unheard_of=set(),
+            unknown_statuses=set(),
         )
+        self._repositories: dict[str, RepositoryPoller] = {}
+        self._configured: tuple[Settings, Group] | None = None
+        self._group = group
+        self._wanted: tuple[TargetSettings, ...] = ()
+        #: With which access the rules and the account are asked for, and with which the repositories.
+        self._rules_access = Choice(())
+        self._list_access = Choice(())
         self._listing: Listing[str] | None = None
         #: The repositories that exist; None until listed.
         self._existing: frozenset[str] | None = None
@@ -85,159 +110,234 @@ class RegistryWatch:
         self._empty: frozenset[str] = frozenset()
         self._begun = False
 
-    # -- what the poller calls ---------------------------------------------------------------
+    # -- configuration -----------------------------------------------------------------------
 
-    def configure(self, settings: Settings, targets: Iterable[TargetSettings]) -> None:
-        """Take a configuration, the first or a new one. What is known of what stays is kept."""
-        agenda = self.agenda
-        before = (agenda.intervals, agenda.stale_after) if self._begun else None
-        # Targets that had their first round have had it, whatever is asked anew now.
-        self._store.snapshot(self.agenda.clock.monotonic())
-        self._wanted = tuple(targets)
+    def configure(self, settings: Settings, group: Group) -> None:
+        """Take a configuration, the first or another. What is known of what stays is kept."""
+        if self._configured == (settings, group):
+            return
+        first, self._configured = self._configured is None, (settings, group)
+        pacing = self.pacing
+        before = (pacing.intervals, pacing.stale_after)
+        pacing.configure(settings)
+        self._group, self._wanted = group, group.targets(settings.targets)
+        with self._store.lock:
+            if self.facts.source != group.source:
+                self._store.changed()
+                self.facts.source = group.source
         self._aim()
-        self.agenda.configure(settings)
-        if before is None:
-            self.agenda.book(_REGISTRY)
-            return
-        if before != (agenda.intervals, agenda.stale_after):
-            listing = before[0].discovery != agenda.intervals.discovery
+        # Another access may be able to read rules that none could read.
+        if self._configure_accesses(group) or first:
+            pacing.book(_REGISTRY)
+        if before != (pacing.intervals, pacing.stale_after):
+            listing = before[0].discovery != pacing.intervals.discovery
             for repository in self._repositories.values():
-                repository.rebook(listing=listing)
-        self._begin()
+                repository.intervals_changed(listing=listing)
+        if self._begun:
+            self._begin()
 
-    def next_call(self) -> tuple[Job, Callable[[], Any]] | float:
-        """A call to be made now, in any thread; or the monotonic time at which there may be one."""
-        found = self.agenda.take()
-        return (found, self._call(found)) if isinstance(found, Job) else found
+    def _configure_accesses(self, group: Group) -> bool:
+        """Take the accesses; whether they are others."""
+        accesses = group.accesses
+        changed = self._parts.clients.configure(accesses)
+        # An access to another account's registry cannot read its rules.
+        self._rules_access.configure([a for a in accesses if not a.registry_id] or accesses)
+        globs = [target for target in self._wanted if target.is_glob]
+        self._list_access.configure(group.named(globs) if globs else accesses)
+        for repository in self._repositories.values():
+            repository.allow(self._accesses(self._targets.of(repository.name)))
+        return changed
 
-    def answered(self, job: Job, answer: Any) -> None:
-        """Take what a call gave."""
-        if self.agenda.came_late(job):
-            return
-        self.agenda.answered(job)
-        if job.kind is Kind.REGISTRY:
-            self._described(answer)
-        elif job.kind is Kind.ACCOUNT:
-            self._identified(answer)
-        elif job.kind is Kind.REPOSITORIES:
-            self._repositories_page(answer)
-        elif repository := self._repositories.get(job.repository):
-            repository.answered(job, answer)
+    def _accesses(self, targets: RepositoryTargets) -> tuple[Access, ...]:
+        """The accesses that the targets of a repository name; all if the targets are gone."""
+        named = self._group.named(target.settings for target in targets.targets)
+        return named or self._group.accesses
 
-    def failed(self, job: Job, error: ECRError) -> None:
-        """Take that a call gave nothing. Nothing known is forgotten; the call is booked again."""
-        if not self.agenda.came_late(job):
-            self._failed(job, error)
+    def _aim(self) -> None:
+        """Take the targets that are this shard's; all of them while the account is not known."""
+        source = self.facts.source
+        self._targets = Targets(
+            self._wanted, ours=lambda name: not source.registry_id or self._shard.owns(source, name)
+        )
+        labels = tuple(target.label for target in self._targets.all)
+        with self._store.lock:
+            self._rounds.configure(self.facts.labels, labels)
+            self.facts.labels = labels
+            self.facts.globs = frozenset(t.label for t in self._targets.all if t.settings.is_glob)
 
-    def give_up(self) -> None:
-        """Take that calls give nothing which are under way for too long."""
-        for job, error in self.agenda.lost():
-            self._failed(job, error)
-
-    def _failed(self, job: Job, error: ECRError) -> None:
-        repository = self._repositories.get(job.repository)
-        if self.agenda.refused(job, error):
-            if repository:
-                repository.book_again(job)
-            elif not job.repository:
-                self.agenda.book(job, due=self.agenda.later(REFUSED_PAUSE))
-        elif job.kind is Kind.REGISTRY or job.kind is Kind.ACCOUNT:
-            self._registry_failed(job, error)
-        elif job.kind is Kind.REPOSITORIES:
-            self._listing = None
-            delay = self.agenda.fail(FailureScope("repositories"), error, self.facts.failures)
-            self.agenda.book(job, due=self.agenda.later(delay))
-        elif repository and self._surprises(job, error):
-            self._existing = (self._existing or frozenset()) - {job.repository}
-            self._drop(job.repository)
-        elif repository:
-            repository.failed(job, error)
+    def has_access(self, accesses: Iterable[Access]) -> bool:
+        """Whether it is reached with one of these."""
+        return any(access in self._parts.clients for access in accesses)
 
     def admit(self) -> None:
-        """Another number of images fits under `max_images`."""
+        """Take that another number of images fits under `max_images`."""
         for repository in self._repositories.values():
             repository.admit()
 
     def retire(self) -> None:
-        """It is watched no longer: leave nothing behind."""
-        self.agenda.retire()
+        """It is polled no longer: leave nothing behind."""
+        self._parts.journal.forget(self._parts.name)
+        self._parts.clients.configure(())
         for name in list(self._repositories):
             self._drop(name)
 
-    # -- the registry ------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------
 
-    def _described(self, registry: Registry) -> None:
-        self.agenda.works(FailureScope("rules"))
-        source = self.facts.source
-        if not (source.registry_id or registry.registry_id):
-            self.agenda.book(_ACCOUNT)
+    def next_call(self) -> Call | float:
+        """A call to make now, in any thread; or the monotonic time at which there may be one."""
+        found = self.pacing.take(self._parts.in_flight)
+        if not isinstance(found, Job):
+            return found
+        access, make = self._make(found)
+        call = Call(found, access, self._parts.clock.monotonic(), make)
+        self._parts.in_flight.add(call)
+        return call
+
+    def _make(self, job: Job) -> tuple[Access, Callable[[], Any]]:
+        """How to make the call of a job, and with which access."""
+        if job.repository:
+            return self._repositories[job.repository].call(job)
+        choice = self._list_access if job.kind is Kind.REPOSITORIES else self._rules_access
+        client = self._parts.clients.of(choice.access)
+        if job.kind is Kind.REGISTRY:
+            return choice.access, client.registry
+        if job.kind is Kind.ACCOUNT:
+            return choice.access, client.account
+        self._listing = self._listing or Listing()
+        question = self._listing.question()
+        return choice.access, partial(client.repositories, question.token if question else None)
+
+    def answered(self, call: Call, answer: Any) -> None:
+        """Take an answer. What cannot be understood counts as a failed call."""
+        if not self._parts.in_flight.remove(call):
             return
+        self._reach.answered(call)
+        if self.facts.heard_at == float("inf"):
+            with self._store.lock:
+                self.facts.heard_at = self._parts.clock.monotonic()
+        try:
+            self._take(call, answer)
+        except Exception as error:  # noqa: BLE001 - no answer of AWS may stop the exporter
+            self._take_failure(call, unusable(error))
+
+    def failed(self, call: Call, error: ECRError) -> None:
+        """Take that a call failed. What is known is kept, and the job is booked again."""
+        if self._parts.in_flight.remove(call):
+            self._end(call, error)
+
+    def end_lost_calls(self) -> None:
+        """Take that calls failed which are under way for too long."""
+        for call in self._parts.in_flight.lost(self._parts.clock.monotonic()):
+            self._parts.in_flight.remove(call)
+            self._end(call, call_lost())
+
+    def record_first_rounds(self) -> None:
+        """Record what the last answers mean for the first rounds of targets."""
+        self._rounds.record()
+
+    def _end(self, call: Call, error: ECRError) -> None:
+        if not self._reach.failed(call, error):
+            self._take_failure(call, error)
+        elif not call.job.repository:
+            self.pacing.book(call.job, due=self.pacing.later(THROTTLED_PAUSE))
+        elif repository := self._repositories.get(call.job.repository):
+            repository.ask_again(call.job)
+
+    def _take(self, call: Call, answer: Any) -> None:
+        kind = call.job.kind
+        if kind is Kind.REGISTRY:
+            self._described(call, answer)
+        elif kind is Kind.ACCOUNT:
+            self._identified(call, answer)
+        elif kind is Kind.REPOSITORIES:
+            self._repositories_page(call, answer)
+        elif repository := self._repositories.get(call.job.repository):
+            repository.answered(call, answer)
+
+    def _take_failure(self, call: Call, error: ECRError) -> None:
+        job = call.job
+        if job.kind is Kind.REGISTRY or job.kind is Kind.ACCOUNT:
+            self._registry_failed(call, error)
+        elif job.kind is Kind.REPOSITORIES:
+            self._repositories_failed(call, error)
+        elif repository := self._repositories.get(job.repository):
+            if self._is_gone(job, error):
+                self._existing = (self._existing or frozenset()) - {job.repository}
+                self._drop(job.repository)
+            else:
+                repository.failed(call, error)
+
+    # -- account and rules -------------------------------------------------------------------
+
+    def _described(self, call: Call, registry: Registry) -> None:
+        self._rules_access.worked()
+        self._parts.works(FailureScope("rules"))
+        foreign = bool(call.access.registry_id)
+        if not (foreign or self._has_account(call, registry.registry_id)):
+            return
+        source, intervals = self.facts.source, self.pacing.intervals
         if not source.registry_id:
-            self._name(registry.registry_id)
-        elif registry.registry_id not in ("", source.registry_id) and not self._foreign:
-            self._start_over(registry.registry_id)
-        if self._foreign and registry.registry_id != source.registry_id:
-            # These are the rules of our own registry; they say nothing of the one that is read.
-            self.agenda.book(_REGISTRY, due=self.agenda.later(self.agenda.intervals.settled))
+            self.pacing.book(_ACCOUNT)
+            self.pacing.book(_REGISTRY, due=self.pacing.later(intervals.discovery))
+            return
+        if foreign and registry.registry_id != source.registry_id:
+            # These are the rules of the access's own registry, and say nothing of this one.
+            self.pacing.book(_REGISTRY, due=self.pacing.later(intervals.settled))
         else:
-            self._take_rules(registry)
-            self.agenda.book(_REGISTRY, due=self.agenda.later(self.agenda.intervals.discovery))
+            self._take_rules(call, registry)
+            self.pacing.book(_REGISTRY, due=self.pacing.later(intervals.discovery))
         self._begin_once()
 
-    def _start_over(self, registry_id: str) -> None:
-        """The credentials are another account's now: nothing that is known is known of that one."""
-        for name in list(self._repositories):
-            self._drop(name)
-        self._existing = self._listing = None
-        self._begun = False
-        with self._store.lock:
-            self.facts.rules = None
-            self.facts.begun = False
-            self.facts.judged.clear()
-        self._name(registry_id)
-
-    def _identified(self, account: str) -> None:
-        self.agenda.works(FailureScope("account"))
-        if account:
-            self._name(account)
+    def _identified(self, call: Call, account: str) -> None:
+        self._parts.works(FailureScope("account"))
+        if not account:
+            self.pacing.book(_ACCOUNT, due=self.pacing.later(self.pacing.intervals.discovery))
+        elif self._has_account(call, account):
             self._begin_once()
-        else:
-            self.agenda.book(_ACCOUNT, due=self.agenda.later(self.agenda.intervals.discovery))
 
-    def _name(self, registry_id: str) -> None:
-        with self._store.lock:
-            self._store.changed()
-            self.facts.source = Source(registry_id, self.facts.source.region)
-        self._aim()
-        self.agenda.noted("registry_identified", registry_id=registry_id, region=self.facts.source.region)
+    def _has_account(self, call: Call, account: str) -> bool:
+        """Take whose account the access has, "" if unknown; whether the access is still one of this registry.
 
-    def _registry_failed(self, job: Job, error: ECRError) -> None:
-        if self._foreign and error.reason is Reason.ACCESS_DENIED:
-            self.agenda.book(job, due=self.agenda.later(self.agenda.intervals.settled))
+        If another registry has that account, the access is moved there, and this registry may be retired.
+        """
+        source = self.facts.source
+        if account not in ("", source.registry_id):
+            self._parts.noted("registry_identified", registry_id=account, region=source.region)
+            self._on_account(call.access, account)
+        return call.access in self._parts.clients
+
+    def _registry_failed(self, call: Call, error: ECRError) -> None:
+        job, pacing = call.job, self.pacing
+        denied = error.reason is Reason.ACCESS_DENIED
+        if (denied or error.everything) and self._rules_access.refused(call.access):
+            pacing.book(job)
+            return
+        if call.access.registry_id and denied:
+            pacing.book(job, due=pacing.later(pacing.intervals.settled))
         else:
             scope = FailureScope("rules" if job.kind is Kind.REGISTRY else "account")
-            delay = self.agenda.fail(scope, error, self.facts.failures)
-            self.agenda.book(job, due=self.agenda.later(delay))
+            delay = self._parts.failures.fail(scope, error, self.facts.failures, call=call)
+            pacing.book(job, due=pacing.later(delay))
         with self._store.lock:
             # Rules that are too old to be believed count as changed when they can be read again.
-            now = self.agenda.clock.monotonic()
-            self.facts.rules = self.facts.believed_rules(now, self.agenda.stale_after)
-        if error.reason is Reason.UNAVAILABLE and not self.agenda.told(FailureScope("rules")):
-            return  # a single time-out: without the rules everything would have to be asked anew
+            now = self._parts.clock.monotonic()
+            self.facts.rules = self.facts.believed_rules(now, pacing.stale_after)
+        if error.reason is Reason.UNAVAILABLE and not self._parts.failures.reported(FailureScope("rules")):
+            return  # a single time-out; to begin without the rules would mean to ask for everything again
         if self.facts.source.registry_id:
             self._begin_once()
         elif job.kind is Kind.REGISTRY and error.reason is not Reason.UNAVAILABLE:
-            self.agenda.book(_ACCOUNT)
+            pacing.book(_ACCOUNT)
 
-    def _take_rules(self, registry: Registry) -> None:
+    def _take_rules(self, call: Call, registry: Registry) -> None:
         before = self.facts.rules
         with self._store.lock:
             self.facts.rules = registry
-            self.facts.rules_at = self.agenda.clock.monotonic()
-            self.facts.rules_time = self.agenda.sent_time()
+            self.facts.rules_at = self._parts.clock.monotonic()
+            self.facts.rules_time = self._parts.sent_time(call)
         if before != registry:
             changed = before is not None
-            self.agenda.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
+            self._parts.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
         for name, repository in self._repositories.items():
             expected = registry.destinations(name)
             # Rules that could not be read for long may have changed any number of times.
@@ -245,19 +345,6 @@ class RegistryWatch:
                 repository.rules_changed(expected=expected)
             else:
                 repository.rules_confirmed()
-
-    def _aim(self) -> None:
-        """Take the targets that are this shard's; all of them while nobody knows whose registry it is."""
-        source = self.facts.source
-        self._targets = Targets(
-            self._wanted, ours=lambda name: not source.registry_id or self._shard.owns(source, name)
-        )
-        with self._store.lock:
-            self.facts.labels = tuple(target.label for target in self._targets.all)
-            self.facts.globs = frozenset(
-                target.label for target in self._targets.all if target.settings.is_glob
-            )
-            self.facts.judged &= set(self.facts.labels)
 
     # -- repositories ------------------------------------------------------------------------
 
@@ -267,11 +354,12 @@ class RegistryWatch:
             self._begin()
 
     def _begin(self) -> None:
+        """Poll the repositories of the present targets."""
         if self._targets.need_repositories:
-            self.agenda.book(_REPOSITORIES)
+            self.pacing.book(_REPOSITORIES)
         else:
-            self.agenda.queue.cancel(_REPOSITORIES)
-            self.agenda.works(FailureScope("repositories"))
+            self.pacing.cancel(_REPOSITORIES)
+            self._parts.works(FailureScope("repositories"))
             self._existing = self._listing = None
         with self._store.lock:
             self.facts.repositories_known = not self._targets.need_repositories or self._existing is not None
@@ -279,28 +367,42 @@ class RegistryWatch:
         with self._store.lock:
             self.facts.begun = True
 
-    def _repositories_page(self, page: Page[str]) -> None:
+    def _repositories_page(self, call: Call, page: Page[str]) -> None:
+        self._list_access.worked()
         if not self._targets.need_repositories:
             return  # asked for a configuration that is gone
         listing = self._listing
         if listing is None:
-            self.agenda.book(_REPOSITORIES)  # asked of another account, or for other targets
+            self.pacing.book(_REPOSITORIES)  # asked for other targets
         elif not listing.answered(page):
-            self.failed(_REPOSITORIES, circle("ecr:DescribeRepositories"))
+            self._repositories_failed(call, circle("ecr:DescribeRepositories"))
         elif listing.question():
-            self.agenda.book(_REPOSITORIES)
+            self.pacing.book(_REPOSITORIES)
         else:
-            self._existing = frozenset(listing.items)
-            self._listing = None
-            self.agenda.works(FailureScope("repositories"))
-            with self._store.lock:
-                self.facts.repositories_known = True
-                self.facts.repositories_time = self.agenda.clock.time()
-            self._watch_repositories()
-            self.agenda.book(_REPOSITORIES, due=self.agenda.later(self.agenda.intervals.discovery))
+            self._repositories_listed(frozenset(listing.items))
+
+    def _repositories_listed(self, existing: frozenset[str]) -> None:
+        self._existing = existing
+        self._listing = None
+        self._parts.works(FailureScope("repositories"))
+        with self._store.lock:
+            self.facts.repositories_known = True
+            self.facts.repositories_time = self._parts.clock.time()
+        self._watch_repositories()
+        self.pacing.book(_REPOSITORIES, due=self.pacing.later(self.pacing.intervals.discovery))
+
+    def _repositories_failed(self, call: Call, error: ECRError) -> None:
+        self._listing = None
+        refused = error.reason is Reason.ACCESS_DENIED or error.everything
+        if refused and self._list_access.refused(call.access):
+            self.pacing.book(call.job)
+            return
+        scope = FailureScope("repositories")
+        delay = self._parts.failures.fail(scope, error, self.facts.failures, call=call)
+        self.pacing.book(call.job, due=self.pacing.later(delay))
 
     def _watch_repositories(self) -> None:
-        """Watch what the targets and the registry's repositories give now, and nothing else."""
+        """Poll what the targets select of the existing repositories, and nothing else."""
         wanted = self._targets.matching(self._existing or ())
         for name in self._repositories.keys() - wanted:
             self._drop(name)
@@ -308,7 +410,8 @@ class RegistryWatch:
             targets = self._targets.of(name)
             known = self._repositories.get(name)
             if known is None:
-                self._repositories[name] = known = self._watch_repository(name, targets)
+                known = self._new_repository(name, targets, self._accesses(targets))
+                self._repositories[name] = known
                 with self._store.lock:
                     self._store.changed()
                     self.facts.repositories[name] = known.facts
@@ -316,15 +419,16 @@ class RegistryWatch:
                 known.retarget(targets)
         if self._existing is not None:
             self._warn_of(self._targets.matching_nothing(self._existing))
+        self._rounds.changed()
 
     def _warn_of(self, empty: frozenset[str]) -> None:
-        """A glob that matches nothing may be meant for later, or mistyped: say so, once."""
+        """Log once of each glob that matches nothing: its repositories may come later, or it is mistyped."""
         for label in sorted(empty - self._empty):
-            self.agenda.warned("target_matches_no_repository", target=label)
+            self._parts.warned("target_matches_no_repository", target=label)
         self._empty = empty
 
-    def _surprises(self, job: Job, error: ECRError) -> bool:
-        """Whether a repository is gone that only globs match: they do not miss it."""
+    def _is_gone(self, job: Job, error: ECRError) -> bool:
+        """Whether a repository is gone that only globs match; to them that is no failure."""
         gone = job.kind is Kind.IMAGES and error.reason is Reason.REPOSITORY_NOT_FOUND
         return gone and job.repository not in self._targets.repositories
 
@@ -333,16 +437,11 @@ class RegistryWatch:
         with self._store.lock:
             self._store.changed()
             del self.facts.repositories[name]
+        self._rounds.changed()
 
-    # -- calls -------------------------------------------------------------------------------
 
-    def _call(self, job: Job) -> Callable[[], Any]:
-        if job.kind is Kind.REGISTRY:
-            return self._client_of.registry
-        if job.kind is Kind.ACCOUNT:
-            return self._client_of.account
-        if job.kind is Kind.REPOSITORIES:
-            self._listing = self._listing or Listing()
-            question = self._listing.question()
-            return partial(self._client_of.repositories, question.token if question else None)
-        return self._repositories[job.repository].call(job)
+def unusable(error: Exception) -> ECRError:
+    """The error of an answer that cannot be understood."""
+    return ECRError(
+        Reason.INVALID, action="ecr", code=f"UnusableAnswer({type(error).__name__})", message=str(error)
+    )

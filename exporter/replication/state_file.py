@@ -24,8 +24,9 @@ from typing import Any, NamedTuple, Protocol
 
 from exporter import logs
 from exporter.config.settings import Settings
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, ImageState, Replication, Source, Status
-from exporter.replication.store import ImageFacts, Store
+from exporter.replication.store import Store
 
 FORMAT = "ecr-replication-exporter state"
 VERSION = 1

@@ -8,20 +8,15 @@ know which names matter.
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import cached_property
 from hashlib import blake2b
 from heapq import nlargest
-from math import ceil
-from typing import Generic, TypeVar
 
 from exporter.config.settings import TargetSettings
-from exporter.replication.model import LOOKUP_SIZE, Image, Name, Page, Source
-
-T = TypeVar("T")
+from exporter.replication.model import Image, Name, Source
 
 _GLOB = frozenset("*?[")
 
@@ -157,9 +152,12 @@ class Targets:
         self, settings: Iterable[TargetSettings], *, ours: Callable[[str], bool] = lambda _: True
     ) -> None:
         self._ours = ours
-        wanted = (s for s in settings if s.is_glob or ours(s.repository))
-        # Identical entries have one label and select the same: one of them will do.
-        self.all = tuple({s.label: Target(s) for s in wanted}.values())
+        # Targets with one label select the same images, for the registries of all of them.
+        wanted: dict[str, TargetSettings] = {}
+        for s in settings:
+            if s.is_glob or ours(s.repository):
+                wanted[s.label] = _merged(wanted.get(s.label, s), s)
+        self.all = tuple(map(Target, wanted.values()))
         self._globs = [target for target in self.all if target.settings.is_glob]
         self._exact: dict[str, list[Target]] = {}
         for target in self.all:
@@ -189,6 +187,14 @@ class Targets:
     def of(self, repository: str) -> RepositoryTargets:
         exact = self._exact.get(repository, [])
         return RepositoryTargets(tuple(exact + [t for t in self._globs if t.covers(repository)]))
+
+
+def _merged(one: TargetSettings, other: TargetSettings) -> TargetSettings:
+    """Two targets that differ at most in their registries, as one."""
+    if one.registries == other.registries:
+        return one
+    both = (*one.registries, *other.registries) if one.registries and other.registries else ()
+    return replace(one, registries=both)
 
 
 @dataclass(frozen=True)
@@ -255,113 +261,6 @@ def _without_twins(images: Sequence[Image]) -> list[Image]:
         replace(image, tags=tuple(tag for tag in image.tags if owners[tag] == image.digest))
         for image in single.values()
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class ByPage:
-    """Ask for a page of the listing."""
-
-    token: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ByName:
-    """Ask for at most 100 names at once."""
-
-    names: tuple[Name, ...]
-
-
-#: Pages of the longest listing: a hundred times what ECR's quota of images fills.
-MOST_PAGES = 10_000
-
-
-class Listing(Generic[T]):
-    """One pass over all there is, page by page."""
-
-    def __init__(self) -> None:
-        self.items: list[T] = []
-        self.pages = 0
-        self._token: str | None = None
-        self._tokens: set[str] = set()
-        #: What each page began with: pages may come again under tokens that are always new.
-        self._firsts: set[T] = set()
-
-    def question(self) -> ByPage | None:
-        """What to ask next; None when the pass is complete."""
-        return None if self.pages and self._token is None else ByPage(self._token)
-
-    def answered(self, page: Page[T]) -> bool:
-        """Take a page; False if ECR leads in a circle, so that the pass would never end."""
-        self.items.extend(page.items)
-        self.pages += 1
-        self._token = page.token
-        if page.token in self._tokens or not self._firsts.isdisjoint(page.items[:1]):
-            return False
-        if self.pages > MOST_PAGES:
-            return False
-        self._firsts.update(page.items[:1])
-        if page.token is not None:
-            self._tokens.add(page.token)
-        return True
-
-
-class Lookup:
-    """One pass over the images of some names, a hundred a call.
-
-    One unknown name fails its whole call, so a refused batch is halved until the unknown one is
-    alone. Names that were unknown the last time are asked one by one from the start.
-    """
-
-    def __init__(self, names: Iterable[Name], *, suspects: frozenset[Name] = frozenset()) -> None:
-        names = sorted(names)
-        likely = [name for name in names if name not in suspects]
-        self.items: list[Image] = []
-        self.missing: set[Name] = set()
-        self._batches = deque(tuple(likely[i : i + LOOKUP_SIZE]) for i in range(0, len(likely), LOOKUP_SIZE))
-        self._batches.extend((name,) for name in names if name in suspects)
-
-    def question(self) -> ByName | None:
-        """What to ask next; None when the pass is complete."""
-        return ByName(self._batches[0]) if self._batches else None
-
-    def answered(self, images: Iterable[Image]) -> None:
-        self._batches.popleft()
-        self.items.extend(images)
-
-    def not_found(self) -> None:
-        """At least one name of the last question does not exist."""
-        batch = self._batches.popleft()
-        if len(batch) == 1:
-            self.missing.add(batch[0])
-        else:
-            middle = len(batch) // 2
-            self._batches.extendleft((batch[middle:], batch[:middle]))
-
-    @staticmethod
-    def calls(names: frozenset[Name], suspects: frozenset[Name]) -> int:
-        """How many calls a pass costs, if the suspects are still unknown and the others still exist."""
-        unknown = len(names & suspects)
-        return ceil((len(names) - unknown) / LOOKUP_SIZE) + unknown
-
-
-def cheapest(
-    targets: RepositoryTargets, *, pages: int | None, suspects: frozenset[Name]
-) -> Listing[Image] | Lookup:
-    """The pass that costs the fewest calls: a look-up of names, or the listing.
-
-    `pages` is how long the last listing was; where none was made yet, a single call by name is never
-    beaten, and anything more is worth finding out.
-    """
-    names = targets.names
-    if not names or Lookup.calls(names, suspects) > (pages or 1):
-        return Listing()
-    return Lookup(names, suspects=suspects)
-
-
-def too_long(listing: Listing[Image], targets: RepositoryTargets, *, suspects: frozenset[Name]) -> bool:
-    """Whether a listing turned out to cost more calls than a look-up, so that it is given up."""
-    names = targets.names
-    return names is not None and listing.pages > Lookup.calls(names, suspects)
 
 
 class Newest:

@@ -22,15 +22,18 @@ import pytest
 from support.command import eventually
 from support.embedded_aws import Drip, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Truncate
 from support.fakes import ACCOUNT as FAKE_ACCOUNT
-from support.fakes import FakeECR, Inline, Rig, Stuck, refusal
+from support.fakes import REGION as FAKE_REGION
+from support.fakes import FakeAWS, FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
 from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
 
 from exporter.aws.credentials import RENEW_BEFORE
+from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.demo import ACCOUNT, REGION, Call, Refuse
-from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT
-from exporter.polling.poller import HEARTBEAT, WorkerPool
+from exporter.polling.in_flight import LOST_AFTER
+from exporter.polling.poller import HEARTBEAT
+from exporter.polling.workers import MAX_HANDED_OUT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"
@@ -257,10 +260,18 @@ def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object
     heals(live, aws)
 
 
-@pytest.mark.parametrize(
-    "half", [{"imageDetails": []}, {"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}]
-)
-def test_a_look_up_finds_less_than_was_asked(live: Live, aws: EmbeddedAWS, half: object) -> None:
+def test_a_look_up_leaves_an_image_out(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(said({"imageDetails": []}), "DescribeImages", "team/app")
+    eventually(lambda: live.reasons("team/app:v1") == {"image_not_found"}, within=10)
+    assert not live.series("ecr_image_replication_status", repository="team/app")
+    assert live.statuses(repository="team/api") == {"COMPLETE"}
+    partner_goes_on(live)
+    aws.fault = lambda _: None
+    live.heals(within=10)
+
+
+@pytest.mark.parametrize("half", [{"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
+def test_a_look_up_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
     aws.fault = at_home(said(half), "DescribeImages", "team/app")
     fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
     heals(live, aws)
@@ -400,6 +411,42 @@ def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
 
     number = answered()
     eventually(lambda: answered() > number, within=10)
+
+
+def test_every_call_is_throttled_from_the_start() -> None:
+    """In virtual time: the exporter waits a minute for an answer."""
+    ecr = FakeECR()
+    ecr.push("team/app", "v1", at=1.8e9)
+    ecr.fault = lambda *_: refusal(Reason.THROTTLED)
+    rig = Rig(Settings((TargetSettings("team/*"),)), ecr)
+    rig.run(50)
+    assert rig.store.unheard(rig.clock.now)
+    assert rig.target("team/*").success is None
+    for _ in range(30):
+        rig.run(20)
+        assert rig.target("team/*").success is False
+        assert rig.target("team/*").reasons == {Reason.THROTTLED}
+    ecr.fault = lambda *_: None
+    rig.run(60)
+    assert rig.target("team/*").success is True
+
+
+def test_one_of_two_entries_is_denied() -> None:
+    """In virtual time: the role of the first entry may not be assumed."""
+    role = RegistrySettings("role", FAKE_REGION, f"arn:aws:iam::{FAKE_ACCOUNT}:role/reader")
+    ecr = FakeECR()
+    ecr.push("team/app", "v1", at=1.8e9)
+
+    def permission(entry: RegistrySettings, *_: str) -> ECRError | None:
+        return refusal(Reason.ACCESS_DENIED, "sts:AssumeRole", everything=True) if entry.role_arn else None
+
+    connector = FakeAWS({ecr.source: ecr}, permission=permission)
+    entries = (role, RegistrySettings())
+    rig = Rig(Settings((TargetSettings("team/*"),), entries), ecr, connector=connector)
+    rig.run(60)
+    assert set(rig.states()) == {("team/app", "v1", "")}
+    assert rig.target("team/*").success is True
+    assert len(rig.snapshot().registries) == 1
 
 
 def test_a_repository_is_deleted(live: Live, aws: EmbeddedAWS) -> None:

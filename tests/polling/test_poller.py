@@ -28,8 +28,10 @@ from exporter.aws.errors import ECRError
 from exporter.aws.timeouts import Deadline
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.metrics.catalogue import DOMAIN, RepositoryRow
-from exporter.polling.agenda import LOST_AFTER, MAX_HANDED_OUT, Job, Kind
-from exporter.polling.poller import HEARTBEAT, ThreadPool
+from exporter.polling.in_flight import LOST_AFTER
+from exporter.polling.jobs import Kind
+from exporter.polling.poller import HEARTBEAT
+from exporter.polling.workers import MAX_HANDED_OUT, ThreadPool
 from exporter.replication.model import (
     Destination,
     FailureScope,
@@ -383,12 +385,19 @@ def test_throttled_from_the_start_fails_the_first_round_in_the_end() -> None:
     pushed(ecr)
     ecr.fault = lambda *_: refusal(Reason.THROTTLED)
     rig = world(ecr, stale_after=600.0)
-    rig.run(500)
-    assert rig.store.awaited(rig.clock.now) == ["*"]
+    rig.run(50)
+    assert rig.store.unheard(rig.clock.now) == [Source("", HOME.region)]
+    assert rig.target("*").success is None
+    rig.run(450)
     assert ecr.calls.total() < 300, "it backs off"
-    rig.run(200)
-    assert rig.target("*").reasons == {Reason.THROTTLED}
-    assert rig.store.awaited(rig.clock.now) == []
+    for _ in range(100):
+        assert rig.target("*").success is False
+        assert rig.target("*").reasons == {Reason.THROTTLED}
+        rig.run(10)
+    assert rig.store.unheard(rig.clock.now) == []
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert rig.target("*").success is True
 
 
 def test_a_tag_that_moves_between_two_pages_is_its_newest_images() -> None:
@@ -480,10 +489,9 @@ def test_nothing_is_told_of_a_target_before_its_first_round() -> None:
     rig = world(ecr, requests_per_second=2.0)
     rig.run(15)
     assert rig.target("*").success is None
-    assert rig.store.awaited(rig.clock.now) == ["*"]
+    assert rig.store.unheard(rig.clock.now) == [], "readiness does not wait for images"
     rig.run(60)
     assert rig.target("*").success is True
-    assert rig.store.awaited(rig.clock.now) == []
 
 
 def test_nothing_is_told_of_a_named_target_before_anything_is_known() -> None:
@@ -721,7 +729,7 @@ def test_a_listing_that_leads_in_a_circle_is_a_failure_and_ends(operation: str) 
 def test_a_listing_whose_tokens_never_end_is_a_failure_and_ends(
     fresh: bool, empty: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.replication.targets.MOST_PAGES", 40)
+    monkeypatch.setattr("exporter.polling.passes.MOST_PAGES", 40)
     ecr = FakeECR()
     for number in range(8):
         pushed(ecr, "team/app", tag=f"v{number}")
@@ -784,7 +792,7 @@ def test_a_target_that_names_a_repository_is_its_shards_alone() -> None:
     rigs = sharded(3, TargetSettings("team/app-0", tag="v1"), TargetSettings("team/gone", tag="v1"))
     told = [t.label for rig in rigs for r in rig.snapshot().registries for t in r.targets]
     assert sorted(told) == ["team/app-0:v1", "team/gone:v1"]
-    assert all(rig.store.awaited(rig.clock.now) == [] for rig in rigs)
+    assert all(t.success is not None for rig in rigs for r in rig.snapshot().registries for t in r.targets)
 
 
 def test_a_shard_keeps_its_part_after_a_reload() -> None:
@@ -818,27 +826,6 @@ def test_a_repository_that_never_answers_is_no_outage_of_the_registry() -> None:
         rig.run(1)
         assert rig.target("team/app").success is True
     assert rig.target("team/hung").reasons == {Reason.UNAVAILABLE}
-
-
-def test_credentials_that_change_account_while_repositories_are_listed_begin_a_new_list() -> None:
-    ecr = FakeECR(page_size=2)
-    for number in range(6):
-        pushed(ecr, f"team/app-{number}")
-    rig = world(ecr)
-    calls = 0
-
-    def switch(operation: str, _: str) -> ECRError | None:
-        nonlocal calls
-        calls += operation == "DescribeRepositories"
-        if calls == 2 and ecr.source == HOME:
-            ecr.source = Source("444455556666", HOME.region)
-            rig.poller._watched[0].watch.answered(Job(Kind.REGISTRY), ecr.registry())
-        return None
-
-    ecr.fault = switch
-    rig.run(30)
-    assert calls >= 5
-    assert rig.target("*").images == 6
 
 
 def test_a_single_time_out_of_the_rules_does_not_begin_without_them() -> None:
@@ -945,8 +932,8 @@ class Busy(Inline):
         self.handed_out = 0
 
     def submit(self, call: Callable[[], None]) -> None:
-        job: Any = call.args[1]  # type: ignore[attr-defined]
-        if job.kind is Kind.STATUS:
+        made: Any = call.args[1]  # type: ignore[attr-defined]
+        if made.job.kind is Kind.STATUS:
             self.handed_out += 1
         else:
             call()
@@ -960,7 +947,7 @@ def test_few_calls_wait_for_a_worker_so_that_a_new_push_need_not() -> None:
     for number in range(2 * MAX_HANDED_OUT):
         pushed(ecr, tag=f"v{number}")
     busy = Busy()
-    rig.poller._watched[0].workers = busy
+    rig.workers.pool = busy
     rig.run(90)
     assert busy.handed_out == MAX_HANDED_OUT
 
@@ -987,13 +974,13 @@ def test_calls_that_time_out_together_are_one_failure_in_a_row() -> None:
     rig = world(ecr)
     rig.run(120)
     together = Together()
-    workers, rig.poller._watched[0].workers = rig.poller._watched[0].workers, together
+    rig.workers.pool = together
     rig.run(120)
     assert len(together.calls) > 8
     ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
     together.end()
     ecr.fault = lambda *_: None
-    rig.poller._watched[0].workers = workers
+    rig.workers.pool = Inline()
     rig.run(0.1)
     assert rig.journal.failing
     rig.run(5)
@@ -1014,11 +1001,10 @@ def test_without_threads_calls_fail_and_heal() -> None:
     ecr.report("team/app", pushed(ecr), complete())
     rig = world(ecr)
     rig.run(30)
-    workers, rig.poller._watched[0].workers = rig.poller._watched[0].workers, Nobody()
+    rig.workers.pool = Nobody()
     rig.run(600)
     assert set(rig.journal.failing.values()) == {Reason.UNAVAILABLE}
-    assert rig.poller._watched[0].handed_out == 0
-    rig.poller._watched[0].workers = workers
+    rig.workers.pool = Inline()
     rig.run(900)
     assert not rig.journal.failing
     assert rig.target("*").success is True

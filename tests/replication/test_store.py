@@ -18,19 +18,23 @@ from exporter.replication.model import (
     Rule,
     Status,
 )
+from exporter.replication.status import (
+    completed,
+    evaluate_replications,
+    image_state,
+    missing_only_where_expected,
+)
 from exporter.replication.store import (
+    FirstRound,
     ImageFacts,
     RegistryFacts,
     RegistrySnapshot,
     RepositoryFacts,
     Store,
-    TargetFacts,
+    TargetHealth,
     TargetImages,
-    completed,
-    evaluate_replications,
-    image_state,
-    missing_only_where_owed,
 )
+from exporter.replication.target_health import SILENT_AFTER, first_rounds
 
 STALE = 600.0
 LISTED = 1000.0  # monotonic
@@ -178,9 +182,9 @@ def test_a_replication_has_ended_if_it_was_seen_unfinished(
 def test_nothing_is_missing_where_nothing_is_owed_any_more() -> None:
     kept = (at(IRELAND, "COMPLETE"), at(OREGON, "MISSING"))
     facts = image(*kept)
-    assert missing_only_where_owed(facts, frozenset({IRELAND})).replications == kept[:1]
-    assert missing_only_where_owed(facts, frozenset({OREGON})) is facts
-    assert missing_only_where_owed(NEVER_ASKED, frozenset()) is NEVER_ASKED
+    assert missing_only_where_expected(facts, frozenset({IRELAND})).replications == kept[:1]
+    assert missing_only_where_expected(facts, frozenset({OREGON})) is facts
+    assert missing_only_where_expected(NEVER_ASKED, frozenset()) is NEVER_ASKED
 
 
 # -- what may be told ------------------------------------------------------------------------------
@@ -223,7 +227,14 @@ def told(facts: RegistryFacts, now: float = LISTED) -> RegistrySnapshot:
     return snapshot
 
 
-def verdict(facts: RegistryFacts, now: float = LISTED, label: str = "one") -> TargetFacts:
+def in_first_round(facts: RegistryFacts) -> RegistryFacts:
+    """As the poller keeps it, of targets that were just added."""
+    facts.first_rounds = {label: FirstRound(LISTED) for label in facts.labels}
+    facts.first_rounds = first_rounds(facts, LISTED, STALE)
+    return facts
+
+
+def verdict(facts: RegistryFacts, now: float = LISTED, label: str = "one") -> TargetHealth:
     return next(target for target in told(facts, now).targets if target.label == label)
 
 
@@ -272,40 +283,61 @@ def test_images_are_counted_by_state_and_stale_ones_are_unknown() -> None:
 
 def test_a_target_succeeds_when_all_it_names_was_found_and_asked() -> None:
     facts = registry(app=repository(image()), api=repository(image(), image()))
-    assert verdict(facts) == TargetFacts("one", True, frozenset(), 3)
+    assert verdict(facts) == TargetHealth("one", True, frozenset(), 3)
 
 
 def test_a_target_without_repositories_selects_nothing_and_succeeds() -> None:
-    assert verdict(registry()) == TargetFacts("one", True, frozenset(), 0)
+    assert verdict(registry()) == TargetHealth("one", True, frozenset(), 0)
 
 
 def test_nothing_is_told_of_a_target_before_its_first_round() -> None:
     unlisted = repository(listed_at=None, asked=False)
-    assert verdict(registry(app=unlisted)) == TargetFacts("one", None, frozenset(), None)
+    assert verdict(in_first_round(registry(app=unlisted))) == TargetHealth("one", None, frozenset(), None)
     unasked = repository(image(), asked=False)
-    assert verdict(registry(app=repository(), api=unasked)) == TargetFacts("one", None, frozenset(), 1)
+    facts = in_first_round(registry(app=repository(), api=unasked))
+    assert verdict(facts) == TargetHealth("one", None, frozenset(), 1)
 
 
-def test_a_target_that_was_judged_once_is_judged_ever_after() -> None:
-    facts = registry(app=repository(image()))
-    book = store(facts)
-    assert book.awaited(LISTED) == []
+def test_a_target_that_had_its_first_round_succeeds_while_a_new_repository_is_not_asked_yet() -> None:
+    facts = in_first_round(registry(app=repository(image())))
     facts.repositories["new"] = repository(listed_at=None, asked=False)
-    assert book.awaited(LISTED) == []
-    assert verdict(facts) == TargetFacts("one", True, frozenset(), None)
+    assert verdict(facts) == TargetHealth("one", True, frozenset(), None)
 
 
-def test_who_fails_the_first_round_is_not_awaited() -> None:
+def test_a_first_round_that_failed_stays_failed_until_it_is_over() -> None:
+    app = repository(listed_at=None, asked=False)
+    facts = registry(app=app)
+    scope = FailureScope("images", "app")
+    app.failures[scope] = Reason.ACCESS_DENIED
+    in_first_round(facts)
+    del app.failures[scope]
+    denied = frozenset({Reason.ACCESS_DENIED})
+    assert verdict(facts) == verdict(facts) == TargetHealth("one", False, denied, None)
+    facts.repositories["app"] = repository(image())
+    facts.first_rounds = first_rounds(facts, LISTED, STALE)
+    assert verdict(facts) == TargetHealth("one", True, frozenset(), 1)
+
+
+def test_a_registry_that_gives_no_answer_fails_its_targets_and_two_reads_are_equal() -> None:
+    """Every call is throttled from the start, say. The order of the reads does not matter."""
     facts = registry(app=repository(listed_at=None, asked=False))
-    assert store(facts).awaited(LISTED) == ["one"]
-    facts.repositories["app"].failures[FailureScope("images", "app")] = Reason.ACCESS_DENIED
-    assert store(facts).awaited(LISTED) == []
+    facts.since, facts.throttled = LISTED, True
+    in_first_round(facts)
+    book = store(facts)
+    times = [LISTED + SILENT_AFTER + seconds for seconds in (-60, 0, 0.1, 10, 10_000)]
+    first = [book.snapshot(now, images=False).registries for now in times]
+    assert [r[0].targets[0].success for r in first] == [None, None, False, False, False]
+    assert [bool(book.unheard(now)) for now in times] == [True, True, False, False, False]
+    assert [book.snapshot(now, images=False).registries for now in reversed(times)] == first[::-1]
+    facts.heard_at = LISTED
+    assert book.unheard(LISTED) == []
+    assert verdict(facts, LISTED + SILENT_AFTER + 1).success is None
 
 
 def test_a_name_that_does_not_exist_fails_its_target() -> None:
     app = repository(image())
     app.targets = (TargetImages("one", 1, complete=False),)
-    assert verdict(registry(app=app)) == TargetFacts("one", False, frozenset({Reason.IMAGE_NOT_FOUND}), 1)
+    assert verdict(registry(app=app)) == TargetHealth("one", False, frozenset({Reason.IMAGE_NOT_FOUND}), 1)
 
 
 @pytest.mark.parametrize(
@@ -331,13 +363,14 @@ def test_a_failure_in_a_repository_concerns_the_targets_that_apply_to_it() -> No
     facts.labels = ("one", "other")
     assert verdict(facts).success is True
     both = frozenset({Reason.ACCESS_DENIED, Reason.INVALID})
-    assert verdict(facts, label="other") == TargetFacts("other", False, both, 1)
+    assert verdict(facts, label="other") == TargetHealth("other", False, both, 1)
 
 
 def test_no_target_is_judged_before_its_repositories_are_watched() -> None:
     facts = registry()
     facts.begun = False
-    assert verdict(facts) == TargetFacts("one", None, frozenset(), None)
+    in_first_round(facts)
+    assert verdict(facts) == TargetHealth("one", None, frozenset(), None)
 
 
 def test_a_repository_that_does_not_exist_fails_those_who_spell_it_out() -> None:
@@ -353,8 +386,9 @@ def test_a_repository_that_does_not_exist_fails_those_who_spell_it_out() -> None
 def test_a_glob_waits_until_the_repositories_are_known() -> None:
     facts = registry(app=repository(image()))
     facts.labels, facts.globs, facts.repositories_known = ("one", "glob"), frozenset({"glob"}), False
-    assert verdict(facts, label="glob") == TargetFacts("glob", None, frozenset(), None)
-    assert verdict(facts) == TargetFacts("one", True, frozenset(), 1)
+    in_first_round(facts)
+    assert verdict(facts, label="glob") == TargetHealth("glob", None, frozenset(), None)
+    assert verdict(facts) == TargetHealth("one", True, frozenset(), 1)
 
 
 @pytest.mark.parametrize(
@@ -364,17 +398,17 @@ def test_a_glob_waits_until_the_repositories_are_known() -> None:
 )
 def test_what_went_stale_without_a_failure_was_not_reached_or_throttled(late: RepositoryFacts) -> None:
     facts = registry(app=late)
-    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.UNAVAILABLE}), None)
+    assert verdict(facts) == TargetHealth("one", False, frozenset({Reason.UNAVAILABLE}), None)
     facts.throttled = True
-    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.THROTTLED}), None)
+    assert verdict(facts) == TargetHealth("one", False, frozenset({Reason.THROTTLED}), None)
     facts.failures[FailureScope("registry")] = Reason.ACCESS_DENIED
-    assert verdict(facts) == TargetFacts("one", False, frozenset({Reason.ACCESS_DENIED}), None)
+    assert verdict(facts) == TargetHealth("one", False, frozenset({Reason.ACCESS_DENIED}), None)
 
 
 def test_what_went_stale_because_of_a_failure_is_not_called_throttled() -> None:
     late = repository(image(), listed_at=LISTED - STALE - 1)
     late.failures[FailureScope("images", "app")] = Reason.ACCESS_DENIED
-    assert verdict(registry(app=late)) == TargetFacts("one", False, frozenset({Reason.ACCESS_DENIED}), None)
+    assert verdict(registry(app=late)) == TargetHealth("one", False, frozenset({Reason.ACCESS_DENIED}), None)
 
 
 def test_a_repository_may_name_a_target_that_a_reload_took_away() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 from exporter.aws.ecr import EcrClient, static_registry_id
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
-from exporter.polling.poller import Poller, WorkerPool
+from exporter.polling.poller import Poller
+from exporter.polling.workers import WorkerPool
 from exporter.replication.model import (
     LOOKUP_SIZE,
     Destination,
@@ -151,18 +153,43 @@ class FakeECR:
             raise error
 
 
-class FakeGate:
-    """A client to a FakeECR, as the credentials of `account` see it."""
+Permission = Callable[[RegistrySettings, str, str], ECRError | None]
 
-    def __init__(self, ecr: FakeECR, own: FakeECR) -> None:
+
+class FakeGate:
+    """A client to a FakeECR with one entry's credentials, whose own registry is `own`."""
+
+    def __init__(self, ecr: FakeECR, own: FakeECR, permit: Callable[[str, str], ECRError | None]) -> None:
         self._ecr = ecr
         self._own = own
-        self.images = ecr.images
-        self.find = ecr.find
-        self.status = ecr.status
-        self.repositories = ecr.repositories_page
-        self.account = own.account
-        self.registry = own.registry
+        self._permit = permit
+
+    def account(self) -> str:
+        return self._own.account()
+
+    def registry(self) -> Registry:
+        self._check("DescribeRegistry")
+        return self._own.registry()
+
+    def repositories(self, token: str | None) -> Page[str]:
+        self._check("DescribeRepositories")
+        return self._ecr.repositories_page(token)
+
+    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
+        self._check("DescribeImages", repository)
+        return self._ecr.images(repository, token, untagged=untagged)
+
+    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+        self._check("DescribeImages", repository)
+        return self._ecr.find(repository, names)
+
+    def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
+        self._check("DescribeImageReplicationStatus", repository)
+        return self._ecr.status(repository, digest)
+
+    def _check(self, operation: str, repository: str = "") -> None:
+        if error := self._permit(operation, repository):
+            raise error
 
 
 @dataclass
@@ -171,13 +198,16 @@ class FakeAWS:
 
     registries: dict[Source, FakeECR]
     region: str | None = REGION
+    #: Called with an entry, an operation and a repository before each call; what it returns is raised.
+    permission: Permission = lambda *_: None
 
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
         del connections
         region = settings.region or REGION
         wanted = Source(static_registry_id(settings) or ACCOUNT, region)
         caller = settings.role_arn.split(":")[4] if settings.role_arn else ACCOUNT
-        return FakeGate(self.registries[wanted], self.registries[Source(caller, region)])
+        own = self.registries[Source(caller, region)]
+        return FakeGate(self.registries[wanted], own, partial(self.permission, settings))
 
 
 class Inline:
@@ -191,6 +221,16 @@ class Inline:
 
     def close(self) -> None:
         pass
+
+
+class Exchangeable(Inline):
+    """Workers that others can take the place of; at first calls are made at once."""
+
+    def __init__(self) -> None:
+        self.pool: WorkerPool = Inline()
+
+    def submit(self, call: Callable[[], None]) -> None:
+        self.pool.submit(call)
 
 
 class Stuck(Inline):
@@ -250,23 +290,25 @@ class Rig:
         memory: StateCache | None = None,
         shard: Shard = WHOLE,
         clock: FakeClock | None = None,
-        workers: Callable[[str], WorkerPool] = Inline,
+        workers: Callable[[str], WorkerPool] | None = None,
+        connector: FakeAWS | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
         self.memory = memory or StateCache()
         self.ecr = ecrs[0] if ecrs else FakeECR()
         self.store = Store()
         self.journal = FakeJournal()
+        self.workers = Exchangeable()
         self.completions: list[tuple[Source, Destination, float]] = []
         self.poller = Poller(
             settings=settings,
-            connector=FakeAWS({ecr.source: ecr for ecr in ecrs or (self.ecr,)}),
+            connector=connector or FakeAWS({ecr.source: ecr for ecr in ecrs or (self.ecr,)}),
             store=self.store,
             clock=self.clock,
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *seen: self.completions.append(seen),
-            workers=workers,
+            workers=workers or (lambda _: self.workers),
             memory=self.memory,
             shard=shard,
         )

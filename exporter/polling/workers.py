@@ -1,0 +1,73 @@
+"""The threads that make the calls of one registry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
+
+#: Calls under way at once in one registry. At 20 ms a call this is as much as one process can do.
+MAX_IN_FLIGHT = 16
+#: Calls under way and calls that wait for a free worker, so that a worker need not wait for the loop. Few
+#: wait, because a more urgent call goes behind them.
+MAX_HANDED_OUT = MAX_IN_FLIGHT + 4
+
+
+class WorkerPool(Protocol):
+    """Makes calls, now or later, in any thread."""
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Have the call made. Raises RuntimeError if there is no thread that can make it."""
+
+    def close(self) -> None: ...
+
+
+class ThreadPool:
+    """At most `limit` daemon threads, started when there is work and none is idle.
+
+    Daemon threads, so that a call that hangs does not delay the end of the process.
+    """
+
+    def __init__(self, name: str, limit: int = MAX_IN_FLIGHT) -> None:
+        self._name = name
+        self._limit = limit
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        #: Calls that were submitted and are not complete. Under the lock.
+        self._incomplete = 0
+        self._threads = 0
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Have the call made. Only ever called from one thread.
+
+        Raises RuntimeError if no thread can be started and there is none.
+        """
+        with self._lock:
+            busy = self._incomplete >= self._threads
+        if busy and self._threads < self._limit:
+            self._start_thread()
+        with self._lock:
+            self._incomplete += 1
+        self._calls.put(call)
+
+    def close(self) -> None:
+        """Let each thread end after its present call."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+    def _start_thread(self) -> None:
+        name = f"{self._name}-{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads += 1
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
+            with self._lock:
+                self._incomplete -= 1

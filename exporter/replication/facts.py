@@ -1,0 +1,205 @@
+"""What is known of images, repositories and registries. The poller writes it; all others read.
+
+Facts of an image are frozen and replaced whole. Facts of a repository and of a registry are changed in
+place, by the poller's loop thread alone and under the store's lock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from exporter.replication.model import (
+    Destination,
+    FailureScope,
+    ImageState,
+    Name,
+    Reason,
+    Registry,
+    Replication,
+    Source,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of a watched image. `replications` is None until ECR answers for the first time.
+
+    The times of the answer do not count when two facts are compared.
+    """
+
+    digest: str
+    names: tuple[Name, ...]
+    pushed_at: float | None
+    replicated_from: float | None
+    replications: tuple[Replication, ...] | None = None
+    state: ImageState = ImageState.NEW
+    #: Whether the rules that it was evaluated with may differ from those that apply to it.
+    unverified: bool = False
+    #: Monotonic times: of the answer, and until when it is believed.
+    answered_at: float = field(default=0.0, compare=False)
+    good_until: float = field(default=0.0, compare=False)
+
+    def good_at(self, now: float) -> bool:
+        """Whether the answer, if there is one, is believed at the monotonic time `now`."""
+        return self.replications is None or now <= self.good_until
+
+    def answered(
+        self,
+        replications: tuple[Replication, ...],
+        state: ImageState,
+        *,
+        unverified: bool,
+        at: float,
+        good_until: float,
+    ) -> ImageFacts:
+        """The facts with a new answer. All times are monotonic. Not by replace(), which is slow."""
+        return ImageFacts(
+            self.digest,
+            self.names,
+            self.pushed_at,
+            self.replicated_from,
+            replications,
+            state,
+            unverified,
+            at,
+            good_until,
+        )
+
+    def unanswered(self) -> ImageFacts:
+        """What is left when the answer is no longer believed."""
+        return replace(self, replications=None, state=ImageState.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetImages:
+    """What a target selects in a repository."""
+
+    label: str
+    images: int
+    complete: bool  # whether all that it names exists
+
+
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """What scrapes need of a repository's images without a look at each of them."""
+
+    #: The first monotonic time after which an answer is no longer believed.
+    good_until: float
+    states: Mapping[ImageState, int]
+
+
+@dataclass(slots=True)
+class RepositoryFacts:
+    """What is known of a watched repository. Its images change through `put` and `remove` alone."""
+
+    labels: tuple[str, ...] = ()
+    images: dict[str, ImageFacts] = field(default_factory=dict)
+    #: None until the images were listed.
+    targets: tuple[TargetImages, ...] | None = None
+    #: When the images were last listed completely: monotonic, and Unix time.
+    listed_at: float | None = None
+    listed_time: float | None = None
+    #: Whether ECR answered for each image of some listing.
+    asked: bool = False
+    failures: dict[FailureScope, Reason] = field(default_factory=dict)
+    _summary: _Summary | None = None
+
+    def put(self, image: ImageFacts) -> None:
+        """Add or replace an image."""
+        self.images[image.digest] = image
+        self._summary = None
+
+    def remove(self, digest: str) -> None:
+        """Remove an image. Raises KeyError if there is none."""
+        del self.images[digest]
+        self._summary = None
+
+    def summary(self) -> _Summary:
+        """The summary, computed once after each change."""
+        if self._summary is None:
+            answered = (i.good_until for i in self.images.values() if i.replications is not None)
+            states = Counter(image.state for image in self.images.values())
+            self._summary = _Summary(min(answered, default=float("inf")), states)
+        return self._summary
+
+    def fresh(self, now: float, stale_after: float) -> bool:
+        """Whether the listing is believed at the monotonic time `now`."""
+        return self.listed_at is not None and now <= self.listed_at + stale_after
+
+    def late(self, now: float, stale_after: float) -> bool:
+        """Whether the listing or an answer is no longer believed at the monotonic time `now`."""
+        return self.summary().good_until < now or (
+            self.listed_at is not None and not self.fresh(now, stale_after)
+        )
+
+    def visible(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
+        """The images that may be exported; without replications where the answer is too old."""
+        if not self.fresh(now, stale_after):
+            return ()
+        images = self.images.values()
+        if self.summary().good_until >= now:
+            return tuple(images)
+        return tuple(image if image.good_at(now) else image.unanswered() for image in images)
+
+    def good_until(self, now: float, stale_after: float) -> float:
+        """The monotonic time until which the result of `visible` is the same, if no fact changes."""
+        if self.listed_at is None or not self.fresh(now, stale_after):
+            return float("inf")
+        soonest = self.summary().good_until
+        if soonest < now:
+            times = (i.good_until for i in self.images.values() if i.replications is not None)
+            soonest = min((time for time in times if time >= now), default=float("inf"))
+        return min(self.listed_at + stale_after, soonest)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRound:
+    """The first round of a target, while it goes on."""
+
+    #: Monotonic time at which it began.
+    since: float
+    #: Why it did not go on, the last time that it did not.
+    reasons: frozenset[Reason] = frozenset()
+
+
+@dataclass(slots=True)
+class RegistryFacts:
+    """What is known of a source registry: one account in one Region."""
+
+    source: Source
+    #: All targets that apply, and those of them that range over repositories by a glob.
+    labels: tuple[str, ...] = ()
+    globs: frozenset[str] = frozenset()
+    #: None while the replication rules are not known.
+    rules: Registry | None = None
+    #: When they were last read, monotonic; and the Unix time at which that call was sent.
+    rules_at: float = 0.0
+    rules_time: float = 0.0
+    #: Monotonic times: when it was first asked, and when it first answered or failed a call.
+    since: float = float("inf")
+    heard_at: float = float("inf")
+    #: Whether AWS throttles its calls.
+    throttled: bool = False
+    #: Whether the repositories that targets spell out are polled. No target has a first round before.
+    begun: bool = False
+    #: Whether the repositories were ever listed, or need not be.
+    repositories_known: bool = False
+    repositories_time: float | None = None  # Unix time of the last complete listing of them
+    repositories: dict[str, RepositoryFacts] = field(default_factory=dict)
+    failures: dict[FailureScope, Reason] = field(default_factory=dict)
+    #: The targets of which something was not asked yet since they were added. The poller keeps it.
+    first_rounds: dict[str, FirstRound] = field(default_factory=dict)
+
+    def believed_rules(self, now: float, stale_after: float) -> Registry | None:
+        """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
+        return self.rules if now <= self.rules_at + stale_after else None
+
+    def rules_cover(self, image: ImageFacts) -> bool:
+        """Whether the rules were read after the replication of the image began, so that they apply to it."""
+        return image.replicated_from is None or image.replicated_from <= self.rules_time
+
+    def expected(self, repository: str) -> frozenset[Destination] | None:
+        """Where the rules send what is pushed to the repository; None while they are not known."""
+        return self.rules.destinations(repository) if self.rules else None

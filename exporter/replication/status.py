@@ -1,0 +1,120 @@
+"""What an answer of ECR means: the states of an image at its destinations, and what to expect next.
+
+All pure: what ECR reports and where the rules send the image go in, states come out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from exporter.replication.facts import ImageFacts
+from exporter.replication.model import Destination, ImageState, Replication, Status
+
+#: Seconds after a push in which unfinished replication is normal. AWS says that most images take under
+#: 30 minutes and gives no maximum (ECR documentation).
+RECENT = 3600.0
+
+#: Of several entries about one destination the worst counts; ECR gives no times that tell the latest.
+_GRAVITY = {Status.COMPLETE: 0, Status.MISSING: 1, Status.IN_PROGRESS: 2, Status.FAILED: 4}
+_NOWHERE: frozenset[Destination] = frozenset()
+
+
+class Evaluation(NamedTuple):
+    """What the exporter makes of one answer about one image."""
+
+    replications: tuple[Replication, ...]
+    state: ImageState
+    #: The rules may have changed since they were read, so that a later reading may change the answer.
+    unverified: bool
+
+
+def evaluate(
+    reported: tuple[Replication, ...],
+    expected: frozenset[Destination] | None,
+    *,
+    rules_apply: bool,
+    rules_expired: bool,
+    recent: bool,
+) -> Evaluation:
+    """The states of an image that ECR answered for.
+
+    `expected`: where the rules send it; None if no rules are believed. `rules_apply`: the rules were read
+    after its replication began. `rules_expired`: rules were known, and are too old to be believed.
+    `recent`: its replication began less than RECENT ago.
+    """
+    replications = evaluate_replications(reported, expected if expected is not None else _NOWHERE)
+    rules_known = expected is not None and rules_apply
+    state = image_state(replications, recent=recent, rules_known=rules_known)
+    if expected is None or rules_apply:
+        return Evaluation(replications, state, unverified=expected is None and rules_expired)
+    # The rules may have changed between their reading and the push, so nothing is MISSING because of them.
+    certain = evaluate_replications(reported, _NOWHERE)
+    unverified = not replications or certain != replications
+    if unverified and state is ImageState.SETTLED:
+        state = ImageState.UNKNOWN
+    return Evaluation(certain, state, unverified)
+
+
+@lru_cache(maxsize=1024)  # almost all images have the same few answers
+def evaluate_replications(
+    reported: tuple[Replication, ...], expected: frozenset[Destination]
+) -> tuple[Replication, ...]:
+    """One state for each destination: what ECR reports, and MISSING where it is expected to report.
+
+    An entry without its Region or registry id may mean any destination that matches the rest of it. None
+    of those destinations is called MISSING.
+    """
+    worst: dict[Destination, Replication] = {}
+    for entry in reported:
+        known = worst.get(entry.destination)
+        if known is None or _gravity(entry) > _gravity(known):
+            worst[entry.destination] = entry
+    unreported = [d for d in expected if not any(_may_mean(found, d) for found in worst)]
+    missing = (Replication(destination, Status.MISSING) for destination in unreported)
+    return tuple(sorted([*worst.values(), *missing]))
+
+
+def _gravity(replication: Replication) -> int:
+    return _GRAVITY.get(replication.status, 3)  # type: ignore[call-overload, no-any-return]
+
+
+def _may_mean(found: Destination, wanted: Destination) -> bool:
+    return found.region in ("", wanted.region) and found.registry_id in ("", wanted.registry_id)
+
+
+def image_state(replications: tuple[Replication, ...], *, recent: bool, rules_known: bool) -> ImageState:
+    """What to expect next of an image that ECR answered for.
+
+    Where no rules can be read and nothing is reported, a recent push may still be on its way.
+    """
+    statuses = {replication.status for replication in replications}
+    unfinished = statuses - {Status.COMPLETE, Status.FAILED}
+    if recent and (unfinished or not (statuses or rules_known)):
+        return ImageState.PENDING
+    if statuses & {Status.FAILED, Status.IN_PROGRESS, Status.MISSING}:
+        return ImageState.FAILED
+    return ImageState.UNKNOWN if unfinished else ImageState.SETTLED
+
+
+def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destination]:
+    """The destinations that are COMPLETE now and were seen unfinished before."""
+    if before.replications is None:
+        return []
+    was = {replication.destination: replication.status for replication in before.replications}
+    waited = before.state is ImageState.PENDING or before.unverified
+    return [
+        destination
+        for destination, status, _ in after
+        if status == Status.COMPLETE
+        and was.get(destination, Status.MISSING if waited else Status.COMPLETE) != Status.COMPLETE
+    ]
+
+
+def missing_only_where_expected(facts: ImageFacts, expected: frozenset[Destination]) -> ImageFacts:
+    """The facts after a change of the rules: not MISSING where nothing is expected any more."""
+    if facts.replications is None:
+        return facts
+    kept = tuple(r for r in facts.replications if r.status != Status.MISSING or r.destination in expected)
+    return facts if len(kept) == len(facts.replications) else replace(facts, replications=kept)
