@@ -39,7 +39,7 @@ requests_per_second: 100
 SCRIPT = Path(__file__).parents[2] / "helm" / "rules.py"
 BUILD = "ecr_replication_exporter_build_info"
 #: Seconds that Alertmanager waits for more of a group, at first and later.
-GROUP_WAIT, GROUP_INTERVAL = 3, 4
+GROUP_WAIT, GROUP_INTERVAL = 3, 2
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
         command("prometheus", "prometheus"),
         command("prometheus-alertmanager", "prometheus-alertmanager"),
     )
-    failed = {"for": "1s", "keepFiringFor": "15s"}
+    failed = {"for": "1s", "keepFiringFor": "10s"}
     rules, scraped = tmp_path / "rules.yaml", free_address()
     rules.write_text(shipped_rules(tmp_path, {"alerts": {"ECRReplicationFailed": failed}}))
 
