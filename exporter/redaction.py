@@ -1,15 +1,19 @@
 """Masks secrets in text that comes from outside, before it is written to the log.
 
 Two things are masked: the values of the environment variables that hold secrets, wherever they appear, and
-text that has the form of a secret. Names of things stay readable: image references, ARNs, digests.
+text that has the form of a secret. Both are found in every form of quoting: as Python, JSON, URLs and XML
+write them. Names of things stay readable: image references, ARNs, digests.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from urllib.parse import quote, unquote
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from urllib.parse import unquote
 
 MASK = "<secret>"
 
@@ -23,38 +27,59 @@ _SECRET_VARIABLES = (
 )
 #: A shorter secret is not looked for by itself: it would be part of other words.
 _SHORTEST = 4
+#: Env files keep these around a value.
+_QUOTES = "\"' \t\r\n"
+
+# The marks around a secret, bare or quoted.
+_COLON = "(?::|%(?:25)*3A)"
+_SLASH = r"(?:[/\\]|%(?:25)*(?:2F|5C))"
+_AT = "(?:@|%(?:25)*40)"
+_NOT_A_DIGEST = rf"(?!sha\d+{_COLON})"
+_SPACE = r"(?:\s|\+|%(?:25)*20)"
+_QUOTE = r"""(?:\\*["']|%(?:25)*2[27]|&quot;|&\#)?"""
+_EQUALS = rf"{_QUOTE}{_SPACE}*(?:[=:>]|%(?:25)*3[ADE]){_SPACE}*{_QUOTE}"
+
+_NAMES = (
+    "secret[_-]?access[_-]?key|access[_-]?key[_-]?id|(?:session|security|refresh|access|id)[_-]?token"
+    "|client[_-]?secret|password|passwd|external[_-]?id"
+)
 
 _PATTERNS = tuple(
-    (re.compile(pattern), replacement)
+    (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         # The user information of a URL, up to its last @. A digest after an @ is an image reference.
-        (r"(:[/\\]{2,4})\S{1,500}@(?!sha\d+:)", rf"\1{MASK}@"),
+        (rf"({_COLON}{_SLASH}{{2,8}})\S{{1,500}}{_AT}{_NOT_A_DIGEST}", rf"\1{MASK}@"),
         # The same without a scheme.
-        (r"""(?<![^\s"'=(<\[])[^\s"'=(<\[/@:]{1,200}:(?![/\\]{2})[^\s@]{1,500}@(?!sha\d+:)""", f"{MASK}@"),
+        (rf"""(?<![^\s"'=(<\[])[^\s"'=(<\[/@:]{{1,200}}?{_COLON}(?!{_SLASH}{{2}})[^\s@]{{1,500}}{_AT}{_NOT_A_DIGEST}""",
+         f"{MASK}@"),
         # Headers of signed requests and of proxies.
-        (r"(?i)\b(Credential|Signature|X-Amz-(?:Security-Token|Credential|Signature))(\s*[=:]\s*)[^\s,&'\"]+",
-         rf"\1\2{MASK}"),
-        (r"(?i)\b(Basic|Bearer|Digest)(\s+)[\w+/=.~-]{8,}", rf"\1\2{MASK}"),
+        (rf"(Credential|Signature|X-Amz-Security-Token)({_EQUALS})[^\s,&'\"\\]+", rf"\1\2{MASK}"),
+        (rf"(?:\b|%20)(Basic|Bearer|Digest)({_SPACE}+)[\w+/=.~%-]{{8,}}", rf"\1\2{MASK}"),
         # Keys of JSON, XML, INI files and variables that name a secret.
-        (r"""(?ix)\b((?:aws[_-]?)?(?:secret[_-]?access[_-]?key|access[_-]?key[_-]?id|session[_-]?token
-         |security[_-]?token|refresh[_-]?token|access[_-]?token|id[_-]?token|client[_-]?secret|password|passwd
-         |external[_-]?id))
-         (\\?["']?\s*[=:>]\s*\\?["']?)[^\s"',}<\\]+""", rf"\1\2{MASK}"),
+        (rf"""({_NAMES})({_EQUALS})[^\s"',}}<\\]+""", rf"\1\2{MASK}"),
+    )
+) + tuple(
+    (re.compile(pattern), MASK)
+    for pattern in (
         # Access key ids, session tokens and JSON web tokens, by their first letters.
-        (r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}", MASK),
-        (r"(?:IQoJ|FwoG|FQoG|FQoD|AQoD)[\w/+=%-]{8,}", MASK),
-        (r"\beyJ[\w-]{8,}\.[\w-]+\.?[\w-]*", MASK),
+        r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}",
+        r"(?:IQoJ|FwoG|FQoG|FQoD|AQoD)[\w/+=%-]{8,}",
+        r"\beyJ[\w-]{8,}\.[\w-]+\.?[\w-]*",
     )
 )  # fmt: skip
 #: A secret access key, or a token of another kind: long, with capital and small letters and digits.
 _LONG_WORD = re.compile(r"[A-Za-z0-9/+=]{40,}")
 
 
-def redact(text: str) -> str:
-    """The text without secrets. Reads the environment at each call, so what is set later is masked too."""
-    for secret in sorted(set(_known(os.environ)), key=len, reverse=True):
-        if secret in text:
-            text = text.replace(secret, MASK)
+def redact(text: str, *, secrets: Collection[str] = ()) -> str:
+    """The text without secrets, among them the given ones.
+
+    Reads the environment at each call, so what is set later is masked too.
+    """
+    known = {*secrets, *_known(os.environ)}
+    for secret in sorted(known, key=len, reverse=True):
+        if len(secret) >= _SHORTEST:
+            text = _in_any_form(secret).sub(MASK, text)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return _LONG_WORD.sub(_mixed, text)
@@ -72,18 +97,37 @@ def _mixed(word: re.Match[str]) -> str:
 
 
 def _known(environment: Mapping[str, str]) -> Iterator[str]:
-    """The secrets of the environment, in every form in which they may be quoted."""
+    """The secrets of the environment."""
     for name, value in environment.items():
+        plain = value.strip(_QUOTES)
         if name.upper() in _SECRET_VARIABLES:
-            yield from _forms(value)
-        elif name.lower().endswith("_proxy") and "@" in value:
-            user, colon, password = value.rpartition("@")[0].rpartition("//")[2].partition(":")
+            yield plain
+        elif name.lower().endswith("_proxy") and "@" in plain:
+            address = re.sub(r"^[a-z][\w+.-]*:[/\\]{2,4}", "", plain, flags=re.IGNORECASE)
+            user = address.rpartition("@")[0]
             # The user name alone may be a word that log lines need.
-            for part in (f"{user}{colon}{password}", password):
-                yield from _forms(part)
+            for part in (user, user.partition(":")[2]):
+                yield from {part, unquote(part)}
 
 
-def _forms(secret: str) -> Iterator[str]:
-    for plain in {secret, secret.strip(), secret.strip("\"' \t\r\n"), unquote(secret)}:
-        if len(plain) >= _SHORTEST:
-            yield from (plain, quote(plain, safe=""), quote(plain), repr(plain)[1:-1])
+@lru_cache(maxsize=64)
+def _in_any_form(secret: str) -> re.Pattern[str]:
+    """Finds the secret however each of its characters is escaped."""
+    # White space at an end may be cut off.
+    return re.compile("".join(map(_character, secret.strip(_QUOTES) or secret)))
+
+
+def _character(character: str) -> str:
+    """A pattern for the character: bare, after backslashes, percent-encoded, or as in Python, JSON or XML."""
+    octets = character.encode(errors="surrogateescape")
+    escapes = {
+        repr(character)[1:-1],
+        ascii(character)[1:-1],
+        repr(octets)[2:-1],
+        json.dumps(character)[1:-1],
+        html.escape(character),
+    }
+    bare = {re.escape(escape).replace(r"\\", r"\\+") for escape in escapes if escape != character}
+    percent = "".join(f"%(?:25)*(?i:{octet:02X})" for octet in octets)
+    space = "|\\+" if character == " " else ""
+    return rf"(?:\\{{0,8}}{re.escape(character)}|{'|'.join((percent, *sorted(bare)))}{space})"

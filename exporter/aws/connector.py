@@ -56,6 +56,7 @@ class AwsConnector:
             self._shared,
             settings,
             source=Source(static_registry_id(settings), region or ""),
+            own_region=self.region,
             config=self._client_config(connections),
             deadline=self._deadline,
             observe=self._observe,

@@ -6,12 +6,23 @@ are used until their end, whatever a renewal before it says.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn
 
-from botocore.credentials import CredentialProvider, Credentials, ReadOnlyCredentials, RefreshableCredentials
+from botocore.credentials import (
+    CredentialProvider,
+    Credentials,
+    ProcessProvider,
+    ReadOnlyCredentials,
+    RefreshableCredentials,
+)
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
 
 from exporter.aws.errors import ECRError
@@ -23,6 +34,8 @@ RENEW_BEFORE = 300.0
 RENEW_EVERY = 60.0
 #: Seconds from a renewal that failed to the next one, while the old credentials are valid.
 RENEW_AGAIN = 20.0
+#: Seconds after which a credential_process is killed.
+PROCESS_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +139,14 @@ class CredentialSource:
     before their end every call fails if they cannot be renewed, though they are valid.
     """
 
-    def __init__(self, chain: Any, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, chain: Any, *, clock: Callable[[], float], process_timeout: float = PROCESS_TIMEOUT
+    ) -> None:
         self._providers: list[CredentialProvider] = chain.providers
         self._clock = clock
+        self._process = partial(_Process, seconds=process_timeout)
         for provider in self._providers:
-            if hasattr(provider, "_prompter"):
-                provider._prompter = _no_prompt  # noqa: SLF001 - botocore passes on no other
+            self._unattended(provider)
 
     def load_credentials(self) -> Credentials | None:
         """The credentials of the first provider that has any; None without one. Called once a session."""
@@ -150,6 +165,23 @@ class CredentialSource:
 
         return RenewedCredentials(Lease(borrow, clock=self._clock), method=str(found.method))
 
+    def _unattended(self, provider: Any) -> None:
+        """Let no provider wait for a person. botocore takes no other prompter or Popen from outside."""
+        if hasattr(provider, "_prompter"):
+            provider._prompter = _no_prompt  # noqa: SLF001
+        if provider.METHOD == ProcessProvider.METHOD:
+            provider._popen = self._process  # noqa: SLF001
+        builder = getattr(provider, "_profile_provider_builder", None)
+        if builder:  # makes the providers of a source_profile
+            create = builder._create_process_provider  # noqa: SLF001
+
+            def create_unattended(profile_name: str) -> CredentialProvider:
+                created: CredentialProvider = create(profile_name)
+                self._unattended(created)
+                return created
+
+            builder._create_process_provider = create_unattended  # noqa: SLF001
+
     def _load(self) -> Credentials | None:
         for provider in self._providers:
             try:
@@ -162,6 +194,25 @@ class CredentialSource:
             if found is not None:
                 return found
         return None
+
+
+class _Process(subprocess.Popen[bytes]):
+    """A credential_process that cannot ask for anything: no input, no terminal, and an end to waiting.
+
+    botocore 1.44.8 lets it read the exporter's stdin and waits for ever.
+    """
+
+    def __init__(self, arguments: list[str], *, seconds: float, **options: Any) -> None:
+        super().__init__(arguments, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+        self._seconds = seconds
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:  # noqa: A002
+        try:
+            return super().communicate(input, timeout or self._seconds)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)  # its children too: they hold the pipes open
+            return super().communicate()
 
 
 def _loan(found: Any) -> Loan:

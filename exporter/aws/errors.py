@@ -35,6 +35,8 @@ from exporter.replication.model import Reason
 #: Characters of a label's value and of a message that come from outside.
 MAX_LABEL = 128
 MAX_MESSAGE = 300
+#: Characters of a message that are searched for secrets. The rest is cut off.
+_REDACTED = 10_000
 
 # The throttling codes of botocore, and ThrottleException, which only the ECR documentation has.
 _THROTTLED = frozenset(
@@ -53,6 +55,10 @@ _BAD_CREDENTIALS = frozenset(
     IncompleteSignature IncompleteSignatureException MissingAuthenticationToken
     MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
     IDPCommunicationError IDPRejectedClaim RegionDisabledException""".split()
+)
+#: How STS refuses a caller whose account has not enabled its Region.
+NOT_ENABLED = frozenset(
+    "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
 )
 _UNAVAILABLE = frozenset(
     """ServerException InternalFailure InternalError ServiceUnavailable ServiceUnavailableException
@@ -232,7 +238,7 @@ def shown(text: str, secret: Secret | None = None) -> str:
     AWS and botocore quote the request below the first line: the canonical request of a wrong signature holds
     the session token. STS quotes an external id that it refuses, and a proxy may quote a header.
     """
-    masked = text.replace(secret.reveal(), str(secret)) if secret else text
-    line = redact(masked.strip().partition("\n")[0])
+    masked = redact(text[:_REDACTED], secrets=[secret.reveal()] if secret else [])
+    line = masked.strip().partition("\n")[0]
     printable = "".join(c if c.isprintable() else " " for c in line)
     return " ".join(printable.split())[:MAX_MESSAGE]

@@ -20,8 +20,8 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
-from exporter.aws.credentials import CredentialSource, Lease, Loan
-from exporter.aws.errors import Classified, ECRError
+from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, Loan
+from exporter.aws.errors import NOT_ENABLED, Classified, ECRError
 from exporter.aws.timeouts import Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import Reason, Source
@@ -68,8 +68,9 @@ class SharedSession:
 class Access:
     """The calls to one registry, with the session's credentials or with those of an assumed role.
 
-    `clock` is wall time in Unix seconds, because AWS gives credentials an end in it. All methods are for any
-    thread.
+    `own_region` is the Region of the exporter's own account: it has an STS when that of the registry's Region
+    refuses. `clock` is wall time in Unix seconds, because AWS gives credentials an end in it. All methods are
+    for any thread.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Access:
         settings: RegistrySettings,
         *,
         source: Source,
+        own_region: str | None,
         config: Config,
         deadline: Deadline,
         observe: Observer,
@@ -91,6 +93,8 @@ class Access:
         self._deadline = deadline
         self._observe = observe
         self._role = Lease(self._assume_role, clock=clock) if settings.role_arn else None
+        #: The Regions whose STS is asked for the role. Only the thread that renews it reads and writes them.
+        self._sts_regions = list(dict.fromkeys((source.region or None, own_region)))
         self._lock = threading.Lock()
         #: What the clients were made with.
         self._made_with: boto3.Session | Loan | None = None
@@ -130,8 +134,9 @@ class Access:
                 self._clients[service] = self._connect(used, service)
             return self._clients[service]
 
-    def _connect(self, used: boto3.Session | Loan, service: str) -> Any:
-        options: dict[str, Any] = {"region_name": self.source.region or None, "config": self._config}
+    def _connect(self, used: boto3.Session | Loan, service: str, region: str | None = None) -> Any:
+        region = region or self.source.region or None
+        options: dict[str, Any] = {"region_name": region, "config": self._config}
         if isinstance(used, Loan):
             keys = {
                 "aws_access_key_id": used.access_key,
@@ -144,13 +149,31 @@ class Access:
     def _assume_role(self) -> Loan:
         """The role's credentials, from the STS of the registry's Region: it works when us-east-1 does not.
 
+        STS checks that the account of the caller has enabled its Region (IAM User Guide, "Managing AWS STS in
+        an AWS Region"). If only the role's account has, the STS of the exporter's own Region is asked: its
+        tokens are valid in every Region. The one that answered is asked first the next time.
+        """
+        for region in tuple(self._sts_regions):
+            try:
+                loan = self._assume_role_in(region)
+            except ECRError as error:
+                if error.code not in NOT_ENABLED or region == self._sts_regions[-1]:
+                    raise
+            else:
+                self._sts_regions.sort(key=lambda other: other != region)
+                return loan
+        raise AssertionError("the last Region returns or raises")
+
+    def _assume_role_in(self, region: str | None) -> Loan:
+        """The role's credentials from the STS of one Region.
+
         botocore can assume roles too, but it asks STS again before every call when STS refuses.
         """
         session = None
         try:
             with Classified("sts:AssumeRole", local=True):
                 session = self._shared.current()
-                client = self._connect(session, "sts")
+                client = self._connect(session, "sts", region)
             secret = self._settings.external_id
             parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
             proof = {"ExternalId": secret.reveal()} if secret else {}
@@ -217,8 +240,12 @@ class _Session(botocore.session.Session):
         return client
 
 
-def session_factory(*, clock: Callable[[], float]) -> Callable[[], boto3.Session]:
+def session_factory(
+    *, clock: Callable[[], float], process_timeout: float = PROCESS_TIMEOUT
+) -> Callable[[], boto3.Session]:
     """Makes boto3 sessions from the environment and the shared files. They share their service models.
+
+    A credential_process is killed after `process_timeout` seconds.
 
     Their times are in UTC: the local times that botocore makes cost more than a third of a page of images.
     """
@@ -232,7 +259,8 @@ def session_factory(*, clock: Callable[[], float]) -> Callable[[], boto3.Session
         loader = core.get_component("data_loader")
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
         chain = core.get_component("credential_provider")
-        core.register_component("credential_provider", CredentialSource(chain, clock=clock))
+        source = CredentialSource(chain, clock=clock, process_timeout=process_timeout)
+        core.register_component("credential_provider", source)
         return boto3.Session(botocore_session=core)
 
     return make

@@ -160,4 +160,4 @@ class Handler(BaseHTTPRequestHandler):
         return "ecr-replication-exporter"
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - the library's
-        _log.debug("answered", method=self.command, path=self.path, status=code)
+        _log.debug("answered", method=self.command, path=self.path.partition("?")[0], status=code)

@@ -39,7 +39,7 @@ requests_per_second: 100
 SCRIPT = Path(__file__).parents[2] / "helm" / "rules.py"
 BUILD = "ecr_replication_exporter_build_info"
 #: Seconds that Alertmanager waits for more of a group, at first and later.
-GROUP_WAIT, GROUP_INTERVAL = 3, 4
+GROUP_WAIT, GROUP_INTERVAL = 3, 2
 
 
 @pytest.fixture
@@ -47,10 +47,16 @@ def aws() -> Iterator[EmbeddedAWS]:
     with EmbeddedAWS() as aws:
         aws.set_rules(ACCOUNT, REGION, RULES)
         aws.denied.add(OREGON)
-        for repository in ("team/app", "team/api"):
-            aws.create_repository(ACCOUNT, REGION, repository)
-            aws.push(ACCOUNT, REGION, repository, "v1")
         yield aws
+
+
+@pytest.fixture
+def digests(aws: EmbeddedAWS) -> Mapping[str, str]:
+    """The digest that is pushed to each repository."""
+    repositories = ("team/app", "team/api")
+    for repository in repositories:
+        aws.create_repository(ACCOUNT, REGION, repository)
+    return {repository: aws.push(ACCOUNT, REGION, repository, "v1") for repository in repositories}
 
 
 @contextmanager
@@ -103,13 +109,16 @@ def prometheus_config(rules: Path, scraped: str, *, alertmanager: str = "") -> M
 
 
 def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
-    tmp_path: Path, aws: EmbeddedAWS, command: Callable[[str, str], str]
+    tmp_path: Path,
+    aws: EmbeddedAWS,
+    digests: Mapping[str, str],
+    command: Callable[[str, str], str],
 ) -> None:
     programs = (
         command("prometheus", "prometheus"),
         command("prometheus-alertmanager", "prometheus-alertmanager"),
     )
-    failed = {"for": "1s", "keepFiringFor": "15s"}
+    failed = {"for": "1s", "keepFiringFor": "10s"}
     rules, scraped = tmp_path / "rules.yaml", free_address()
     rules.write_text(shipped_rules(tmp_path, {"alerts": {"ECRReplicationFailed": failed}}))
 
@@ -142,12 +151,12 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
                 "region": "us-west-2",
             }
             assert {each["annotations"]["summary"] for each in first["alerts"]} == {
-                f"{repository}:v1 did not get from {ACCOUNT}/{REGION} to {ACCOUNT}/us-west-2:"
+                f"Replication of {repository}@{digest} from {ACCOUNT}/{REGION} to {ACCOUNT}/us-west-2 failed:"
                 " DESTINATION_REGISTRY_ACCESS_DENIED."
-                for repository in ("team/api", "team/app")
+                for repository, digest in digests.items()
             }
             aws.denied.clear()
-            for repository in ("team/app", "team/api"):
+            for repository in digests:
                 aws.push(ACCOUNT, REGION, repository, "v1")
             eventually(lambda: told[-1]["status"] == "resolved")
             assert {each["status"] for each in told[-1]["alerts"]} == {"resolved"}

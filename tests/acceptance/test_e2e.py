@@ -513,7 +513,9 @@ def test_shards_take_their_ordinal_from_the_pod_and_share_the_images(
     for ordinal in range(2):
         flags = ("--shard=auto", "--total-shards=2")
         with running(tmp_path, config, *flags, POD_NAME=f"exporter-{ordinal}", **credentials) as command:
-            eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
+            # Readiness does not wait for the images; the success of the target does.
+            eventually(lambda: [value for _, value in command.series("ecr_target_success")] == [1])
+            assert ask(f"{command.url}/-/ready").status == 200
             assert command.series("ecr_replication_exporter_shard_ordinal") == [({}, ordinal)]
             assert command.series("ecr_replication_exporter_total_shards") == [({}, 2)]
             assert f"shard={ordinal} total_shards=2" in command.log()

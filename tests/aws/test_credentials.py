@@ -116,6 +116,38 @@ def test_credentials_are_used_until_their_end(
     assert client.registry().registry_id == ACCOUNT
 
 
+def test_a_role_is_used_until_its_end_while_nothing_is_lent_for_it(
+    aws: EmbeddedAWS, client: EcrClient, lender: Lender, ahead: list[float]
+) -> None:
+    """AssumeRole lends for an hour; the keys that assume it last 10 minutes, and then no more come."""
+    del client  # whose environment is used
+    lender.seconds = 600.0
+    role = RegistrySettings(role_arn=f"arn:aws:iam::{OTHER}:role/reader")
+    connector = AwsConnector(endpoint_url=aws.endpoint_url, clock=lambda: time.time() + ahead[0])
+    lent = connector.ecr(role, connections=1)
+    assert lent.registry().registry_id == OTHER
+    lender.refuses = 500
+    ahead[0] = 3600 - RENEW_BEFORE + 20
+    assert lent.registry().registry_id == OTHER
+    ahead[0] = 3700
+    with pytest.raises(ECRError) as caught:
+        lent.registry()
+    assert caught.value.everything
+    lender.refuses = None
+    assert lent.registry().registry_id == OTHER
+
+
+@pytest.mark.parametrize(("status", "reason"), [(500, "unavailable"), (403, "access_denied")])
+@pytest.mark.parametrize("variables", ["pod identity"], indirect=True)
+def test_what_the_agent_answers(client: EcrClient, lender: Lender, status: int, reason: str) -> None:
+    lender.refuses = status
+    with pytest.raises(ECRError) as caught:
+        client.registry()
+    assert (caught.value.reason, caught.value.everything) == (reason, True)
+    lender.refuses = None
+    assert client.registry().registry_id == ACCOUNT
+
+
 def test_a_role_is_assumed_with_lent_credentials(
     aws: EmbeddedAWS, client: EcrClient, lender: Lender, variables: dict[str, str]
 ) -> None:

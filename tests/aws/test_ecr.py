@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -84,7 +85,7 @@ def client(aws: EmbeddedAWS, session: boto3.Session) -> EcrClient:
 
 
 def connect(aws: EmbeddedAWS, session: boto3.Session, **options: Any) -> EcrClient:
-    client = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=0.2)
+    client = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url)
     return client.ecr(RegistrySettings(**options), connections=1)
 
 
@@ -119,6 +120,21 @@ def failure(call: Callable[[], object]) -> ECRError:
     assert len(text) <= len(caught.value.action) + MAX_LABEL + MAX_MESSAGE + 4
     assert "AKIADEMO" not in text
     return caught.value
+
+
+@contextmanager
+def typing(text: str) -> Iterator[None]:
+    """The stdin of this process, and of those that inherit it, holds the text."""
+    kept, (reads, writes) = os.dup(0), os.pipe()
+    os.write(writes, text.encode())
+    os.close(writes)
+    os.dup2(reads, 0)
+    os.close(reads)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def unusable(call: Callable[[], object]) -> bool:
@@ -244,7 +260,9 @@ def test_what_a_header_says(aws: EmbeddedAWS, client: EcrClient) -> None:
 
 
 class TestNoAnswer:
-    def test_a_hang(self, aws: EmbeddedAWS, client: EcrClient) -> None:
+    def test_a_hang(self, aws: EmbeddedAWS, session: boto3.Session) -> None:
+        connector = AwsConnector(session=lambda: session, endpoint_url=aws.endpoint_url, read_timeout=0.2)
+        client = connector.ecr(RegistrySettings(), connections=1)
         seen = Recorder(aws, Hang())
         error = failure(client.registry)
         assert (error.reason, error.code) == (Reason.UNAVAILABLE, "ReadTimeoutError")
@@ -755,6 +773,39 @@ class TestRole:
         client.registry()
         assert seen.operations == ["DescribeRegistry", "AssumeRole", "DescribeRegistry"]
 
+    def test_throttled_sts_is_named(self, aws: EmbeddedAWS, client: EcrClient) -> None:
+        """Its action tells the caller that the limits of ECR are not concerned."""
+        Recorder(aws, Refuse(400, "Throttling", "Rate exceeded"), "AssumeRole")
+        error = failure(client.registry)
+        assert (error.reason, error.action, error.everything) == (Reason.THROTTLED, "sts:AssumeRole", True)
+
+    @pytest.mark.parametrize("code", ["InvalidClientTokenId", "RegionDisabledException"])
+    def test_a_region_that_only_the_account_of_the_role_enabled(
+        self, aws: EmbeddedAWS, client: EcrClient, clock: list[float], code: str
+    ) -> None:
+        asked = list[str]()
+
+        def fault(call: Call) -> Fault | None:
+            if call.kind.service != "sts":
+                return None
+            asked.append(call.kind.region)
+            return Refuse(403, code, "no") if call.kind.region == "eu-west-1" else self.lent(clock[0] + 3600)
+
+        aws.fault = fault
+        assert client.registry().registry_id == OTHER
+        assert asked == ["eu-west-1", REGION]
+        clock[0] += 3600
+        assert client.registry().registry_id == OTHER
+        assert asked == ["eu-west-1", REGION, REGION]
+
+    def test_both_regions_refuse(self, aws: EmbeddedAWS, client: EcrClient) -> None:
+        seen = Recorder(aws, Refuse(403, "InvalidClientTokenId", "no"), "AssumeRole")
+        error = failure(client.registry)
+        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "InvalidClientTokenId")
+        assert seen.operations == ["AssumeRole", "AssumeRole"]
+        seen.fault = None
+        assert client.registry().registry_id == OTHER
+
     @pytest.mark.parametrize("body", [b"", b"<html></html>", b"<AssumeRoleResponse/>", b"{"])
     def test_garbage_for_credentials(self, aws: EmbeddedAWS, client: EcrClient, body: bytes) -> None:
         seen = Recorder(aws, Garbage(body, content_type="text/xml"), "AssumeRole")
@@ -896,6 +947,39 @@ class TestCredentialsOfTheEnvironment:
         file.with_name("config").write_text(config)
         error = failure(self.client(aws).registry)
         assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "MFARequired")
+
+    @pytest.mark.parametrize("profile", ["mine", "role"])
+    def test_a_credential_process_cannot_ask(
+        self, aws: EmbeddedAWS, file: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+    ) -> None:
+        """Also one of a source_profile. Its input is at its end, and it has no terminal."""
+        script = file.with_name("script")
+        keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x"}
+        script.write_text(
+            f"""
+            if read answer || (: </dev/tty) 2>/dev/null; then exit 1; fi
+            echo {shlex.quote(json.dumps(keys))}
+            """
+        )
+        file.with_name("config").write_text(
+            f"""[profile mine]\ncredential_process = sh {script}
+            [profile role]\nrole_arn = {ROLE}\nsource_profile = mine
+            """.replace("            ", "")
+        )
+        monkeypatch.setenv("AWS_PROFILE", profile)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
+        with typing("an answer\n"):
+            assert self.client(aws).registry().registry_id == (ACCOUNT if profile == "mine" else OTHER)
+
+    def test_a_credential_process_that_hangs(self, aws: EmbeddedAWS, file: Path) -> None:
+        file.with_name("script").write_text("sleep 600 | sleep 600")
+        file.with_name("config").write_text(
+            f"[default]\ncredential_process = sh {file.with_name('script')}\n"
+        )
+        make = session_factory(clock=lambda: NOON, process_timeout=0.3)
+        client = AwsConnector(session=make, endpoint_url=aws.endpoint_url)
+        error = failure(client.ecr(RegistrySettings(), connections=1).registry)
+        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "CredentialRetrievalError")
 
     def test_an_endpoint_without_a_scheme(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(file, ACCOUNT)

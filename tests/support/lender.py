@@ -20,12 +20,14 @@ class Lender:
         self.lent = 0
         #: For how long it lends.
         self.seconds = 30.0
+        #: The status of every answer, if nothing is lent.
+        self.refuses: int | None = None
         lender = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 answer = lender.answer(self.path, dict(self.headers))
-                self.send_response(200 if answer else 401)
+                self.send_response(lender.refuses or (200 if answer else 401))
                 self.end_headers()
                 self.wfile.write(answer.encode())
 
@@ -44,6 +46,9 @@ class Lender:
         self._server.server_close()
 
     def answer(self, path: str, headers: Mapping[str, str]) -> str:
+        """What is lent; empty if the request is refused."""
+        if self.refuses:
+            return ""
         if path == "/latest/api/token":
             return "session"
         if path == "/pod" and headers.get("Authorization") == "projected token":
