@@ -110,7 +110,7 @@ class Exporter:
         if not unheard:
             return None
         names = ", ".join(f"{source.registry_id or 'default'}/{source.region}" for source in unheard[:5])
-        return f"{len(unheard)} registries did not answer yet: {names}"
+        return f"no answer yet from {names}"
 
     def config(self) -> str:
         return config.to_yaml(self._settings)

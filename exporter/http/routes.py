@@ -163,7 +163,7 @@ class Routes:
                 (self._telemetry_path, "the metrics"),
                 ("/config", "the configuration in force, secrets masked"),
                 (_HEALTHY, "whether the process works"),
-                (_READY, "whether every target had its first round"),
+                (_READY, "whether each registry has answered or failed once"),
             )
         )
         page = _LANDING.format(state=escape(state), links=links)
