@@ -1,6 +1,7 @@
 """What a scrape costs: this exporter, prometheus_client and client_golang over the same facts and HTTP.
 
-Run it with `make bench-scrape`, or a part of it with `make bench-scrape ARGS="times polling"`. Needs
+Run it with `make bench-scrape`, or a part of it with `make bench-scrape ARGS="times polling"`. With
+`ARGS="--baseline DIR"` it compares this checkout with another one, which has its own .venv. Needs
 Linux (/proc tells what a process uses); client_golang is measured where Go and Debian's packages are.
 Each server is a process of its own; all are scraped in turn, in one run. Medians of one run on one
 machine: compare the ratios.
@@ -127,9 +128,9 @@ def forget_peak(pid: int) -> None:
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[Server]:
+def running(command: Sequence[str], *, home: Path = HERE.parent) -> Iterator[Server]:
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=home
     ) as process:
         try:
             yield Server(process)
@@ -318,11 +319,90 @@ def resident() -> None:
         polling.table("Memory of the real command, scraped compressed, then plain", rows)
     with all_of_them() as servers:
         rows = {}
-        for name, scraped in servers.items():
+        for name, running_server in servers.items():
             for encoding in (*ENCODINGS, *ENCODINGS):
-                scraped.scrape(encoding)
-            rows[f"{name}, MiB"] = f"{memory(scraped.pid, 'VmRSS') / MIB:.0f}"
+                running_server.scrape(encoding)
+            rows[f"{name}, MiB"] = f"{memory(running_server.pid, 'VmRSS') / MIB:.0f}"
         polling.table("Memory of those that are compared, after four scrapes", rows)
+
+
+# -- beside another checkout -------------------------------------------------------------------
+
+
+@contextmanager
+def scraped(home: Path) -> Iterator[Server]:
+    """The server of a checkout, which runs that checkout's benchmarks/scraped.py in its own .venv."""
+    python = sys.executable if home == HERE.parent else str(home / ".venv/bin/python")
+    script = str(home / "benchmarks/scraped.py")
+    with running([python, script, OURS, str(IMAGES)], home=home) as server:
+        yield server
+
+
+def compared(title: str, pairs: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> None:
+    """Medians of this checkout and of the other one, and the median of the ratios of pairs."""
+    print(f"\n{title}\n  {'':<28}{'here, ' + unit:>18}{'baseline, ' + unit:>22}{'ratio of pairs':>18}")
+    for what, values in pairs.items():
+        here, baseline = (statistics.median(each) for each in zip(*values, strict=True))
+        ratio = statistics.median(a / b for a, b in values)
+        print(f"  {what:<28}{here:>18.2f}{baseline:>22.2f}{ratio:>18.2f}", flush=True)
+
+
+def times_compared(baseline: Path, *, rounds: int = 15) -> None:
+    with scraped(HERE.parent) as here, scraped(baseline) as other:
+        ours, theirs = here.series(), other.series()
+        print(f"{IMAGES} images: {ours.total()} series here, {theirs.total()} in the baseline;", end=" ")
+        print(f"{(ours - theirs).total()} only here, {(theirs - ours).total()} only there")
+        wall: dict[str, list[tuple[float, float]]] = {}
+        used: dict[str, list[tuple[float, float]]] = {}
+        sizes: dict[str, list[tuple[float, float]]] = {}
+        for changes, what in CHANGES.items():
+            for encoding in ENCODINGS:
+                for server in (here, other):
+                    server.scrape(encoding)
+                for number in range(rounds):
+                    taken = {}
+                    for server in (here, other)[:: 1 if number % 2 else -1]:
+                        if changes:
+                            server.change(changes)
+                        taken[server] = server.scrape(encoding)
+                    a, b, row = taken[here], taken[other], f"{what}, {encoding}"
+                    wall.setdefault(row, []).append((1000 * a.wall, 1000 * b.wall))
+                    used.setdefault(row, []).append((1000 * a.processor, 1000 * b.processor))
+                    sizes.setdefault(encoding, []).append((a.size / ours.total(), b.size / theirs.total()))
+    compared(f"From the request to the last byte, {rounds} pairs", wall, "ms")
+    compared(f"The server's processor time, {rounds} pairs", used, "ms")
+    compared("Bytes for each series of images and repositories", sizes, "bytes")
+
+
+def first_compared(baseline: Path, *, starts: int = 7) -> None:
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for encoding in ENCODINGS:
+        for number in range(starts):
+            taken = {}
+            for home in (HERE.parent, baseline)[:: 1 if number % 2 else -1]:
+                with scraped(home) as server:
+                    taken[home] = 1000 * server.scrape(encoding).wall
+            rows.setdefault(encoding, []).append((taken[HERE.parent], taken[baseline]))
+    compared(f"The first scrape after a start, {starts} pairs", rows, "ms")
+
+
+def memory_compared(baseline: Path, *, images: int = 100, rounds: int = 3) -> None:
+    """Of the real command, after a first pass and ten scrapes of either encoding."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        found = []
+        for home in (HERE.parent, baseline):
+            with (
+                polling.ecr(images=images) as server,
+                polling.exporter(server, polling.UNBOUNDED, home=home) as exporter,
+            ):
+                exporter.pause_until_settled(server, images)
+                taker = Taker(int(exporter.url.rpartition(":")[2]))
+                for encoding in 10 * ENCODINGS:
+                    taker.take(encoding)
+                found.append(memory(exporter.process.pid, "VmRSS") / MIB)
+        rows.setdefault(f"{images} images", []).append((found[0], found[1]))
+    compared(f"Resident memory of the real command, {rounds} pairs", rows, "MiB")
 
 
 PARTS: Mapping[str, Callable[[], None]] = {
@@ -333,6 +413,13 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "memory": resident,
 }
 
+#: The parts that `--baseline` compares with another checkout.
+COMPARED: Mapping[str, Callable[[Path], None]] = {
+    "times": times_compared,
+    "first": first_compared,
+    "memory": memory_compared,
+}
+
 
 if __name__ == "__main__":
-    polling.run(PARTS, __doc__)
+    polling.run(PARTS, __doc__, COMPARED)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from prometheus_client.utils import floatToGoString
 
@@ -110,10 +111,15 @@ class Group(NamedTuple):
     images: tuple[ImageFacts, ...]
 
 
+def _ends(name: str, one_in: int) -> bool:
+    """Whether a block ends after that name. The same at each start, unlike `hash`, which is salted."""
+    return not crc32(name.encode()) % one_in
+
+
 def image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[tuple[Group, ...]]:
     """All images in order, in blocks of at least `size` and a quarter more on average.
 
-    Blocks cross repositories. A digest's hash decides whether a block ends there, so an image that comes
+    Blocks cross repositories. A digest's checksum decides whether a block ends there, so an image that comes
     or goes moves only the boundaries near it.
     """
     block: list[Group] = []
@@ -123,7 +129,7 @@ def image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[
             start = 0
             for end, image in enumerate(images, 1):
                 room -= 1
-                if room <= 0 and not hash(image.digest) % (size // 4):
+                if room <= 0 and _ends(image.digest, size // 4):
                     yield (*block, Group(registry.source, repository, images[start:end]))
                     block, room, start = [], size, end
             if start < len(images):
@@ -138,7 +144,7 @@ def repository_blocks(registries: Iterable[RegistrySnapshot]) -> Iterator[tuple[
     for registry in registries:
         for repository, images in registry.repositories:
             block.append(Group(registry.source, repository, images))
-            if len(images) > 64 or (len(block) >= MANY_LINES and not hash(repository) % (MANY_LINES // 4)):
+            if len(images) > 64 or (len(block) >= MANY_LINES and _ends(repository, MANY_LINES // 4)):
                 yield tuple(block)
                 block = []
     if block:

@@ -1,7 +1,7 @@
 """One gzip member (RFC 1952) out of pieces that are compressed separately and kept.
 
-zlib-ng 1.1 at level 3 needs less than 0.97 of the bytes of isal 1.9 at level 1 in blocks of 32 images
-(726 and 769 KB a page), and about half of the time of zlib at the same size.
+Measured on 10,000 images in 418 pieces (28.6 MB of text): zlib-ng 1.1.0 at level 3 makes 734 KB. isal 1.9.1
+at level 1 makes 777 KB in 0.58 of the time. zlib 1.2.13 makes 753 KB at level 4 in 2.6 times the time.
 """
 
 from __future__ import annotations

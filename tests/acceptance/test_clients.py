@@ -1,85 +1,138 @@
-"""Real clients read the whole compressed page of the real command."""
+"""Clients that stop after the first gzip member read the whole page of the installed command."""
 
 from __future__ import annotations
 
+import html
+import re
+import socketserver
 import subprocess
+import threading
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from support.command import PATIENCE, Command, ask, eventually, running, system_program
+from support.command import PATIENCE, Command, ask, eventually, running
 
+#: Without its own traffic to the internet, and with a profile of its own.
 CHROMIUM = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --dump-dom"
-).split()
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--dump-dom"),
+)
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Stands between a client and the exporter. Records what the exporter answers."""
+
+    daemon_threads = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.exporter = urlsplit(url).netloc
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        #: The Content-Encoding of each answer to a request for /metrics.
+        self.encodings: list[str | None] = []
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    """Passes one request and its answer on, byte for byte but for the connection's headers."""
+
+    server: Proxy
+
+    def handle(self) -> None:
+        target = self.rfile.readline().decode().split(" ")[1]
+        headers = {}
+        while (line := self.rfile.readline().decode().strip()) and ":" in line:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        with closing(HTTPConnection(self.server.exporter, timeout=PATIENCE)) as connection:
+            connection.request("GET", target, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        if target == "/metrics":
+            self.server.encodings.append(answer.headers["Content-Encoding"])
+        del answer.headers["Connection"]
+        with suppress(ConnectionError):
+            self.wfile.write(f"HTTP/1.1 {answer.status} OK\r\nConnection: close\r\n".encode())
+            self.wfile.write(answer.headers.as_bytes() + body)
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """The demo, once it has every state to show, so that its page has hundreds of lines."""
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The demo once its images are known."""
     with running(tmp_path_factory.mktemp("demo"), "--demo") as command:
-        eventually(lambda: command.statuses() >= {"COMPLETE", "FAILED", "IN_PROGRESS", "MISSING"})
+        eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
+        eventually(lambda: len(series(command.page())) > 300)
         yield command
 
 
-def first_member(url: str, _: Path) -> str:
+@pytest.fixture
+def proxy(demo: Command) -> Iterator[Proxy]:
+    with Proxy(demo.url) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def series(page: str) -> set[str]:
+    """The lines of a page without their values. Names and labels change less often than values."""
+    return {
+        line if line.startswith("#") else line.rpartition(" ")[0]
+        for line in page.splitlines()
+        if line.strip()
+    }
+
+
+def first_member(url: str, *_: Any) -> str:
     request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
     with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-        assert response.headers["Content-Encoding"] == "gzip"
-        decoder = zlib.decompressobj(wbits=31)
+        decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
         text = decoder.decompress(response.read())
     assert decoder.eof
     assert not decoder.unused_data
     return text.decode()
 
 
-def curl(url: str, _: Path) -> str:
-    program = system_program("curl", package="curl")
-    return subprocess.run(
-        [program, "--silent", "--compressed", url], capture_output=True, text=True, check=True
-    ).stdout
+def with_httpx(url: str, *_: Any) -> str:
+    return httpx.get(url, trust_env=False, timeout=PATIENCE).text
 
 
-def httpx_(url: str, _: Path) -> str:
-    response = httpx.get(url, trust_env=False, timeout=PATIENCE)
-    assert response.headers["Content-Encoding"] == "gzip"
-    return response.text
+def with_curl(url: str, command: Callable[[str, str], str], _: Path) -> str:
+    return output(command("curl", "curl"), "--compressed", "--silent", "--fail", "--noproxy", "*", url)
 
 
-def chromium(url: str, folder: Path) -> str:
-    program = system_program("chromium", package="chromium")
-    return subprocess.run(
-        [program, *CHROMIUM, f"--user-data-dir={folder}", url],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=PATIENCE * 2,
-    ).stdout
+def with_chromium(url: str, command: Callable[[str, str], str], profile: Path) -> str:
+    document = output(command("chromium", "chromium"), *CHROMIUM, f"--user-data-dir={profile}", url)
+    found = re.search(r"<pre[^>]*>(.*)</pre>", document, re.DOTALL)
+    assert found, document[:500]
+    return html.unescape(found[1])
 
 
-@pytest.mark.parametrize("read", [first_member, curl, httpx_, chromium])
-def test_the_whole_page_is_read(command: Command, tmp_path: Path, read: Callable[[str, Path], str]) -> None:
-    expected = families(command.page())
-    assert len(expected) > 20
-    page = read(f"{command.url}/metrics", tmp_path)
-    assert families(page) == expected
-    assert page.count("\n") > 300
+def output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def families(page: str) -> set[str]:
-    return {line.split(" ")[2] for line in page.splitlines() if line.startswith("# TYPE ")}
-
-
-def test_a_page_of_unknown_names_is_an_empty_gzip_stream(command: Command, tmp_path: Path) -> None:
-    assert first_member(f"{command.url}/metrics?name[]=nope", tmp_path) == ""
-
-
-def test_the_name_of_a_histogram_selects_its_samples(command: Command) -> None:
-    name = "ecr_replication_exporter_aws_request_duration_seconds"
-    page = ask(f"{command.url}/metrics?name[]={name}").body
-    samples = {line.partition("{")[0] for line in page.splitlines() if not line.startswith("#")}
-    assert samples == {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+@pytest.mark.parametrize("read", [first_member, with_httpx, with_curl, with_chromium])
+def test_the_compressed_page_is_read_whole(
+    read: Callable[[str, Callable[[str, str], str], Path], str],
+    demo: Command,
+    proxy: Proxy,
+    command: Callable[[str, str], str],
+    tmp_path: Path,
+) -> None:
+    before = series(demo.page())
+    seen = series(read(f"{proxy.url}/metrics", command, tmp_path))
+    lasting = before & series(demo.page())
+    assert len(lasting) > 300
+    assert not lasting - seen
+    assert set(proxy.encodings) == {"gzip"}
