@@ -6,7 +6,6 @@ import contextlib
 import re
 import socket
 import ssl
-import statistics
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -25,9 +24,8 @@ from exporter.http.server import Limits, parse_address
 SCRAPES = 20
 #: Seconds between two, in which clients that were hung up come back.
 PAUSE = 0.2
-#: Seconds that scrapes take at the median and at the worst. The first one stands behind the whole crowd in
-#: the queue of connections, and the machine may run other tests.
-WITHIN, AT_WORST = 1.0, 20.0
+#: Seconds that a scrape takes beside the crowd, and until the server has dealt with the arrival of the crowd.
+WITHIN, ARRIVAL = 1.0, 30.0
 #: Memory of all connections together: stacks, TLS, and what they sent so far.
 MEBIBYTES = 40
 #: Threads of connections, and of those that made room and have not ended.
@@ -57,7 +55,7 @@ def certificate(folder: Path) -> Path:
 
 
 def connect(address: tuple[str, int], *, tls: bool) -> socket.socket:
-    connection = socket.create_connection(address, timeout=AT_WORST)
+    connection = socket.create_connection(address, timeout=ARRIVAL)
     if not tls:
         return connection
     context = ssl.create_default_context()
@@ -94,6 +92,7 @@ def test_a_hostile_crowd_neither_stops_scrapes_nor_grows_the_process(tmp_path: P
         eventually(lambda: b"ecr_image_replication_status{" in scrape(address, tls=tls)[0])
         threads, memory = figure(command, "Threads"), figure(command, "VmRSS")
         with crowd(*address, tls=tls):
+            eventually(lambda: scrape(address, tls=tls)[1] < WITHIN, within=ARRIVAL)
             took, pause = [], threading.Event()
             for _ in range(SCRAPES):
                 answer, seconds = scrape(address, tls=tls)
@@ -102,8 +101,7 @@ def test_a_hostile_crowd_neither_stops_scrapes_nor_grows_the_process(tmp_path: P
                 took.append(seconds)
                 assert figure(command, "Threads") <= threads + CONNECTIONS + BESIDES
                 pause.wait(PAUSE)
-        assert max(took) < AT_WORST, took
-        assert statistics.median(took) < WITHIN, took
+        assert max(took) < WITHIN, took
         assert figure(command, "VmHWM") - memory < MEBIBYTES * 1024
         # Every connection has ended, and its thread too.
         eventually(lambda: figure(command, "Threads") <= threads + BESIDES)

@@ -15,7 +15,7 @@ from support.fakes import FakeClock
 
 from exporter.http.routes import Routes
 from exporter.http.server import Server, parse_address
-from exporter.http.web_config import WebConfig
+from exporter.http.tls import WebConfig
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.model import Source
@@ -262,10 +262,18 @@ def test_requests_in_one_go_are_answered_in_order(server: Server) -> None:
     answer = exchange(
         server,
         b"GET /config HTTP/1.1\r\nHost: x\r\n\r\nHEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-        b"POST /-/ready HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nGET " + last + b"GET / HTTP/1.1\r\n",
+        b"POST /-/ready HTTP/1.1\r\nHost: x\r\n\r\n" + last + b"GET / HTTP/1.1\r\n",
     )
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answer) == [b"200", b"200", b"405", b"200"]
     assert answer.endswith(b"Healthy.\n")
+
+
+def test_a_body_is_never_read_as_a_request(server: Server) -> None:
+    body = b"GET /config HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /-/ready HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer = parsed(exchange(server, head + body))
+    assert (answer.status, answer.headers["Connection"]) == (405, "close")
+    assert b"HTTP/1.1" not in answer.body
 
 
 @pytest.mark.parametrize("host", [b"", b"Host: x\r\n"])

