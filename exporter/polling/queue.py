@@ -1,4 +1,4 @@
-"""Which ECR call is next: a pure due queue, where times are monotonic seconds and arguments.
+"""Which ECR call is next. Times are monotonic seconds and arguments; nothing here waits.
 
 The policy:
 
@@ -25,10 +25,11 @@ K = TypeVar("K", bound=Hashable)
 #: Seconds after which a probe without a result is given up and another one is sent.
 PROBE_TIMEOUT = 30.0
 _LISTING, _NEWEST, _OVERDUE = range(3)
-#: Who goes next, over and over. A turn without due work passes to the next one.
+#: The order of calls, repeated. A turn without due work passes to the next one.
 _TURNS = (_LISTING, _NEWEST) * 3 + (_LISTING, _OVERDUE) + (_LISTING, _NEWEST) * 3 + (_OVERDUE,)
-_LISTINGS = frozenset(Operation) - {Operation.STATUS}
 _ALL = frozenset(Operation)
+_STATUS = frozenset({Operation.STATUS})
+_LISTINGS = _ALL - _STATUS
 #: The serial number of a booking that is in no heap.
 _NOWHERE = -1
 
@@ -183,12 +184,10 @@ class DueQueue(Generic[K]):
         for _ in _TURNS:
             turn = _TURNS[self._turn]
             self._turn = (self._turn + 1) % len(_TURNS)
-            if turn == _LISTING:
-                heaps = [self._overdue[operation] for operation in _LISTINGS & set(operations)]
-            elif Operation.STATUS in operations:
-                heaps = [self._newest if turn == _NEWEST else self._overdue[Operation.STATUS]]
-            else:
-                heaps = []
+            wanted = _LISTINGS if turn == _LISTING else _STATUS
+            heaps = [self._overdue[operation] for operation in wanted.intersection(operations)]
+            if turn == _NEWEST and heaps:
+                heaps = [self._newest]
             if heap := min((heap for heap in heaps if _top(heap)), default=None):
                 return heap[0][2]
         return None

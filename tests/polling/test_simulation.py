@@ -63,7 +63,7 @@ def test_few_calls_are_refused_and_much_of_the_allowance_is_used() -> None:
     assert calls - refused >= 0.85 * 40 * 120
 
 
-def test_the_rate_is_not_beyond_what_the_workers_can_ask() -> None:
+def test_the_rate_is_not_far_beyond_what_the_workers_can_ask() -> None:
     registry = Registry([1000] * 20)
     registry.latency = 0.5
     simulation = Simulation(settings(requests_per_second=400.0), registry)
@@ -92,8 +92,7 @@ def test_an_operation_that_is_throttled_alone_is_asked_less_and_the_others_as_be
     wanted = {STATUS: 10 - 2 / 3, "DescribeImages": 2 / 3}
     for operation, rate in wanted.items():
         if operation == throttled:
-            used = 0.85 if allowed > 1 else 0.8  # at 1/s a refused call costs a second
-            assert calls[operation] - refused >= used * min(allowed, rate) * 600
+            assert calls[operation] - refused >= 0.85 * min(allowed, rate) * 600
         else:
             assert calls[operation] >= 0.9 * rate * 600
     assert refused <= max(0.05 * calls.total(), 0.25 * 600 * (allowed == 0))
@@ -166,7 +165,7 @@ def test_images_that_are_new_for_another_reason_are_no_pushes(what: str) -> None
     simulation.run(130)
     before = registry.calls["DescribeImages"]
     simulation.run(120)
-    assert registry.calls["DescribeImages"] - before >= 500
+    assert registry.calls["DescribeImages"] - before >= 540
 
 
 def test_an_old_image_is_asked_about_at_last_however_much_is_pushed() -> None:
