@@ -7,7 +7,7 @@ values of the file, except those that are wrong already, and every problem is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import cache
@@ -22,7 +22,6 @@ from exporter.config.yaml_source import (
     HAS_LIBYAML,
     ConfigError,
     Document,
-    Location,
     Mapping,
     Other,
     Problem,
@@ -32,7 +31,6 @@ from exporter.config.yaml_source import (
     contents,
     dump,
     quote,
-    read,
     shorten,
     without_garbage_collection,
 )
@@ -57,7 +55,7 @@ __all__ = [
     "to_yaml",
 ]
 
-#: A list without repetitions. _Rules checks it: pydantic skips a validator of a list beside a wrong item.
+#: A list without repetitions. _check checks it: pydantic skips a validator of a list beside a wrong item.
 _UNIQUE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 
 
@@ -197,126 +195,89 @@ def parse(
             Problem(file, None, "", "PyYAML has no libyaml here, so a large file takes several times as long")
         )
     with without_garbage_collection():
-        document = read(text, file)
+        document = Document(text, file)
         settings = document.validate(adapter(), _VOCABULARY)
-        rules = _Rules(document)
-        rules.check()
-        for location, region in rules.regions() if regions else ():
-            if region not in regions:
+        _check(document)
+        for entry in document.items("registries") if regions else ():
+            region = document.text(entry, "region")
+            if region and region not in regions:
                 close = sorted(get_close_matches(region, regions, n=2))
                 advice = f"; did you mean {' or '.join(close)}?" if close else ""
-                warn(
-                    document.warning(location, f"{quote(region)} is not a Region that botocore knows{advice}")
-                )
-        document.close()
-    if settings is None:
-        raise AssertionError("what pydantic refuses is reported")
-    named = (replace(entry, name=entry.name or entry.default_name) for entry in settings.registries)
-    return replace(settings, registries=tuple(named))
+                message = f"{quote(region)} is not a Region that botocore knows{advice}"
+                warn(Problem(file, region.line, region.path, message))
+        found = document.close(settings)
+    named = (replace(entry, name=entry.name or entry.default_name) for entry in found.registries)
+    return replace(found, registries=tuple(named))
 
 
-# -- rules between keys ----------------------------------------------------------------------------
+# -- rules between keys: they read the values of a file; those that are wrong count as unknown -----
 
 
-class _Rules:
-    """What several keys must agree on. Reads the values of a file; those that are wrong count as unknown."""
-
-    def __init__(self, document: Document) -> None:
-        self._document = document
-        self._report = document.report
-
-    def check(self) -> None:
-        """Report every problem."""
-        self._check_staleness()
-        names = self._names()
-        for location, target in self._items("targets"):
-            self._check_selection(location, target)
-            for key in ("tags", "exclude_tags", "registries"):
-                self._check_unique((*location, key), target.get(key))
-            references = target.get("registries")
-            for index, name in enumerate(references if isinstance(references, Sequence_) else ()):
-                at = (*location, "registries", index)
-                if names is not None and isinstance(name, Text) and name not in names:
-                    self._report(at, f"{quote(name)} is not the name of a registry; {_advice(names)}")
-
-    def regions(self) -> Iterator[tuple[Location, str]]:
-        """The Regions in the file that are right as far as a pattern can tell."""
-        for location, entry in self._items("registries"):
-            if region := self._text((*location, "region"), entry):
-                yield (*location, "region"), region
-
-    def _items(self, key: str) -> Iterator[tuple[Location, Mapping]]:
-        items = self._document.root.get(key)
-        for index, item in enumerate(items if isinstance(items, Sequence_) else ()):
-            if isinstance(item, Mapping):
-                yield (key, index), item
-
-    def _text(self, location: Location, mapping: Mapping) -> str | None:
-        value = mapping.get(str(location[-1]))
-        return str(value) if isinstance(value, Text) and self._document.is_right(location) else None
-
-    def _check_staleness(self) -> None:
-        """Series that go stale between two listings would come and go for ever."""
-        root = self._document.root
-        given = [key for key in ("stale_after", "discovery_interval") if key in root]
-        if not given or not all(self._text((key,), root) for key in given):
-            return
-        defaults = Settings(targets=())
-        found = {key: parse_duration(str(self._text((key,), root))) for key in given}
-        after = found.get("stale_after", defaults.stale_after)
-        least = 2 * found.get("discovery_interval", defaults.discovery_interval)
-        if after < least:
-            self._report(
-                (given[0],),
-                f"stale_after ({format_duration(after)}) is shorter than two discovery intervals"
-                f" ({format_duration(least)}): series would come and go between listings",
-            )
-
-    def _names(self) -> list[str] | None:
-        """The names of all registries, "" for one without. None if a mistake leaves a name open."""
-        entries = list(self._items("registries"))
-        found = [self._name(location, entry) for location, entry in entries]
-        # Two entries with one default name are one registry.
-        owners = {name: i for i, name in enumerate(found) if name and "name" not in entries[i][1]}
-        for i, (location, entry) in enumerate(entries):
-            if "external_id" in entry and "role_arn" not in entry:
-                message = "works only with a role_arn: it is handed over when a role is assumed"
-                self._report((*location, "external_id"), message)
-            name = found[i]
-            if name and "name" in entry and (owner := owners.setdefault(name, i)) != i:
-                self._report((*location, "name"), f"{quote(name)} is already the name of registries[{owner}]")
-        whole = self._document.root.get("registries", Sequence_())
-        if not isinstance(whole, Sequence_) or len(whole) != len(found):
-            return None
-        names = [name for name in found if name is not None]
-        return names if len(names) == len(found) else None
-
-    def _name(self, location: Location, entry: Mapping) -> str | None:
-        """The name that an entry has; None if a mistake leaves it open."""
-        if "name" in entry:
-            return self._text((*location, "name"), entry)
-        given: dict[str, Any] = {key: self._text((*location, key), entry) for key in _NAMING if key in entry}
-        return None if None in given.values() else RegistrySettings(**given).default_name
-
-    def _check_selection(self, location: Location, target: Mapping) -> None:
+def _check(document: Document) -> None:
+    """Report what several keys do not agree on."""
+    _check_staleness(document)
+    names = _names(document)
+    for target in document.items("targets"):
         off = [key for key, value in target.items() if isinstance(value, Other) and value.value is False]
         given = [key for key in ("tag", "digest", *_FILTERS) if key in target and key not in off]
         if len(given) > 1 and given[0] in ("tag", "digest"):
-            rest = ", ".join(given[1:])
-            message = f"cannot be combined with {rest}: name one tag, one digest, or filters"
-            self._report((*location, given[0]), message)
-
-    def _check_unique(self, location: Location, values: object) -> None:
-        seen: set[str] = set()
-        for index, value in enumerate(values if isinstance(values, Sequence_) else ()):
-            if isinstance(value, Text):
+            message = f"cannot be combined with {', '.join(given[1:])}: name one tag, one digest, or filters"
+            document.report(target[given[0]], message, target.names[given[0]].path)
+        for key in ("tags", "exclude_tags", "registries"):
+            seen: set[str] = set()
+            values = target.get(key)
+            for value in values if isinstance(values, Sequence_) else ():
+                if not isinstance(value, Text):
+                    continue
                 if value in seen:
-                    self._report((*location, index), f"{quote(value)} is there twice")
+                    document.report(value, f"{quote(value)} is there twice")
+                elif key == "registries" and names is not None and value not in names:
+                    document.report(value, f"{quote(value)} is not the name of a registry; {_advice(names)}")
                 seen.add(value)
 
 
-#: The keys that make the default name of a registry.
-_NAMING = ("region", "role_arn", "registry_id")
+def _check_staleness(document: Document) -> None:
+    """Series that go stale between two listings would come and go for ever."""
+    root, defaults = document.root, Settings(targets=())
+    given = [key for key in ("stale_after", "discovery_interval") if key in root]
+    texts = {key: document.text(root, key) for key in given}
+    if not given or None in texts.values():
+        return
+    found = {key: parse_duration(str(text)) for key, text in texts.items()}
+    after = found.get("stale_after", defaults.stale_after)
+    least = 2 * found.get("discovery_interval", defaults.discovery_interval)
+    if after < least:
+        document.report(
+            root[given[0]],
+            f"stale_after ({format_duration(after)}) is shorter than two discovery intervals"
+            f" ({format_duration(least)}): series would come and go between listings",
+        )
+
+
+def _names(document: Document) -> list[str] | None:
+    """The names of all registries, "" for one without. None if a mistake leaves a name open."""
+    entries = document.items("registries")
+    found = [_name(document, entry) for entry in entries]
+    # Two entries with one default name are one registry.
+    owners = {name: i for i, name in enumerate(found) if name and "name" not in entries[i]}
+    for i, (entry, name) in enumerate(zip(entries, found, strict=True)):
+        if "external_id" in entry and "role_arn" not in entry:
+            message = "works only with a role_arn: it is handed over when a role is assumed"
+            document.report(entry["external_id"], message)
+        if name and "name" in entry and (owner := owners.setdefault(name, i)) != i:
+            document.report(entry["name"], f"{quote(name)} is already the name of registries[{owner}]")
+    whole = document.root.get("registries", Sequence_())
+    names = [name for name in found if name is not None]
+    return names if isinstance(whole, Sequence_) and len(whole) == len(names) else None
+
+
+def _name(document: Document, entry: Mapping) -> str | None:
+    """The name that an entry has; None if a mistake leaves it open."""
+    if "name" in entry:
+        return document.text(entry, "name")
+    naming = ("region", "role_arn", "registry_id")
+    given: dict[str, Any] = {key: document.text(entry, key) for key in naming if key in entry}
+    return None if None in given.values() else RegistrySettings(**given).default_name
 
 
 def _advice(names: Sequence[str]) -> str:

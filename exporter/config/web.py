@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from typing_extensions import TypedDict
 
 from exporter.config.validators import Bcrypt, File, Otherwise, Pattern, Secret, boolean, refuse
-from exporter.config.yaml_source import Document, Text, Vocabulary, contents, read
+from exporter.config.yaml_source import Document, Vocabulary, contents
 from exporter.config.yaml_source import Mapping as Given
 
 _UNVERIFIED = "cannot be honoured: Python's ssl takes no client certificate without verifying it"
@@ -166,12 +166,10 @@ def adapter() -> TypeAdapter[WebFile]:
 
 def load_web(path: str) -> WebSettings:
     """The settings in a file. Relative paths start in its directory. Raises ConfigError."""
-    document = read(contents(path), path)
-    found = document.validate(adapter(), VOCABULARY)
+    document = Document(contents(path), path)
+    settings = document.validate(adapter(), VOCABULARY)
     _check_tls(document)
-    document.close()
-    if found is None:
-        raise AssertionError("what pydantic refuses is reported")
+    found = document.close(settings)
     tls, directory = found.tls_server_config, Path(path).absolute().parent
     if tls:
         names: dict[str, Any] = {
@@ -188,19 +186,13 @@ def _check_tls(document: Document) -> None:
     tls = document.root.get("tls_server_config")
     if not isinstance(tls, Given):
         return
-
-    def given(key: str) -> Text | None:
-        value = tls.get(key)
-        return value if isinstance(value, Text) and document.is_right((*at, key)) else None
-
-    at = ("tls_server_config",)
-    policy, lowest, highest = (given(key) for key in ("client_auth_type", "min_version", "max_version"))
+    known = ("client_auth_type", "client_ca_file", "min_version", "max_version")
+    policy, authorities, lowest, highest = (document.text(tls, key) for key in known)
     verifies = policy is not None and policy != ClientAuth.NONE.value
-    if verifies and "client_ca_file" not in tls:
-        message = f"{policy} needs client_ca_file: who may have signed the certificates"
-        document.report((*at, "client_auth_type"), message)
-    if given("client_ca_file") and not verifies and (policy or "client_auth_type" not in tls):
+    if policy and verifies and "client_ca_file" not in tls:
+        document.report(policy, f"{policy} needs client_ca_file: who may have signed the certificates")
+    if authorities and not verifies and (policy or "client_auth_type" not in tls):
         message = f"has no effect without client_auth_type: {ClientAuth.REQUIRE_AND_VERIFY}"
-        document.report((*at, "client_ca_file"), message)
+        document.report(authorities, message)
     if lowest and highest and lowest > highest:
-        document.report((*at, "min_version"), f"{lowest} is above max_version, {highest}")
+        document.report(lowest, f"{lowest} is above max_version, {highest}")
