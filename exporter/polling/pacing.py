@@ -7,7 +7,7 @@ from random import Random
 
 from exporter.config.settings import Settings
 from exporter.polling.backoff import spread
-from exporter.polling.jobs import OPERATIONS, Call, Clock, Job, Kind
+from exporter.polling.calls import OPERATIONS, Call, Clock, Job, Kind
 from exporter.polling.queue import DueQueue, Intervals
 from exporter.polling.rate_limit import RateLimiter
 from exporter.replication.model import FailureScope

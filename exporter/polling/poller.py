@@ -19,8 +19,8 @@ from typing import Protocol
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
-from exporter.polling.grouping import Access, Group, grouped
-from exporter.polling.jobs import Call, Clock, Journal
+from exporter.polling.access import Access, Group, grouped
+from exporter.polling.calls import Call, Clock, Journal
 from exporter.polling.registry import RegistryPoller, unusable
 from exporter.polling.statuses import OnComplete
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool

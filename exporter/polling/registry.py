@@ -14,16 +14,11 @@ from typing import Any
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import Settings, TargetSettings
-from exporter.polling.access import Choice, Clients
-from exporter.polling.failures import Failures
-from exporter.polling.first_rounds import FirstRounds
-from exporter.polling.grouping import Access, Group
-from exporter.polling.in_flight import InFlight, call_lost
-from exporter.polling.jobs import Call, Clock, Job, Journal, Kind
-from exporter.polling.listing import circle
+from exporter.polling.access import Access, Choice, Clients, Group
+from exporter.polling.calls import Call, Clock, InFlight, Job, Journal, Kind, call_lost
+from exporter.polling.failures import Failures, FirstRounds, Parts, Reach
+from exporter.polling.listing import Listing, circle
 from exporter.polling.pacing import Pacing
-from exporter.polling.passes import Listing
-from exporter.polling.reach import Parts, Reach
 from exporter.polling.repository import RepositoryPoller
 from exporter.polling.statuses import OnComplete
 from exporter.replication.facts import RegistryFacts

@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from exporter.aws.errors import ECRError
-from exporter.polling.access import Choice
-from exporter.polling.grouping import Access
-from exporter.polling.jobs import Call, Job, Kind
+from exporter.polling.access import Access, Choice
+from exporter.polling.calls import Call, Job, Kind
+from exporter.polling.failures import Parts
 from exporter.polling.listing import ImageListing
-from exporter.polling.reach import Parts
 from exporter.polling.statuses import ImageStatuses, OnComplete
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import Destination, FailureScope, Image, Reason

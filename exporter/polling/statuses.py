@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from exporter.aws.errors import ECRError
-from exporter.polling.jobs import Call, Job, Kind
-from exporter.polling.reach import OUTAGE_AFTER, Parts
+from exporter.polling.calls import Call, Job, Kind
+from exporter.polling.failures import OUTAGE_AFTER, Parts
 from exporter.replication.facts import ImageFacts, RepositoryFacts
 from exporter.replication.model import (
     Destination,

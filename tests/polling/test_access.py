@@ -20,7 +20,7 @@ from support.fakes import (
 
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Secret, Settings, TargetSettings
-from exporter.polling.grouping import grouped
+from exporter.polling.access import grouped
 from exporter.replication.model import Reason, Replication, Source, Status
 
 OTHER = Source("444455556666", HOME.region)

@@ -28,8 +28,7 @@ from exporter.aws.errors import ECRError
 from exporter.aws.timeouts import Deadline
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.metrics.catalogue import DOMAIN, RepositoryRow
-from exporter.polling.in_flight import LOST_AFTER
-from exporter.polling.jobs import Kind
+from exporter.polling.calls import LOST_AFTER, Kind
 from exporter.polling.poller import HEARTBEAT
 from exporter.polling.workers import MAX_HANDED_OUT, ThreadPool
 from exporter.replication.model import (
@@ -729,7 +728,7 @@ def test_a_listing_that_leads_in_a_circle_is_a_failure_and_ends(operation: str) 
 def test_a_listing_whose_tokens_never_end_is_a_failure_and_ends(
     fresh: bool, empty: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.polling.passes.MOST_PAGES", 40)
+    monkeypatch.setattr("exporter.polling.listing.MOST_PAGES", 40)
     ecr = FakeECR()
     for number in range(8):
         pushed(ecr, "team/app", tag=f"v{number}")
