@@ -30,6 +30,9 @@ CALM_AFTER = 300.0
 _REGISTRY = FailureScope("registry")
 _THROTTLING = FailureScope("budget")
 
+#: Longest wait in seconds that AWS can ask for.
+LONGEST_REQUESTED_PAUSE = 300.0
+
 #: Where facts keep their failures.
 FailureFacts: TypeAlias = MutableMapping[FailureScope, Reason]
 
@@ -78,8 +81,9 @@ class Failures:
         cap: float = 60.0,
         reported_from: int | None = None,
     ) -> float:
-        """Count a failure of the scope; the seconds to stay away, at most `cap`.
+        """Count a failure of the scope; the monotonic time until which to stay away.
 
+        That is in at most `cap` seconds, unless AWS asks to wait for longer.
         It is reported from the first failure in a row; a time-out or a dropped connection from the second.
         `reported_from` sets another number. A `call` that was sent before the last failure is not counted:
         many calls that fail together are one failure.
@@ -89,8 +93,8 @@ class Failures:
         now = self._clock.monotonic()
         failure = self._failures.setdefault(scope, _Failure(facts, Backoff(cap=cap)))
         if call and call.sent_at <= failure.at:
-            return max(0.0, failure.until - now)
-        delay = failure.backoff.failed(self._random)
+            return failure.until
+        delay = max(failure.backoff.failed(self._random), requested_pause(error))
         failure.at, failure.until = now, now + delay
         if failure.reported or failure.backoff.failures >= reported_from:
             failure.reported = True
@@ -99,27 +103,29 @@ class Failures:
                 self._facts.heard_at = min(self._facts.heard_at, now)
             self._on_report()
             self._journal.failed(self._registry, scope, error)
-        return delay
+        return failure.until
 
     def reported(self, scope: FailureScope) -> bool:
         """Whether a failure of the scope is reported now."""
         return scope in self._failures and self._failures[scope].reported
 
-    def end(self, scope: FailureScope) -> bool:
-        """The scope works, or nothing in it is watched any more; whether it failed before."""
+    def end(self, scope: FailureScope) -> None:
+        """The scope works, or nothing in it is watched any more."""
         failure = self._failures.pop(scope, None)
-        if failure is None:
-            return False
-        if failure.reported:
+        if failure and failure.reported:
             with self._store.lock:
                 failure.facts.pop(scope, None)
             self._on_report()
             self._journal.recovered(self._registry, scope)
-        return True
 
     def of(self, repository: str) -> list[FailureScope]:
         """The scopes in a repository that fail now."""
         return [scope for scope in self._failures if scope.repository == repository]
+
+
+def requested_pause(error: ECRError) -> float:
+    """The seconds that AWS asks to wait before another try; 0 if it does not say."""
+    return min(error.retry_after or 0.0, LONGEST_REQUESTED_PAUSE)
 
 
 class FirstRounds:
@@ -172,8 +178,7 @@ class Parts:
 
     def works(self, scope: FailureScope) -> None:
         """The scope works, or nothing in it is watched any more."""
-        if self.failures.end(scope):
-            self.pacing.release(scope)
+        self.failures.end(scope)
 
     def noted(self, event: str, **fields: object) -> None:
         self.journal.noted(self.name, event, **fields)
@@ -225,8 +230,8 @@ class Reach:
             return False
         self._parts.pacing.probe_again(call.job)
         facts = self._parts.facts.failures
-        delay = self._parts.failures.fail(_REGISTRY, error, facts, call=call, cap=OUTAGE_CAP, reported_from=1)
-        self._parts.pacing.pause(seconds=delay)
+        until = self._parts.failures.fail(_REGISTRY, error, facts, call=call, cap=OUTAGE_CAP, reported_from=1)
+        self._parts.pacing.pause(until=until)
         return True
 
     def _out_of_reach(self) -> bool:

@@ -104,12 +104,12 @@ class RepositoryPoller:
         else:
             self._listing_failed(call, error)
 
-    def ask_again(self, job: Job) -> None:
-        """Ask again, after a call that gave nothing."""
+    def ask_again(self, job: Job, *, due: float | None = None) -> None:
+        """Ask again at a monotonic time, now by default, after a call that gave nothing."""
         if job.kind is Kind.STATUS:
-            self._statuses.ask_again(job.digest)
+            self._statuses.ask_again(job.digest, due=due)
         else:
-            self._pacing.book(job)
+            self._pacing.book(job, due=due)
 
     # -- the listing -------------------------------------------------------------------------
 
@@ -124,8 +124,8 @@ class RepositoryPoller:
             return
         if error.reason is not Reason.UNAVAILABLE:
             self._listing.give_up()  # its token may be what is wrong
-        delay = self._parts.failures.fail(self._scope, error, self.facts.failures, call=call)
-        self._pacing.book(self._listing_job, due=self._pacing.later(delay))
+        until = self._parts.failures.fail(self._scope, error, self.facts.failures, call=call)
+        self._pacing.book(self._listing_job, due=until)
 
     def _take_result(self, images: Sequence[Image] | None) -> None:
         """Take the images of a whole pass, and begin the next later; None: the pass goes on."""
