@@ -166,7 +166,7 @@ class RepositoryPoller:
     def _select(self, images: Sequence[Image]) -> None:
         selection = self._targets.select(images, now=self._clock.time())
         self._newest.put(self._group, selection)
-        if self._newest.to_be_told():
+        if self._newest.newly_skipped():
             self._parts.warned("images_skipped", max_images=self._newest.limit)
         with self._store.lock:
             self.facts.targets = tuple(
