@@ -7,10 +7,9 @@ from random import Random
 
 from exporter.config.settings import Settings
 from exporter.polling.backoff import spread
-from exporter.polling.jobs import OPERATIONS, Call, Clock, Job, Kind
+from exporter.polling.calls import OPERATIONS, Call, Clock, Job, Kind
 from exporter.polling.queue import DueQueue, Intervals
 from exporter.polling.rate_limit import RateLimiter
-from exporter.replication.model import FailureScope
 
 #: Seconds after a probe without a result until the next one is sent.
 PROBE_PAUSE = 1.0
@@ -45,8 +44,9 @@ class Pacing:
     def book(self, job: Job, *, due: float | None = None, rank: float | None = 0.0) -> None:
         """Ask for the job at a time, now by default. A greater rank goes earlier; None is in no hurry."""
         due = self._clock.monotonic() if due is None else due
-        operation, scope = OPERATIONS[job.kind], _hold_scope(job)
-        self._queue.book(job, due=due, operation=operation, rank=rank, scope=scope)
+        # The scope is a string that the job has already: an object of its own costs 80 bytes an image.
+        scope = job.repository if job.kind is Kind.STATUS else None
+        self._queue.book(job, due=due, operation=OPERATIONS[job.kind], rank=rank, scope=scope)
 
     def cancel(self, job: Job) -> None:
         """Do not ask for the job."""
@@ -82,27 +82,23 @@ class Pacing:
         """Since when the oldest due job waits for the rate limiter; None if none waits."""
         return self._queue.oldest_due(self._clock.monotonic())
 
-    def hold(self, scope: FailureScope, *, seconds: float) -> None:
-        """Keep back the status calls of a scope, except for a probe after so many seconds."""
-        self._queue.hold(scope, until=self._clock.monotonic() + seconds)
+    def hold(self, repository: str, *, until: float) -> None:
+        """Keep back the status calls of a repository, except for a probe at that time."""
+        self._queue.hold(repository, until=until)
 
     def probe_again(self, job: Job) -> None:
-        """If the job was the probe of a scope that is held, send another one soon."""
+        """If the job was the probe of a repository that is held, send another one soon."""
         soon = self._clock.monotonic() + PROBE_PAUSE
-        self._queue.probe_again(FailureScope("status", job.repository), at=soon)
+        self._queue.probe_again(job.repository, at=soon)
 
-    def release(self, scope: FailureScope) -> None:
-        """Let the calls of a scope go again."""
-        self._queue.release(scope)
+    def release(self, repository: str) -> None:
+        """Let the status calls of a repository go again."""
+        self._queue.release(repository)
 
-    def pause(self, *, seconds: float) -> None:
-        """Keep back all calls, except for a probe after so many seconds."""
-        self._queue.pause(until=self._clock.monotonic() + seconds)
+    def pause(self, *, until: float) -> None:
+        """Keep back all calls, except for a probe at that time."""
+        self._queue.pause(until=until)
 
     def resume(self) -> None:
         """Let all calls go again."""
         self._queue.resume()
-
-
-def _hold_scope(job: Job) -> FailureScope | None:
-    return FailureScope("status", job.repository) if job.kind is Kind.STATUS else None

@@ -19,8 +19,8 @@ from typing import Protocol
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
-from exporter.polling.grouping import Access, Group, grouped
-from exporter.polling.jobs import Call, Clock, Journal
+from exporter.polling.access import Access, Group, grouped
+from exporter.polling.calls import Call, Clock, Journal
 from exporter.polling.registry import RegistryPoller, unusable
 from exporter.polling.statuses import OnComplete
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
@@ -101,7 +101,7 @@ class Poller:
         self._accounts: dict[Access, str] = {}
         self._overdue_since: float | None = None
         self._heartbeat = clock.monotonic()
-        self._configure(self._share(settings))
+        self.configure(settings)
 
     # -- any thread --------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Poller:
 
         def apply() -> None:
             if begin.acquire(blocking=False):
-                self._configure(self._share(settings))
+                self.configure(settings)
                 done.set()
 
         self._inbox.put(apply)
@@ -203,13 +203,14 @@ class Poller:
 
     # -- configuration -----------------------------------------------------------------------
 
-    def _share(self, settings: Settings) -> Settings:
-        """The settings with this shard's part of what all shards together may ask of a registry."""
-        return replace(settings, requests_per_second=settings.requests_per_second / self._shard.total)
+    def configure(self, settings: Settings) -> None:
+        """Poll what the settings say; a registry that stays keeps all that is known of it.
 
-    def _configure(self, settings: Settings) -> None:
-        """Poll what the settings say; a registry that stays keeps all that is known of it."""
-        self._settings = settings
+        Loop thread only; for other threads there is `reload`.
+        """
+        # This shard's part of what all shards together may ask of a registry.
+        rate = settings.requests_per_second / self._shard.total
+        self._settings = settings = replace(settings, requests_per_second=rate)
         if self._newest.resize(settings.max_images):
             for polled in self._polled:
                 polled.registry.admit()

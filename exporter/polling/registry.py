@@ -1,4 +1,4 @@
-"""One source registry: its rules, its repositories, and who takes each answer.
+"""One source registry: its configuration, its repositories, and who takes each answer.
 
 No threads and no waiting here. The poller takes a call from `next_call`, has it made, and hands the result
 to `answered` or `failed`, all on its loop thread.
@@ -14,20 +14,16 @@ from typing import Any
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import Settings, TargetSettings
-from exporter.polling.access import Choice, Clients
-from exporter.polling.failures import Failures
-from exporter.polling.first_rounds import FirstRounds
-from exporter.polling.grouping import Access, Group
-from exporter.polling.in_flight import InFlight, call_lost
-from exporter.polling.jobs import Call, Clock, Job, Journal, Kind
-from exporter.polling.listing import circle
+from exporter.polling.access import Access, Choice, Clients, Group
+from exporter.polling.calls import Call, Clock, InFlight, Job, Journal, Kind, call_lost
+from exporter.polling.failures import Failures, FirstRounds, Parts, Reach, requested_pause
+from exporter.polling.listing import Listing, circle
 from exporter.polling.pacing import Pacing
-from exporter.polling.passes import Listing
-from exporter.polling.reach import Parts, Reach
 from exporter.polling.repository import RepositoryPoller
+from exporter.polling.rules import OnAccount, RulesPoller
 from exporter.polling.statuses import OnComplete
 from exporter.replication.facts import RegistryFacts
-from exporter.replication.model import FailureScope, Page, Reason, Registry
+from exporter.replication.model import FailureScope, Page, Reason
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
 from exporter.replication.targets import Newest, RepositoryTargets, Shard, Targets
@@ -35,8 +31,6 @@ from exporter.replication.targets import Newest, RepositoryTargets, Shard, Targe
 #: Seconds until a call about the whole registry that was throttled is made again.
 THROTTLED_PAUSE = 1.0
 
-_REGISTRY = Job(Kind.REGISTRY)
-_ACCOUNT = Job(Kind.ACCOUNT)
 _REPOSITORIES = Job(Kind.REPOSITORIES)
 
 
@@ -58,13 +52,11 @@ class RegistryPoller:
         journal: Journal,
         settings: Settings,
         on_complete: OnComplete,
-        on_account: Callable[[Access, str], None],
+        on_account: OnAccount,
     ) -> None:
         self.facts = RegistryFacts(group.source, since=clock.monotonic())
         self._store = store
         self._shard = shard
-        #: Told whose account an access has; it may rename or retire this very poller.
-        self._on_account = on_account
         self._rounds = FirstRounds(self.facts, store=store, clock=clock)
         self._parts = Parts(
             name=name,
@@ -100,8 +92,13 @@ class RegistryPoller:
         self._configured: tuple[Settings, Group] | None = None
         self._group = group
         self._wanted: tuple[TargetSettings, ...] = ()
-        #: With which access the rules and the account are asked for, and with which the repositories.
-        self._rules_access = Choice(())
+        self._rules = RulesPoller(
+            self._parts,
+            store=store,
+            repositories=self._repositories,
+            begin=self._begin_once,
+            on_account=on_account,
+        )
         self._list_access = Choice(())
         self._listing: Listing[str] | None = None
         #: The repositories that exist; None until listed.
@@ -128,7 +125,7 @@ class RegistryPoller:
         self._aim()
         # Another access may be able to read rules that none could read.
         if self._configure_accesses(group) or first:
-            pacing.book(_REGISTRY)
+            self._rules.ask()
         if before != (pacing.intervals, pacing.stale_after):
             listing = before[0].discovery != pacing.intervals.discovery
             for repository in self._repositories.values():
@@ -140,8 +137,7 @@ class RegistryPoller:
         """Take the accesses; whether they are others."""
         accesses = group.accesses
         changed = self._parts.clients.configure(accesses)
-        # An access to another account's registry cannot read its rules.
-        self._rules_access.configure([a for a in accesses if not a.registry_id] or accesses)
+        self._rules.configure(accesses)
         globs = [target for target in self._wanted if target.is_glob]
         self._list_access.configure(group.named(globs) if globs else accesses)
         for repository in self._repositories.values():
@@ -197,15 +193,13 @@ class RegistryPoller:
         """How to make the call of a job, and with which access."""
         if job.repository:
             return self._repositories[job.repository].call(job)
-        choice = self._list_access if job.kind is Kind.REPOSITORIES else self._rules_access
-        client = self._parts.clients.of(choice.access)
-        if job.kind is Kind.REGISTRY:
-            return choice.access, client.registry
-        if job.kind is Kind.ACCOUNT:
-            return choice.access, client.account
+        if job.kind is not Kind.REPOSITORIES:
+            return self._rules.call(job)
         self._listing = self._listing or Listing()
         question = self._listing.question()
-        return choice.access, partial(client.repositories, question.token if question else None)
+        access = self._list_access.access
+        list_page = self._parts.clients.of(access).repositories
+        return access, partial(list_page, question.token if question else None)
 
     def answered(self, call: Call, answer: Any) -> None:
         """Take an answer. What cannot be understood counts as a failed call."""
@@ -238,17 +232,19 @@ class RegistryPoller:
     def _end(self, call: Call, error: ECRError) -> None:
         if not self._reach.failed(call, error):
             self._take_failure(call, error)
-        elif not call.job.repository:
-            self.pacing.book(call.job, due=self.pacing.later(THROTTLED_PAUSE))
+            return
+        due = self._parts.clock.monotonic() + requested_pause(error)
+        if not call.job.repository:
+            self.pacing.book(call.job, due=max(due, self.pacing.later(THROTTLED_PAUSE)))
         elif repository := self._repositories.get(call.job.repository):
-            repository.ask_again(call.job)
+            repository.ask_again(call.job, due=due)
 
     def _take(self, call: Call, answer: Any) -> None:
         kind = call.job.kind
         if kind is Kind.REGISTRY:
-            self._described(call, answer)
+            self._rules.described(call, answer)
         elif kind is Kind.ACCOUNT:
-            self._identified(call, answer)
+            self._rules.identified(call, answer)
         elif kind is Kind.REPOSITORIES:
             self._repositories_page(call, answer)
         elif repository := self._repositories.get(call.job.repository):
@@ -257,7 +253,7 @@ class RegistryPoller:
     def _take_failure(self, call: Call, error: ECRError) -> None:
         job = call.job
         if job.kind is Kind.REGISTRY or job.kind is Kind.ACCOUNT:
-            self._registry_failed(call, error)
+            self._rules.failed(call, error)
         elif job.kind is Kind.REPOSITORIES:
             self._repositories_failed(call, error)
         elif repository := self._repositories.get(job.repository):
@@ -266,85 +262,6 @@ class RegistryPoller:
                 self._drop(job.repository)
             else:
                 repository.failed(call, error)
-
-    # -- account and rules -------------------------------------------------------------------
-
-    def _described(self, call: Call, registry: Registry) -> None:
-        self._rules_access.worked()
-        self._parts.works(FailureScope("rules"))
-        foreign = bool(call.access.registry_id)
-        if not (foreign or self._has_account(call, registry.registry_id)):
-            return
-        source, intervals = self.facts.source, self.pacing.intervals
-        if not source.registry_id:
-            self.pacing.book(_ACCOUNT)
-            self.pacing.book(_REGISTRY, due=self.pacing.later(intervals.discovery))
-            return
-        if foreign and registry.registry_id != source.registry_id:
-            # These are the rules of the access's own registry, and say nothing of this one.
-            self.pacing.book(_REGISTRY, due=self.pacing.later(intervals.settled))
-        else:
-            self._take_rules(call, registry)
-            self.pacing.book(_REGISTRY, due=self.pacing.later(intervals.discovery))
-        self._begin_once()
-
-    def _identified(self, call: Call, account: str) -> None:
-        self._parts.works(FailureScope("account"))
-        if not account:
-            self.pacing.book(_ACCOUNT, due=self.pacing.later(self.pacing.intervals.discovery))
-        elif self._has_account(call, account):
-            self._begin_once()
-
-    def _has_account(self, call: Call, account: str) -> bool:
-        """Take whose account the access has, "" if unknown; whether the access is still one of this registry.
-
-        If another registry has that account, the access is moved there, and this registry may be retired.
-        """
-        source = self.facts.source
-        if account not in ("", source.registry_id):
-            self._parts.noted("registry_identified", registry_id=account, region=source.region)
-            self._on_account(call.access, account)
-        return call.access in self._parts.clients
-
-    def _registry_failed(self, call: Call, error: ECRError) -> None:
-        job, pacing = call.job, self.pacing
-        denied = error.reason is Reason.ACCESS_DENIED
-        if (denied or error.everything) and self._rules_access.refused(call.access):
-            pacing.book(job)
-            return
-        if call.access.registry_id and denied:
-            pacing.book(job, due=pacing.later(pacing.intervals.settled))
-        else:
-            scope = FailureScope("rules" if job.kind is Kind.REGISTRY else "account")
-            delay = self._parts.failures.fail(scope, error, self.facts.failures, call=call)
-            pacing.book(job, due=pacing.later(delay))
-        with self._store.lock:
-            # Rules that are too old to be believed count as changed when they can be read again.
-            now = self._parts.clock.monotonic()
-            self.facts.rules = self.facts.believed_rules(now, pacing.stale_after)
-        if error.reason is Reason.UNAVAILABLE and not self._parts.failures.reported(FailureScope("rules")):
-            return  # a single time-out; to begin without the rules would mean to ask for everything again
-        if self.facts.source.registry_id:
-            self._begin_once()
-        elif job.kind is Kind.REGISTRY and error.reason is not Reason.UNAVAILABLE:
-            pacing.book(_ACCOUNT)
-
-    def _take_rules(self, call: Call, registry: Registry) -> None:
-        before = self.facts.rules
-        with self._store.lock:
-            self.facts.rules = registry
-            self.facts.rules_at = self._parts.clock.monotonic()
-            self.facts.rules_time = self._parts.sent_time(call)
-        if before != registry:
-            changed = before is not None
-            self._parts.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
-        for name, repository in self._repositories.items():
-            expected = registry.destinations(name)
-            # Rules that could not be read for long may have changed any number of times.
-            if before is None or before.destinations(name) != expected:
-                repository.rules_changed(expected=expected)
-            else:
-                repository.rules_confirmed()
 
     # -- repositories ------------------------------------------------------------------------
 
@@ -398,8 +315,8 @@ class RegistryPoller:
             self.pacing.book(call.job)
             return
         scope = FailureScope("repositories")
-        delay = self._parts.failures.fail(scope, error, self.facts.failures, call=call)
-        self.pacing.book(call.job, due=self.pacing.later(delay))
+        until = self._parts.failures.fail(scope, error, self.facts.failures, call=call)
+        self.pacing.book(call.job, due=until)
 
     def _watch_repositories(self) -> None:
         """Poll what the targets select of the existing repositories, and nothing else."""

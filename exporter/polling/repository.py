@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from exporter.aws.errors import ECRError
-from exporter.polling.access import Choice
-from exporter.polling.grouping import Access
-from exporter.polling.jobs import Call, Job, Kind
+from exporter.polling.access import Access, Choice
+from exporter.polling.calls import Call, Job, Kind
+from exporter.polling.failures import Parts
 from exporter.polling.listing import ImageListing
-from exporter.polling.reach import Parts
 from exporter.polling.statuses import ImageStatuses, OnComplete
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import Destination, FailureScope, Image, Reason
@@ -105,12 +104,12 @@ class RepositoryPoller:
         else:
             self._listing_failed(call, error)
 
-    def ask_again(self, job: Job) -> None:
-        """Ask again, after a call that gave nothing."""
+    def ask_again(self, job: Job, *, due: float | None = None) -> None:
+        """Ask again at a monotonic time, now by default, after a call that gave nothing."""
         if job.kind is Kind.STATUS:
-            self._statuses.ask_again(job.digest)
+            self._statuses.ask_again(job.digest, due=due)
         else:
-            self._pacing.book(job)
+            self._pacing.book(job, due=due)
 
     # -- the listing -------------------------------------------------------------------------
 
@@ -125,8 +124,8 @@ class RepositoryPoller:
             return
         if error.reason is not Reason.UNAVAILABLE:
             self._listing.give_up()  # its token may be what is wrong
-        delay = self._parts.failures.fail(self._scope, error, self.facts.failures, call=call)
-        self._pacing.book(self._listing_job, due=self._pacing.later(delay))
+        until = self._parts.failures.fail(self._scope, error, self.facts.failures, call=call)
+        self._pacing.book(self._listing_job, due=until)
 
     def _take_result(self, images: Sequence[Image] | None) -> None:
         """Take the images of a whole pass, and begin the next later; None: the pass goes on."""
@@ -167,7 +166,7 @@ class RepositoryPoller:
     def _select(self, images: Sequence[Image]) -> None:
         selection = self._targets.select(images, now=self._clock.time())
         self._newest.put(self._group, selection)
-        if self._newest.to_be_told():
+        if self._newest.newly_skipped():
             self._parts.warned("images_skipped", max_images=self._newest.limit)
         with self._store.lock:
             self.facts.targets = tuple(

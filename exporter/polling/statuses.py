@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from exporter.aws.errors import ECRError
-from exporter.polling.jobs import Call, Job, Kind
-from exporter.polling.reach import OUTAGE_AFTER, Parts
+from exporter.polling.calls import Call, Job, Kind
+from exporter.polling.failures import OUTAGE_AFTER, Parts
 from exporter.replication.facts import ImageFacts, RepositoryFacts
 from exporter.replication.model import (
     Destination,
@@ -76,10 +76,10 @@ class ImageStatuses:
         rank = image.replicated_from or 0.0 if urgent else None
         self._pacing.book(self.job(image.digest), due=due, rank=rank)
 
-    def ask_again(self, digest: str) -> None:
+    def ask_again(self, digest: str, *, due: float | None) -> None:
         """Ask again, after a call that gave nothing; not if the image is watched no longer."""
         if image := self._facts.images.get(digest):
-            self.ask(image)
+            self.ask(image, due=due)
 
     # -- what is watched ---------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class ImageStatuses:
 
     def all_removed(self) -> None:
         """No image is left to ask for."""
-        self._parts.works(self._scope)
+        self._works()
 
     def recall(self, image: ImageFacts, settled: Settled | None) -> ImageFacts:
         """The facts of an image with what the state file remembers of it."""
@@ -152,10 +152,15 @@ class ImageStatuses:
             if after != before or after.answered_at > before.good_until:
                 self._store.changed()
             self._facts.put(after)
-        self._parts.works(self._scope)
+        self._works()
         self._parts.works(FailureScope("status", self._name, job.digest))
         self.ask(after, due=self._pacing.later(self._pacing.intervals.after(after.state)))
         self._answered(job.digest)
+
+    def _works(self) -> None:
+        """Status calls of the repository work, or none is needed."""
+        self._parts.works(self._scope)
+        self._pacing.release(self._name)
 
     def _evaluated(self, before: ImageFacts, reported: tuple[Replication, ...]) -> ImageFacts:
         now = self._clock.monotonic()
@@ -191,10 +196,9 @@ class ImageStatuses:
             failures.fail(scope, error, facts, call=call)
             self.ask(image, due=self._pacing.later(self._pacing.intervals.failed))
         elif error.reason is Reason.UNAVAILABLE and len(self._unanswered) < OUTAGE_AFTER:
-            delay = failures.fail(scope, error, facts, call=call)
-            self.ask(image, due=self._pacing.later(delay))
+            self.ask(image, due=failures.fail(scope, error, facts, call=call))
         else:
-            self._pacing.hold(self._scope, seconds=failures.fail(self._scope, error, facts, call=call))
+            self._pacing.hold(self._name, until=failures.fail(self._scope, error, facts, call=call))
             self.ask(image)
 
     def _observe(self, before: ImageFacts, after: Iterable[Replication]) -> None:

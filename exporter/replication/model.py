@@ -22,7 +22,7 @@ class Status(StrEnum):
 
     The first three are ECR's ReplicationStatus (botocore service model). MISSING is ours: the
     registry's rules send the image there and ECR reports nothing. UNKNOWN is ours too: ECR names
-    the destination but leaves the status out. A status that AWS invents later is a plain string.
+    the destination but leaves the status out. A status that AWS adds later is a plain string.
     """
 
     IN_PROGRESS = "IN_PROGRESS"
@@ -58,7 +58,7 @@ class ImageState(StrEnum):
 
 
 class Source(NamedTuple):
-    """A source registry: one account in one Region. `registry_id` is "" until AWS told us."""
+    """A source registry: one account in one Region. `registry_id` is "" until AWS names it."""
 
     registry_id: str
     region: str
@@ -97,12 +97,12 @@ class Image:
     digest: str
     tags: tuple[str, ...] = ()
     pushed_at: float | None = None
-    #: Restored from archive: replication starts anew then.
+    #: When it was restored from the archive, which starts its replication again.
     activated_at: float | None = None
 
     @property
     def replicated_from(self) -> float | None:
-        """When its latest replication began, as far as ECR tells: the push or the restore."""
+        """When its latest replication began: the push or the restore. None if ECR reports neither."""
         times = [at for at in (self.pushed_at, self.activated_at) if at is not None]
         return max(times, default=None)
 
@@ -117,15 +117,15 @@ class Replication(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One replication rule: where to, and the filters on the repository's name, none for every one."""
+    """One replication rule: its destinations, and its filters. Without filters it covers every repository."""
 
     destinations: tuple[Destination, ...]
     filters: tuple[str, ...] = ()
-    #: Those of the filters that are prefixes; what another type of filter matches nobody here knows.
+    #: The filters that are prefixes. What a filter of another type matches is unknown.
     prefixes: tuple[str, ...] = ()
 
     def covers(self, repository: str) -> bool:
-        """Whether images pushed to the repository are surely sent to the destinations.
+        """Whether images that are pushed to the repository are certainly sent to the destinations.
 
         PREFIX_MATCH is a plain prefix: "prod" covers "production-x" too (ECR documentation).
         """
@@ -134,11 +134,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """What DescribeRegistry tells: whose registry it is, and its replication rules."""
+    """The answer of DescribeRegistry: the account of the registry, and its replication rules."""
 
     registry_id: str
     rules: tuple[Rule, ...] = ()
-    #: By repository, as far as asked for; whoever asks first adds it, in any thread.
+    #: A cache by repository. The first caller adds an entry, in any thread.
     _destinations: dict[str, frozenset[Destination]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -1,9 +1,9 @@
-"""The state file: what is settled, kept on disk, so that a restart need not ask for it again.
+"""The state file: settled images on disk, so that a restart does not ask for them again.
 
-One gzip file of JSON lines, which checks itself when it is read. The first line says what it is; each
-of the others holds images of one repository that are COMPLETE at the same destinations, so nothing but
-that can come out of it. It is written beside its place and then moved there: whenever the process dies,
-the last whole file is there. What cannot be read is a warning and a cold start.
+It is a gzip file of JSON lines. The first line names the format. Each other line has images of one
+repository that are COMPLETE at the same destinations; nothing else is kept. A new file is written beside
+the old one and then replaces it, so that a whole file exists at every moment. A file that cannot be read is
+a warning and a cold start.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from exporter.replication.store import Store
 
 FORMAT = "ecr-replication-exporter state"
 VERSION = 1
-#: Seconds between two writings. What is settled meanwhile is asked for again after a kill.
+#: Seconds between two writes. After a kill, what settled since the last one is asked for again.
 WRITE_EVERY = 600.0
 FIRST_WRITE_AFTER = 30.0
-#: Images in a line, and the longest line in bytes: so much is in memory twice, and no more.
+#: Images in a line, and the longest line in bytes. They bound the memory that reading and writing need.
 _LINE_IMAGES = 1000
 _LINE_BYTES = 4 * 1024 * 1024
-#: Fast, and still a third of the size: digests do not compress.
+#: The fastest level leaves a third of the size. Higher ones gain little, because digests do not compress.
 _GZIP_LEVEL = 1
 
 _log = logs.get("statefile")
@@ -58,9 +58,10 @@ class Settled(NamedTuple):
     def recall(
         self, image: ImageFacts, *, clock: Clock, settled_interval: float, stale_after: float
     ) -> ImageFacts:
-        """What is known of the image; nothing new if it was replicated anew, or this is too long ago.
+        """The facts of the image with this answer.
 
-        An answer from the future comes of a clock that was set: it is not believed either.
+        They are unchanged if the image was replicated again since, if the answer is too old, or if it is
+        from the future because the clock was set back.
         """
         age = clock.time() - self.answered_time
         good_for = settled_interval + stale_after
@@ -77,7 +78,7 @@ class Settled(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """What is settled in one repository, and where the rules sent its images; None if nobody knew."""
+    """What is settled in one repository, and where the rules sent its images; None if that was not known."""
 
     expected: frozenset[Destination] | None
     images: dict[str, Settled]
@@ -106,11 +107,11 @@ class StateCache:
         return {d: settled for d, settled in remembered.images.items() if wanted <= set(settled.destinations)}
 
     def forget(self, source: Source, repository: str) -> None:
-        """The repository was listed: the store knows better from now on."""
+        """Drop what is remembered of a repository, because it was listed."""
         self._repositories.pop((source, repository), None)
 
     def forget_before(self, answered_time: float) -> None:
-        """Drop what is too old to be of use to anybody."""
+        """Drop repositories whose answers are all older than that Unix time."""
         for key, (_, images) in self.rest().items():
             if all(settled.answered_time < answered_time for settled in images.values()):
                 self._repositories.pop(key, None)
@@ -153,7 +154,7 @@ def read(path: str) -> StateCache:
 
 
 def _refuse_special(path: str) -> None:
-    """A pipe would be waited for, a device or a directory replaced."""
+    """Raise OSError unless the path is a regular file or missing. To open a pipe would hang."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path as the operator wrote it
             raise OSError(f"{path} is not a regular file")
@@ -189,7 +190,7 @@ def write(path: str, repositories: Mapping[tuple[Source, str], Remembered]) -> N
     """Replace the file in one step. Raises OSError, and leaves the last file in its place then."""
     _refuse_special(path)
     path = os.path.realpath(path)  # the file is replaced, not a link to it
-    # Not the same for two exporters that overlap, and the same again after a kill.
+    # Two exporters that overlap have different names here. After a kill the name is the same again.
     draft = f"{path}.{socket.gethostname()}-{os.getpid()}.new"
     try:
         with open(draft, "wb") as raw:  # noqa: PTH123
@@ -226,7 +227,7 @@ def _lines(repositories: Mapping[tuple[Source, str], Remembered]) -> Iterator[di
 
 
 def settled(store: Store, clock: Clock) -> dict[tuple[Source, str], Remembered]:
-    """What is settled by the store, whatever its listings are worth by now."""
+    """What the store knows to be settled, also where its listing is stale."""
     boot = clock.time() - clock.monotonic()
     found = {}
     for source, repository, expected, images in store.settled():
@@ -242,11 +243,11 @@ def settled(store: Store, clock: Clock) -> dict[tuple[Source, str], Remembered]:
     return found
 
 
-# -- its state_file_writer ----------------------------------------------------------------------------------
+# -- the writer ----------------------------------------------------------------------------------
 
 
 class Watcher(Protocol):
-    """Told how reading and writing go, for the metrics."""
+    """Counts reads and writes for the metrics."""
 
     def state_written(self, *, at: float) -> None: ...
 
@@ -256,10 +257,10 @@ class Watcher(Protocol):
 
 
 class StateFileWriter:
-    """Reads the state file once, and writes it now and then in a thread of its own, and in the end.
+    """Reads the state file once. Writes it in a thread of its own, every WRITE_EVERY seconds and at the end.
 
-    A file is written over only if it is known to be a state file; another one may be somebody's who
-    mistyped a path, and is moved aside.
+    It replaces only a file that is a state file. Another file is moved aside, because its path may be a
+    mistake in the configuration.
     """
 
     def __init__(self, *, settings: Settings, store: Store, clock: Clock, watcher: Watcher) -> None:
@@ -271,7 +272,7 @@ class StateFileWriter:
         self._folds = logs.Folds(_log, clock=clock.monotonic)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="statefile", daemon=True)
-        #: The file that is ours to write over.
+        #: The path that is known to be a state file, or free.
         self._ours: str | None = None
         if settings.state_file:
             self._read(settings.state_file)
@@ -281,7 +282,7 @@ class StateFileWriter:
         self._thread.start()
 
     def configure(self, settings: Settings) -> None:
-        """Another file from now on, or none. What it holds is older than what is known."""
+        """Write to another file from now on, or to none. A file that is there already is not read."""
         if settings.state_file != self._settings.state_file:
             self._watcher.state_moved()
         self._settings = settings
@@ -291,7 +292,7 @@ class StateFileWriter:
         self._stopping.set()
 
     def join(self, timeout: float) -> None:
-        """Wait for so many seconds until that is done; the last file stays if it is not."""
+        """Wait at most so many seconds for the last write. Without it the previous file stays."""
         self._thread.join(timeout)
 
     def write(self) -> None:
@@ -306,7 +307,7 @@ class StateFileWriter:
                 _make_room(path, now)
                 self._ours = path
             write(path, settled(self._store, self._clock) | self.memory.rest())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it shows, and the exporter goes on
+        except Exception as error:  # noqa: BLE001 - the metrics and the log show it
             self._watcher.state_failed("write")
             self._folds.failed(path, path, "state_file_not_written", error=str(error))
         else:
@@ -323,7 +324,7 @@ class StateFileWriter:
             _log.warning("state_file_unusable", file=path, error=str(error), consequence="a cold start")
 
     def _keep(self) -> None:
-        # Soon for the first time, so that a place that cannot be written is known soon.
+        # The first write is early, so that a path that cannot be written is noticed early.
         wait = FIRST_WRITE_AFTER
         while not self._stopping.wait(wait):
             self.write()
@@ -332,7 +333,7 @@ class StateFileWriter:
 
 
 def _make_room(path: str, now: float) -> None:
-    """Move a file that is no state file aside. Raises OSError, also if nobody can tell what it is."""
+    """Move a file aside that is not a state file. Raises OSError if it cannot be moved or read."""
     try:
         read(path)
     except UnusableError:

@@ -1,8 +1,6 @@
-"""What to watch: targets + what a registry holds -> images, and the names they are watched by.
+"""Which images to watch: the targets select them from what a registry holds.
 
-All pure: settings and listings in, selections out, the wall clock as an argument. How a repository's
-images are best asked for (page by page, or by name) is decided here too, because only the targets
-know which names matter.
+All functions are pure: settings and listings go in, selections come out, and the time is an argument.
 """
 
 from __future__ import annotations
@@ -29,22 +27,22 @@ class Shard:
     total: int = 1
 
     def owns(self, source: Source, repository: str) -> bool:
-        """Whether the repository is this one's to watch: of all shards exactly one says so.
+        """Whether this shard watches the repository. Exactly one of all shards does.
 
-        By a hash that depends on neither the process nor the release, so that a shard that starts
-        anew finds its own state file of use.
+        The hash is the same in every process and release, so that a shard can use its state file after a
+        restart.
         """
         key = f"{source.registry_id}/{source.region}/{repository}".encode()
         return int.from_bytes(blake2b(key, digest_size=8).digest()) % self.total == self.ordinal
 
 
-#: All of it.
+#: A single exporter, which watches all repositories.
 WHOLE = Shard()
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An image that targets select, and the names under which its series appear."""
+    """An image that targets select, and the names in the labels of its series."""
 
     image: Image
     names: frozenset[Name]
@@ -56,7 +54,7 @@ class Selected:
 
     label: str
     images: int
-    #: Names that the target spells out and that do not exist there.
+    #: Names that the target spells out, and that do not exist there.
     missing: frozenset[Name]
 
 
@@ -69,7 +67,7 @@ class Selection:
 
 
 class Target:
-    """One entry of `targets`, ready to match."""
+    """One entry of `targets`, with its patterns compiled."""
 
     def __init__(self, settings: TargetSettings) -> None:
         self.settings = settings
@@ -82,13 +80,14 @@ class Target:
         self._every_tag = bool(everything) and not settings.exclude_tags
 
     def covers(self, repository: str) -> bool:
+        """Whether the target applies to the repository."""
         return self._repository.match(repository)
 
     @cached_property
     def named(self) -> frozenset[Name]:
-        """The names that the target spells out, so that one that does not exist is a failure.
+        """The names that the target spells out. The target fails if one of them does not exist.
 
-        A glob over repositories spells out nothing: not every repository has to have the tag.
+        A glob over repositories spells out no name, because not every repository must have the tag.
         """
         if self.settings.is_glob:
             return frozenset()
@@ -98,7 +97,7 @@ class Target:
 
     @property
     def by_name(self) -> bool:
-        """Whether knowing the images of `named` is all that it takes to select."""
+        """Whether the images of `named` are all that the target can select."""
         settings = self.settings
         return not settings.is_glob and not self._tags.globs and not settings.untagged
 
@@ -110,8 +109,8 @@ class Target:
     def select(self, images: Sequence[Image], *, now: float) -> dict[str, Watched]:
         """The images that the target selects, by digest; `now` is Unix time.
 
-        An image whose push time ECR does not tell is kept by `pushed_within` and comes last for
-        `latest`: leaving it out would hide it for ever.
+        An image without a push time passes `pushed_within`, because it would be hidden for ever otherwise.
+        For `latest` it is the oldest.
         """
         found = [Watched(image, names) for image in images if (names := self._names(image))]
         within = self.settings.pushed_within
@@ -133,7 +132,7 @@ class Target:
 
 
 class _Patterns:
-    """Globs and exact words; exact ones are looked up, as a target list may hold thousands."""
+    """Globs and exact words. Exact words are in a set, because there may be thousands."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         patterns = list(patterns)
@@ -146,7 +145,7 @@ class _Patterns:
 
 
 class Targets:
-    """All targets of one registry, in the repositories that are ours to watch."""
+    """All targets of one registry, in the repositories that this shard watches."""
 
     def __init__(
         self, settings: Iterable[TargetSettings], *, ours: Callable[[str], bool] = lambda _: True
@@ -171,26 +170,27 @@ class Targets:
 
     @property
     def repositories(self) -> frozenset[str]:
-        """The repositories that are spelt out, whether they exist or not."""
+        """The repositories that targets spell out. They need not exist."""
         return frozenset(self._exact)
 
     def matching(self, existing: Iterable[str]) -> frozenset[str]:
-        """The repositories to watch, of those that exist: every one that is spelt out or matched."""
+        """The repositories to watch: those that are spelt out, and the existing ones that a glob matches."""
         matched = (name for name in existing if any(t.covers(name) for t in self._globs))
         return self.repositories | {name for name in matched if self._ours(name)}
 
     def matching_nothing(self, existing: Iterable[str]) -> frozenset[str]:
-        """The labels of the globs that match no repository, whosever it is."""
+        """The labels of the globs that match no repository of any shard."""
         existing = list(existing)
         return frozenset(t.label for t in self._globs if not any(map(t.covers, existing)))
 
     def of(self, repository: str) -> RepositoryTargets:
+        """The targets that apply to the repository."""
         exact = self._exact.get(repository, [])
         return RepositoryTargets(tuple(exact + [t for t in self._globs if t.covers(repository)]))
 
 
 def _merged(one: TargetSettings, other: TargetSettings) -> TargetSettings:
-    """Two targets that differ at most in their registries, as one."""
+    """One target in place of two that differ only in their registries."""
     if one.registries == other.registries:
         return one
     both = (*one.registries, *other.registries) if one.registries and other.registries else ()
@@ -213,12 +213,12 @@ class RepositoryTargets:
 
     @cached_property
     def age_matters(self) -> bool:
-        """Whether the passing of time alone may change what is selected."""
+        """Whether the selection can change although the images stay the same."""
         return any(target.settings.pushed_within is not None for target in self.targets)
 
     @cached_property
     def names(self) -> frozenset[Name] | None:
-        """All names to look up, if every target is by name; else None, and only a listing will do."""
+        """All names to look up; None if some target needs a listing."""
         if not all(target.by_name for target in self.targets):
             return None
         return frozenset(name for target in self.targets for name in target.named)
@@ -232,6 +232,7 @@ class RepositoryTargets:
         return named - existing - {Name("", image.digest) for image in images}
 
     def select(self, images: Sequence[Image], *, now: float) -> Selection:
+        """What the targets select of the images; `now` is Unix time."""
         images = _without_twins(images)
         merged: dict[str, Watched] = {}
         counts: list[Selected] = []
@@ -246,9 +247,9 @@ class RepositoryTargets:
 
 
 def _without_twins(images: Sequence[Image]) -> list[Image]:
-    """Each digest once and each tag once: a tag that moves between two pages is on both its images.
+    """Each digest once and each tag once.
 
-    The newest push has it, as it had the last word.
+    A tag that moves between two pages is on two images of the listing. The newest push keeps it.
     """
     single = {image.digest: image for image in images}
     tags = [tag for image in single.values() for tag in image.tags]
@@ -266,20 +267,20 @@ def _without_twins(images: Sequence[Image]) -> list[Image]:
 class Newest:
     """Which images fit under `max_images`: the newest of all groups together.
 
-    Order is by push time, then by group and digest, so that it is total and repeatable. A group is a
-    repository of a registry; its name orders it.
+    A group is a repository of a registry. The order is by push time, then by group and digest, so that it
+    is total and repeatable.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._groups: dict[Hashable, dict[str, Watched]] = {}
         self._total = 0
-        self._told = False
+        self._was_skipping = False
         #: The age of the oldest image that fits; None while all do.
         self.floor: tuple[float, str, str] | None = None
 
     def resize(self, limit: int) -> bool:
-        """Another limit; whether other images fit now."""
+        """Set another limit. True if other images fit now."""
         before, self.limit = self.floor, limit
         self._find_floor()
         return self.floor != before
@@ -289,19 +290,19 @@ class Newest:
         """How many images do not fit."""
         return max(0, self._total - self.limit)
 
-    def to_be_told(self) -> bool:
-        """Whether images do not fit and nobody was told: true once, until all fit again."""
-        before, self._told = self._told, self.skipped > 0
-        return self._told and not before
+    def newly_skipped(self) -> bool:
+        """True once when images stop to fit, until all of them fit again."""
+        before, self._was_skipping = self._was_skipping, self.skipped > 0
+        return self._was_skipping and not before
 
     def put(self, group: Hashable, selection: Selection | None) -> None:
-        """Say what a group selects now; None if it is gone."""
+        """Set what a group selects; None if the group is gone."""
         before = self._groups.pop(group, {})
         after = dict(selection.images) if selection else {}
         if after:
             self._groups[group] = after
         self._total += len(after) - len(before)
-        # Over all images only if it may have moved: most listings find nothing new.
+        # This is slow, and most listings find nothing new.
         if before.keys() != after.keys() or (self.floor is None) == (self._total > self.limit):
             self._find_floor()
 

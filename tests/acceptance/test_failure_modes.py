@@ -31,7 +31,7 @@ from exporter.aws.credentials import RENEW_BEFORE
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.demo import ACCOUNT, REGION, Call, Refuse
-from exporter.polling.in_flight import LOST_AFTER
+from exporter.polling.calls import LOST_AFTER
 from exporter.polling.poller import HEARTBEAT
 from exporter.polling.workers import MAX_HANDED_OUT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status

@@ -11,6 +11,7 @@ from support.fakes import (
     ACCOUNT,
     HOME,
     IRELAND,
+    STATUS,
     FakeAWS,
     FakeECR,
     Permission,
@@ -20,7 +21,7 @@ from support.fakes import (
 
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Secret, Settings, TargetSettings
-from exporter.polling.grouping import grouped
+from exporter.polling.access import grouped
 from exporter.replication.model import Reason, Replication, Source, Status
 
 OTHER = Source("444455556666", HOME.region)
@@ -29,7 +30,6 @@ ROLE_B = f"arn:aws:iam::{OTHER.registry_id}:role/b"
 A = RegistrySettings(name="a", region=HOME.region, role_arn=ROLE_A)
 B = RegistrySettings(name="b", region=HOME.region, role_arn=ROLE_B)
 FOREIGN = RegistrySettings(name="foreign", region=HOME.region, registry_id=OTHER.registry_id)
-STATUS = "DescribeImageReplicationStatus"
 
 
 def settings(registries: tuple[RegistrySettings, ...], *targets: TargetSettings) -> Settings:
@@ -109,7 +109,7 @@ def test_a_reload_that_adds_a_role_keeps_what_is_known_and_reads_the_rules() -> 
     assert rig.snapshot().registries[0].rules is None, "an access to another account cannot read its rules"
     since = rig.snapshot().registries[0].complete_time
 
-    rig.poller._configure(settings((FOREIGN, A), TargetSettings("team/*")))
+    rig.poller.configure(settings((FOREIGN, A), TargetSettings("team/*")))
     assert rig.states() == before
     assert rig.snapshot().registries[0].complete_time == since
     rig.run(5)
@@ -134,11 +134,31 @@ def test_a_changed_external_id_is_used_at_once_and_nothing_is_asked_again() -> N
     before, asked = rig.states(), ecr.calls[STATUS]
     assert before
     used.clear()
-    rig.poller._configure(settings((new,), TargetSettings("team/*")))
+    rig.poller.configure(settings((new,), TargetSettings("team/*")))
     assert rig.states() == before
     rig.run(130)
     assert rig.states() == before
     assert set(used) == {Secret("new")}
+    assert ecr.calls[STATUS] == asked
+
+
+def test_a_changed_role_is_used_at_once_and_keeps_what_is_known() -> None:
+    used: list[str | None] = []
+
+    def permission(entry: RegistrySettings, *_: str) -> ECRError | None:
+        used.append(entry.role_arn)
+        return None
+
+    ecr = peopled(OTHER, "team/a")
+    rig = rig_of(settings((A,), TargetSettings("team/*")), ecr, peopled(HOME), permission=permission)
+    rig.run(30)
+    before, asked = rig.snapshot(), ecr.calls[STATUS]
+    assert rig.states()
+    used.clear()
+    rig.poller.configure(settings((replace(A, role_arn=ROLE_B),), TargetSettings("team/*")))
+    assert rig.snapshot().registries == before.registries
+    rig.run(130)
+    assert set(used) == {ROLE_B}
     assert ecr.calls[STATUS] == asked
 
 
@@ -198,7 +218,7 @@ def test_no_registry_appears_twice_whatever_the_configuration_and_the_order_of_a
     ecrs = [peopled(source, "team/a") for source in (HOME, OTHER, Source(ACCOUNT, "eu-west-1"))]
     rig = rig_of(settings(tuple(configurations[0]), TargetSettings("team/*")), *ecrs, permission=permission)
     for configuration, pause in zip(configurations, pauses, strict=False):
-        rig.poller._configure(settings(tuple(configuration), TargetSettings("team/*")))
+        rig.poller.configure(settings(tuple(configuration), TargetSettings("team/*")))
         for _ in range(4):
             rig.run(pause)
             sources = [registry.source for registry in rig.snapshot().registries]

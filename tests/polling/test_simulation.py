@@ -159,7 +159,7 @@ def test_images_that_are_new_for_another_reason_are_no_pushes(what: str) -> None
     simulation = Simulation(few if what == "reload" else settings(), registry)
     simulation.run(300)
     if what == "reload":
-        simulation.poller._configure(settings())
+        simulation.poller.configure(settings())
     else:
         registry.rules = ()
     simulation.run(130)
@@ -191,7 +191,7 @@ def test_neither_start_nor_reload_bursts() -> None:
     registry = Registry([100] * 50)
     simulation = Simulation(settings(requests_per_second=50.0, settled_interval=600.0), registry)
     simulation.run(60)
-    simulation.poller._configure(settings(requests_per_second=50.0, settled_interval=60.0))
+    simulation.poller.configure(settings(requests_per_second=50.0, settled_interval=60.0))
     simulation.run(120)
     # The bucket holds a tenth of a second's worth.
     assert max(registry.per_second.values()) <= 50 + 5 + 1

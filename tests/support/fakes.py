@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -15,7 +15,7 @@ from typing import Any
 
 from exporter.aws.ecr import EcrClient, static_registry_id
 from exporter.aws.errors import ECRError
-from exporter.config.settings import RegistrySettings, Settings
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.polling.poller import Poller
 from exporter.polling.workers import WorkerPool
 from exporter.replication.model import (
@@ -30,6 +30,7 @@ from exporter.replication.model import (
     Replication,
     Rule,
     Source,
+    Status,
 )
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Snapshot, Store
@@ -41,6 +42,9 @@ HOME = Source(ACCOUNT, REGION)
 IRELAND = Destination("eu-west-1", ACCOUNT)
 OREGON = Destination("us-west-2", ACCOUNT)
 EVERYTHING = (Rule((IRELAND,)),)
+STATUS = "DescribeImageReplicationStatus"
+#: A target that selects everything.
+ALL = TargetSettings(repository="*")
 
 
 def digest_of(text: str) -> str:
@@ -64,13 +68,22 @@ class FakeClock:
 Fault = Callable[[str, str], ECRError | None]
 
 
-def refusal(reason: Reason, action: str = "ecr:Any", *, everything: bool = False) -> ECRError:
-    return ECRError(reason, action=action, code=reason.value, message="made up", everything=everything)
+def refusal(
+    reason: Reason, action: str = "ecr:Any", *, everything: bool = False, retry_after: float | None = None
+) -> ECRError:
+    return ECRError(
+        reason,
+        action=action,
+        code=reason.value,
+        message="made up",
+        everything=everything,
+        retry_after=retry_after,
+    )
 
 
 @dataclass
 class FakeECR:
-    """The registries of one Region's worth of accounts, as gates see them."""
+    """The registries of one Region's worth of accounts, as clients see them."""
 
     source: Source = HOME
     rules: tuple[Rule, ...] = EVERYTHING
@@ -81,6 +94,8 @@ class FakeECR:
     calls: Counter[str] = field(default_factory=Counter)
     log: list[tuple[str, str, str]] = field(default_factory=list)
     page_size: int = 3
+    #: Called with an operation, all items and the right page; what it returns is answered.
+    change_page: Callable[[str, Sequence[Any], Page[Any]], Page[Any]] = lambda _, __, page: page
 
     # -- the world --
 
@@ -112,12 +127,12 @@ class FakeECR:
 
     def repositories_page(self, token: str | None) -> Page[str]:
         self._called("DescribeRepositories")
-        return self._page(sorted(self.repositories), token)
+        return self._page("DescribeRepositories", sorted(self.repositories), token)
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
         self._called("DescribeImages", repository)
         images = sorted(self._images(repository).values(), key=lambda image: image.digest)
-        return self._page([image for image in images if image.tags or untagged], token)
+        return self._page("DescribeImages", [i for i in images if i.tags or untagged], token)
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
         self._called("DescribeImages", repository)
@@ -140,11 +155,11 @@ class FakeECR:
             raise refusal(Reason.REPOSITORY_NOT_FOUND)
         return self.repositories[repository]
 
-    def _page(self, items: Iterable[Any], token: str | None) -> Page[Any]:
-        items = list(items)
+    def _page(self, operation: str, items: Sequence[Any], token: str | None) -> Page[Any]:
         start = int(token) if token else 0
         end = start + self.page_size
-        return Page(tuple(items[start:end]), str(end) if end < len(items) else None)
+        page = Page(tuple(items[start:end]), str(end) if end < len(items) else None)
+        return self.change_page(operation, items, page)
 
     def _called(self, operation: str, repository: str = "", digest: str = "") -> None:
         self.calls[operation] += 1
@@ -156,7 +171,7 @@ class FakeECR:
 Permission = Callable[[RegistrySettings, str, str], ECRError | None]
 
 
-class FakeGate:
+class FakeClient:
     """A client to a FakeECR with one entry's credentials, whose own registry is `own`."""
 
     def __init__(self, ecr: FakeECR, own: FakeECR, permit: Callable[[str, str], ECRError | None]) -> None:
@@ -207,7 +222,7 @@ class FakeAWS:
         wanted = Source(static_registry_id(settings) or ACCOUNT, region)
         caller = settings.role_arn.split(":")[4] if settings.role_arn else ACCOUNT
         own = self.registries[Source(caller, region)]
-        return FakeGate(self.registries[wanted], own, partial(self.permission, settings))
+        return FakeClient(self.registries[wanted], own, partial(self.permission, settings))
 
 
 class Inline:
@@ -221,6 +236,21 @@ class Inline:
 
     def close(self) -> None:
         pass
+
+
+class Together(Inline):
+    """Workers whose calls all end at once, when told."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def end(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
 
 
 class Exchangeable(Inline):
@@ -338,3 +368,31 @@ class Rig:
 
     def target(self, label: str) -> Any:
         return next(t for r in self.snapshot().registries for t in r.targets if t.label == label)
+
+
+def settings(*targets: TargetSettings, **knobs: object) -> Settings:
+    base: dict[str, object] = {"registries": (RegistrySettings(),), "requests_per_second": 100.0}
+    return Settings(targets=targets, **{**base, **knobs})  # type: ignore[arg-type]
+
+
+def world(*ecrs: FakeECR, target: TargetSettings = ALL, **knobs: object) -> Rig:
+    return Rig(settings(target, **knobs), *ecrs)
+
+
+def complete(destination: Destination = IRELAND) -> Replication:
+    return Replication(destination, Status.COMPLETE)
+
+
+def pushed(ecr: FakeECR, repository: str = "team/app", tag: str = "v1", age: float = 10.0) -> str:
+    """Push an image so many seconds before a rig starts."""
+    return ecr.push(repository, tag, at=1.8e9 + 1000.0 - age)
+
+
+def denied(operation: str) -> Fault:
+    """A fault that denies one operation."""
+    return lambda called, _: refusal(Reason.ACCESS_DENIED) if called == operation else None
+
+
+def throttled(operation: str) -> Fault:
+    """A fault that throttles one operation."""
+    return lambda called, _: refusal(Reason.THROTTLED) if called == operation else None

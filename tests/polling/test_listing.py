@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.fakes import digest_of
 
 from exporter.config.settings import TargetSettings
-from exporter.polling.passes import ByName, ByPage, Listing, Lookup, cheapest, too_long
+from exporter.polling.listing import ByName, ByPage, Listing, Lookup, cheapest, too_long
 from exporter.replication.model import LOOKUP_SIZE, Image, Name, Page
 from exporter.replication.targets import RepositoryTargets, Targets
 
