@@ -18,7 +18,9 @@ TARGET = {"target": "team/*", **SOURCE}
 DIGEST = "sha256:" + "0" * 64
 DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
 OWN = "ecr_replication_exporter"
-DESCRIBED = f'{OWN}_aws_requests_total{{aws_service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
+DESCRIBED = (
+    f'{OWN}_aws_requests_total{{aws_service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
+)
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
 RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
