@@ -372,25 +372,76 @@ def test_the_image_of_the_readme_is_the_one_that_is_pulled() -> None:
     assert container(objects({"image": image}))["image"] == built[1] == pushed[1]
 
 
-def defaults(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of the values that may be empty, or are Kubernetes' own."""
+def keys(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys below a map, maps included."""
     for key, each in node.items():
-        if each in ({}, [], "") or key in ("resources", "securityContext", "podSecurityContext", "strategy"):
-            yield (*path, key)
-        elif isinstance(each, dict) and key != "config":
-            yield from defaults(each, (*path, key))
+        yield (*path, key)
+        if isinstance(each, dict):
+            yield from keys(each, (*path, key))
 
 
-def test_null_removes_a_default() -> None:
-    for path in defaults(values_of((CHART / "values.yaml").read_text())):
-        if path == ("image", "repository"):
-            continue  # the user names it: test_chart.py
-        values: dict[str, Any] = {path[-1]: None}
-        for step in reversed(path[:-1]):
-            values = {step: values}
-        found = objects(values)
-        assert [problem for each in found for problem in problems(each)] == [], path
-        assert [nothing for each in found for nothing in nothings(each)] == [], path
+DEFAULTS = values_of((CHART / "values.yaml").read_text())
+#: What has no default that the chart could fall back to, and the words of the refusal.
+NEEDED = {
+    ("config",): "config is empty",
+    ("config", "targets"): "missing property 'targets'",
+    ("image",): "image.repository is empty",
+    ("image", "repository"): "image.repository is empty",
+    ("podSecurityContext", "seccompProfile", "type"): "missing property 'type'",
+} | {
+    ("prometheusRule", "alerts", alert, word): f"{alert}.{word} is null"
+    for alert, knobs in DEFAULTS["prometheusRule"]["alerts"].items()
+    for word in sorted(knobs.keys() - {"enabled", "severity", "for", "keepFiringFor"})
+}
+REMOVABLE = sorted(set(keys(DEFAULTS)) - NEEDED.keys())
+
+
+def without(values: dict[str, Any], *paths: tuple[str, ...]) -> dict[str, Any]:
+    """Values in which these keys are null. A key below one that is null is left out."""
+    changed = copy.deepcopy(values)
+    for path in sorted(paths, key=len, reverse=True):
+        at = changed
+        for step in path[:-1]:
+            at = at.setdefault(step, {})
+        at[path[-1]] = None
+    return changed
+
+
+def renders_well(values: dict[str, Any]) -> None:
+    found = objects(values)
+    assert [problem for each in found for problem in problems(each)] == []
+    assert [f"{each['kind']}{path}" for each in found for path in nothings(each)] == []
+    flags = container(found)["args"]
+    assert [flag for flag in flags if flag.endswith(("=", ":", "/"))] == []
+    text = json.dumps(found)
+    assert [word for word in ("<nil>", "%!", "<no value>") if word in text] == []
+
+
+SHAPES = pytest.mark.parametrize("shape", [{}, everything()], ids=["defaults", "everything"])
+
+
+@SHAPES
+def test_null_removes_any_section(shape: dict[str, Any]) -> None:
+    for section in DEFAULTS.keys() - {"config", "image"}:
+        renders_well(without(shape, (section,)))
+
+
+@SHAPES
+@settings(max_examples=20)
+@given(paths=st.sets(st.sampled_from(REMOVABLE), min_size=1, max_size=40))
+def test_null_removes_any_default(shape: dict[str, Any], paths: set[tuple[str, ...]]) -> None:
+    budget = {("podDisruptionBudget", key) for key in ("minAvailable", "maxUnavailable")}
+    if budget <= paths:  # one of them is needed: test_chart_checks.py
+        paths -= {("podDisruptionBudget", "maxUnavailable")}
+    renders_well(without(shape, *paths))
+
+
+@pytest.mark.parametrize(("path", "message"), NEEDED.items(), ids=[".".join(path) for path in NEEDED])
+def test_null_for_what_is_needed_is_refused_by_name(path: tuple[str, ...], message: str) -> None:
+    """By the schema, or by a sentence of the chart: never by an error inside a template."""
+    values = without({"prometheusRule": {"enabled": True}, "image": {"repository": "a"}}, path)
+    with pytest.raises(helm_python.HelmError, match=re.escape(message)):
+        loaded().render(values)
 
 
 def test_the_exporter_refuses_what_only_it_can_tell() -> None:

@@ -121,8 +121,8 @@ def minutes(duration: str) -> float:
 
 
 @pytest.mark.parametrize("name", rules())
-def test_a_restart_of_prometheus_resolves_no_alert(name: str) -> None:
-    """Prometheus restores an alert after its restart if its `for` is at least 10m. Below 3m it is short."""
+def test_the_for_clause_is_short_or_survives_a_restart_of_prometheus(name: str) -> None:
+    """By its value alone: Prometheus restores the state of an alert only if its `for` is at least 10m."""
     wait = minutes(rules()[name]["for"])
     assert wait <= 2 or wait >= 10
 

@@ -18,7 +18,9 @@ TARGET = {"target": "team/*", **SOURCE}
 DIGEST = "sha256:" + "0" * 64
 DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
 OWN = "ecr_replication_exporter"
-DESCRIBED = f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
+DESCRIBED = (
+    f'{OWN}_aws_requests_total{{aws_service="ecr",operation="DescribeRegistry",outcome="success",{S}}}'
+)
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
 RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
@@ -28,13 +30,14 @@ NAMES = (
     f'repository="team/app",tag="latest",{S}',
     f'repository="team/app",digest="{DIGEST}",{S}',
 )
-#: Pushed now, so that its failure is young.
-TWO_TAGS_AND_A_DIGEST: Mapping[str, Value] = {
-    f"ecr_image_pushed_timestamp_seconds{{{name}}}": 0 for name in NAMES
-} | {
+IMAGE_INFO: Mapping[str, Value] = {
     f'ecr_image_info{{repository="team/app",tag="{tag}",digest="{DIGEST}",{S}}}': 1
     for tag in ("v1", "latest", "")
 }
+#: Pushed now, so that its failure is young.
+TWO_TAGS_AND_A_DIGEST: Mapping[str, Value] = {
+    f"ecr_image_pushed_timestamp_seconds{{{name}}}": 0 for name in NAMES
+} | IMAGE_INFO
 BUILD_HERE = labelled(BUILD, 'namespace="here"')
 OTHER_BUILD = labelled(BUILD, 'job="other"')
 TARGET_IMAGES = f'ecr_target_images{{target="team/*",{S}}}'
@@ -55,7 +58,7 @@ def failure(reason: str) -> str:
 
 
 def listings(outcome: str) -> str:
-    return f'{OWN}_aws_requests_total{{service="ecr",operation="DescribeImages",outcome="{outcome}",{S}}}'
+    return f'{OWN}_aws_requests_total{{aws_service="ecr",operation="DescribeImages",outcome="{outcome}",{S}}}'
 
 
 def bucket(le: str) -> str:
@@ -107,6 +110,18 @@ CASES = (
             **TWO_TAGS_AND_A_DIGEST,
             **{failed(name): 1 for name in NAMES},
         },
+        fires_after=1,
+        resolves_within=12,
+        labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION, "failure_code": DENIED},
+        summary=f"Replication of team/app@{DIGEST} from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        f" failed: {DENIED}.",
+    ),
+    Case(
+        "ECRReplicationFailed",
+        "critical",
+        about="of an image without a push time",
+        good={status("FAILED"): 0, status("COMPLETE"): 1, **IMAGE_INFO},
+        bad={status("FAILED"): 1, status("COMPLETE"): 0, **IMAGE_INFO, **{failed(name): 1 for name in NAMES}},
         fires_after=1,
         resolves_within=12,
         labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION, "failure_code": DENIED},

@@ -5,12 +5,12 @@ its <words>. An alert that is switched off is left out, and so is a group withou
 {{- define "ecr-replication-exporter.ruleGroups" -}}
 {{- $rule := .Values.prometheusRule }}
 {{- $source := .Files.Get "files/alerts.yaml" | fromYaml }}
-{{- $selector := $rule.selector | trim | trimSuffix "," | trim }}
+{{- $selector := default "" $rule.selector | trim | trimSuffix "," | trim }}
 {{- $groups := list }}
 {{- range $group := $source.groups }}
   {{- $alerts := list }}
   {{- range $asked := $group.rules }}
-    {{- $knobs := get $rule.alerts $asked.alert | default dict }}
+    {{- $knobs := get (default dict $rule.alerts) $asked.alert | default dict }}
     {{- if $knobs.enabled }}
       {{- $texts := dict "expr" $asked.expr "summary" $asked.summary "description" $asked.description }}
       {{- range $key, $text := $texts }}
@@ -20,7 +20,11 @@ its <words>. An alert that is switched off is left out, and so is a group withou
           {{- end }}
         {{- end }}
         {{- $text = replace "{<selector>}" (empty $selector | ternary "" (printf "{%s}" $selector)) $text }}
-        {{- $_ := set $texts $key (replace "<selector>" (empty $selector | ternary "" (printf "%s," $selector)) $text) }}
+        {{- $text = replace "<selector>" (empty $selector | ternary "" (printf "%s," $selector)) $text }}
+        {{- with regexFind "<[a-z][A-Za-z]*>" $text }}
+        {{- fail (printf "prometheusRule.alerts.%s.%s is null: give it a value, or disable the alert" $asked.alert (trimAll "<>" .)) }}
+        {{- end }}
+        {{- $_ := set $texts $key $text }}
       {{- end }}
       {{- $alert := dict "alert" $asked.alert "expr" $texts.expr }}
       {{- if $knobs.for }}
@@ -29,11 +33,11 @@ its <words>. An alert that is switched off is left out, and so is a group withou
       {{- if $knobs.keepFiringFor }}
         {{- $_ := set $alert "keep_firing_for" $knobs.keepFiringFor }}
       {{- end }}
-      {{- $_ := set $alert "labels" (merge (dict "severity" $knobs.severity) ($knobs.labels | default dict) $rule.alertLabels) }}
+      {{- $_ := set $alert "labels" (merge (dict "severity" (default "warning" $knobs.severity)) (default dict $knobs.labels) (default dict $rule.alertLabels)) }}
       {{- $_ := set $alert "annotations" (dict
         "summary" $texts.summary
         "description" $texts.description
-        "runbook_url" (printf "%s/%s.md" (trimSuffix "/" $rule.runbookBaseUrl) $asked.alert)) }}
+        "runbook_url" (printf "%s/%s.md" (trimSuffix "/" (default "" $rule.runbookBaseUrl)) $asked.alert)) }}
       {{- $alerts = append $alerts $alert }}
     {{- end }}
   {{- end }}
@@ -45,5 +49,5 @@ its <words>. An alert that is switched off is left out, and so is a group withou
     {{- $groups = append $groups $rendered }}
   {{- end }}
 {{- end }}
-{{- toYaml (dict "groups" (concat $groups $rule.additionalGroups)) }}
+{{- toYaml (dict "groups" (concat $groups (default list $rule.additionalGroups))) }}
 {{- end }}

@@ -1,4 +1,28 @@
 {{/*
+Null removes a default from the values. Maps are then empty, and values that the exporter needs are as in values.yaml.
+Each template calls this first, because Helm renders the templates in no documented order. `merge` replaces 0 and false too, so
+the list has no value that may be 0 or false.
+*/}}
+{{- define "ecr-replication-exporter.defaults" -}}
+{{- $needed := dict
+  "configKey" "config.yaml"
+  "containerPort" 10042
+  "shards" 1
+  "log" (dict "level" "info" "format" "logfmt")
+  "web" (dict "telemetryPath" "/metrics" "maxRequests" 40 "configKey" "web-config.yaml")
+  "image" (dict "pullPolicy" "IfNotPresent")
+  "service" (dict "type" "ClusterIP" "port" 10042)
+  "stateFile" (dict "size" "1Gi" "accessModes" (list "ReadWriteOnce") "mountPath" "/var/lib/ecr-replication-exporter")
+  "verticalPodAutoscaler" (dict "updateMode" "Auto")
+}}
+{{- $maps := list "aws" "serviceAccount" "serviceMonitor" "podMonitor" "networkPolicy" "podDisruptionBudget" "dashboard" "helmTest" }}
+{{- range concat $maps (list "startupProbe" "livenessProbe" "readinessProbe" "prometheusRule") }}
+{{- $_ := set $needed . dict }}
+{{- end }}
+{{- $_ := merge .Values $needed }}
+{{- end }}
+
+{{/*
 Names. A StatefulSet's pods bear its name and a hash of ten characters in a label of at most 63, and other objects
 bear it and a suffix of up to eleven: 52 are left. A Service's name has no dot and begins with a letter.
 */}}
@@ -21,7 +45,7 @@ bear it and a suffix of up to eleven: 52 are left. A Service's name has no dot a
 {{- end }}
 
 {{- define "ecr-replication-exporter.serviceAccountName" -}}
-{{- $default := ternary (include "ecr-replication-exporter.fullname" .) "default" .Values.serviceAccount.create }}
+{{- $default := ternary (include "ecr-replication-exporter.fullname" .) "default" (default false .Values.serviceAccount.create) }}
 {{- default $default .Values.serviceAccount.name }}
 {{- end }}
 

@@ -15,9 +15,11 @@ metadata:
   {{- end }}
 spec:
   serviceAccountName: {{ include "ecr-replication-exporter.serviceAccountName" . | quote }}
-  automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
+  automountServiceAccountToken: {{ default false .Values.serviceAccount.automount }}
   enableServiceLinks: false
+  {{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) }}
   terminationGracePeriodSeconds: {{ int64 .Values.terminationGracePeriodSeconds }}
+  {{- end }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
