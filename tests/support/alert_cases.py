@@ -36,8 +36,9 @@ IMAGE_INFO: Mapping[str, Value] = {
 }
 #: Pushed now, so that its failure is young.
 TWO_TAGS_AND_A_DIGEST: Mapping[str, Value] = {
-    f"ecr_image_pushed_timestamp_seconds{{{name}}}": 0 for name in NAMES
-} | IMAGE_INFO
+    **{f"ecr_image_pushed_timestamp_seconds{{{name}}}": 0 for name in NAMES},
+    **IMAGE_INFO,
+}
 BUILD_HERE = labelled(BUILD, 'namespace="here"')
 OTHER_BUILD = labelled(BUILD, 'job="other"')
 TARGET_IMAGES = f'ecr_target_images{{target="team/*",{S}}}'
