@@ -120,7 +120,7 @@ class _Repository:
         return image
 
     def name_image(self, tag: str, image: _Image) -> None:
-        """Tag the image; whoever had the tag before loses it and stays, as ECR does it."""
+        """Tag the image. The image that had the tag before loses it and stays, as in ECR."""
         if tag in self.tags:
             self.tags[tag].tags.remove(tag)
         self.tags[tag] = image

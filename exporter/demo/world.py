@@ -70,7 +70,7 @@ def _rule(prefix: str, *destinations: Destination) -> dict[str, Any]:
 RULES = (
     _rule("team/", IRELAND, OREGON),
     _rule("team/web", PARTNER_IRELAND),
-    _rule("team/worker", PARTNER_OREGON),  # whose registry policy nobody thought of
+    _rule("team/worker", PARTNER_OREGON),  # its registry policy does not allow replication
     _rule("platform/", IRELAND),
 )
 

@@ -131,7 +131,7 @@ class Gauges(Collector):
         self._clock = clock
 
     def describe(self) -> Iterator[Metric]:
-        """Without this, whoever asks for some names only would not be given these."""
+        """Names that `name[]` may select; prometheus_client needs them in advance."""
         for row in (IMAGES, SKIPPED, OVERDUE, RATE_LIMIT):
             yield _family(row, ())
 

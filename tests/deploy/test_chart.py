@@ -328,7 +328,7 @@ def test_the_notes_warn() -> None:
 
     assert "WARNING" not in notes()
     assert "scraped twice" in notes(podMonitor={"enabled": True}, serviceMonitor={"enabled": True})
-    assert "There is none" in notes(verticalPodAutoscaler={"enabled": True})
+    assert "created no autoscaler" in notes(verticalPodAutoscaler={"enabled": True})
     role = {"role_arn": "arn:aws:iam::222233334444:role/x", "external_id": "s3cr3t"}
     assert "existingConfigSecret" in notes(config={"registries": [role]})
     assert "s3cr3t" not in notes(config={"registries": [role]})
@@ -359,7 +359,7 @@ def test_a_disruption_budget_that_lets_no_pod_go_is_warned_of(
     given = {"shards": shards, "podDisruptionBudget": {"enabled": True} | budget}
     made = one(objects(given), "PodDisruptionBudget")["spec"]
     assert {key: made[key] for key in ("minAvailable", "maxUnavailable") if key in made} == spec
-    assert ("keeps nodes from being drained" in render(given)["NOTES.txt"]) == blocks
+    assert ("nodes cannot be drained" in render(given)["NOTES.txt"]) == blocks
 
 
 def test_an_autoscaler_only_where_there_are_some() -> None:

@@ -1,6 +1,6 @@
 {{/*
-The groups of alerts: what files/alerts.yaml says, with the numbers of prometheusRule.alerts in place of
-its <words>. An alert that is switched off is left out, and so is a group without alerts.
+The rule groups of files/alerts.yaml. Each <word> is replaced by its value in prometheusRule.alerts. Disabled alerts and
+empty groups are omitted.
 */}}
 {{- define "ecr-replication-exporter.ruleGroups" -}}
 {{- $rule := .Values.prometheusRule }}

@@ -1,4 +1,4 @@
-{{/* What no schema can tell, and what else would show only in a pod that does not start, or keeps nothing. */}}
+{{/* Checks that the schema cannot express. Without them the pod would not start or would lose its state. */}}
 {{- define "ecr-replication-exporter.check" -}}
 {{- if and .Values.existingConfigMap .Values.existingConfigSecret }}
 {{- fail "existingConfigMap and existingConfigSecret are both set: the configuration comes from one of them, leave the other empty" }}
@@ -7,7 +7,7 @@
 {{- include "ecr-replication-exporter.checkWeb" . }}
 {{- end }}
 
-{{/* The state file is replaced by a new one in its folder, so the folder has to be in a volume, not the file itself. */}}
+{{/* Each write replaces the state file, so its folder must be in a volume, not only the file. */}}
 {{- define "ecr-replication-exporter.checkState" -}}
 {{- $file := (default dict .Values.config).state_file }}
 {{- if and $file (not (or .Values.existingConfigMap .Values.existingConfigSecret)) }}
@@ -30,7 +30,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Who hands the exporter a web configuration by a flag of his own knows what is in it. */}}
+{{/* The chart cannot check a web configuration that extraArgs names. */}}
 {{- define "ecr-replication-exporter.checkWeb" -}}
 {{- $web := .Values.web }}
 {{- if not (or $web.existingSecret (contains "--web.config.file" (join " " .Values.extraArgs))) }}

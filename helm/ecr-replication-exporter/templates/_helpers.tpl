@@ -49,7 +49,7 @@ bear it and a suffix of up to eleven: 52 are left. A Service's name has no dot a
 {{- default $default .Values.serviceAccount.name }}
 {{- end }}
 
-{{/* Labels. What selects pods can never change, and nobody's labels override it. */}}
+{{/* Labels. Selector labels of a workload are immutable, so labels from the values never override them. */}}
 {{- define "ecr-replication-exporter.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "ecr-replication-exporter.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -70,8 +70,8 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/*
-What every object of the chart says of itself: (dict "root" . "suffix" "" "labels" dict "annotations" dict). A component
-is what a ServiceMonitor tells Services apart by, so nobody's label overrides it.
+Metadata of an object: (dict "root" . "suffix" "" "labels" dict "annotations" dict). A component
+label lets a ServiceMonitor select one Service, so labels from the values never override it.
 */}}
 {{- define "ecr-replication-exporter.metadata" -}}
 name: "{{ include "ecr-replication-exporter.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}"
@@ -125,7 +125,7 @@ annotations:
 {{- if or .Values.web.tls (default dict .Values.web.config).tls_server_config }}https{{ else }}http{{ end }}
 {{- end }}
 
-{{/* Kubernetes' probes have no client certificate and know no password: for these the open port has to do. */}}
+{{/* Probes of Kubernetes have no client certificate and no password, so they check only that the port is open. */}}
 {{- define "ecr-replication-exporter.isLocked" -}}
 {{- $web := default dict .Values.web.config }}
 {{- $tls := default dict $web.tls_server_config }}
@@ -154,7 +154,7 @@ app.kubernetes.io/name: "{{ include "ecr-replication-exporter.name" . }}-test"
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Nought counts here, and only null and "" are no number. */}}
+{{/* 0 is a value here; null and "" are not. */}}
 {{- define "ecr-replication-exporter.budget" -}}
 {{- $least := .Values.podDisruptionBudget.minAvailable | toJson | trimAll "\"" | replace "null" "" }}
 {{- $most := .Values.podDisruptionBudget.maxUnavailable | toJson | trimAll "\"" | replace "null" "" }}
@@ -164,7 +164,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 
-{{/* Whether the budget lets no pod go even when all are well. Kubernetes rounds percentages up, of both. */}}
+{{/* True if the budget allows no eviction even when all pods are healthy. Kubernetes rounds both percentages up. */}}
 {{- define "ecr-replication-exporter.isDrainBlocked" -}}
 {{- $shards := int .Values.shards }}
 {{- $budget := include "ecr-replication-exporter.budget" . }}

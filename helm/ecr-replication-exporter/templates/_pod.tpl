@@ -1,4 +1,4 @@
-{{/* What the pods of the Deployment and of the StatefulSet have in common, which is nearly all. */}}
+{{/* The pod template of the Deployment and the StatefulSet. */}}
 {{- define "ecr-replication-exporter.podTemplate" -}}
 {{- include "ecr-replication-exporter.check" . }}
 {{- $annotations := deepCopy (default dict .Values.podAnnotations) }}
@@ -137,7 +137,7 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       volumeMounts:
-        # Directories, not subPath: what is mounted by subPath never changes.
+        # Directories, because Kubernetes never updates files that are mounted by subPath.
         - name: config
           mountPath: /etc/ecr-replication-exporter/config
           readOnly: true
