@@ -433,7 +433,12 @@ def test_null_removes_any_default(shape: dict[str, Any], paths: set[tuple[str, .
     budget = {("podDisruptionBudget", key) for key in ("minAvailable", "maxUnavailable")}
     if budget <= paths:  # one of them is needed: test_chart_checks.py
         paths -= {("podDisruptionBudget", "maxUnavailable")}
-    renders_well(without(shape, *paths))
+    try:
+        renders_well(without(shape, *paths))
+    except helm_python.HelmError as error:
+        # What is left may contradict itself, as web.tls without TLS. Helm begins only such a sentence of the
+        # chart so, never an error inside a template.
+        assert "execution error at" in str(error)  # noqa: PT017 - rendering well is fine too
 
 
 @pytest.mark.parametrize(("path", "message"), NEEDED.items(), ids=[".".join(path) for path in NEEDED])
