@@ -26,7 +26,7 @@ _TEMPLATES = 4096
 #: The fewest images of a block, on average a quarter more: of rows with a line for each state
 #: and destination, and of rows with one line. Small blocks compress worse; in large ones, an image that
 #: changes costs the rendering of many.
-MANY_LINES, ONE_LINE = 24, 192
+MANY_LINES, ONE_LINE = 26, 256
 
 IMAGE_ROWS = tuple(row for row in DOMAIN if isinstance(row, ImageRow))
 _ROW_OF = {row.name: row for row in IMAGE_ROWS}
