@@ -1,4 +1,4 @@
-"""Credentials that are lent and end soon are taken anew without a restart: in a pod, on an instance."""
+"""Lent credentials that end soon are renewed without a restart: in a pod, on an instance."""
 
 from __future__ import annotations
 

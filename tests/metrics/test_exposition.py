@@ -255,11 +255,11 @@ def test_no_scrape_waits_for_what_renders_ahead() -> None:
     tag.go_on.set()
     ahead.join(10.0)
     assert not ahead.is_alive()
-    anew = exposition(store, clock).page(accept="", accept_encoding="", names=()).whole()
+    fresh = exposition(store, clock).page(accept="", accept_encoding="", names=()).whole()
     for page in (told, fast.page(accept="", accept_encoding="gzip", names=()).whole()):
         lines = [line for line in gzip.decompress(page).decode().splitlines() if line.startswith("ecr_image")]
         assert sorted(lines) == sorted(
-            line for line in anew.decode().splitlines() if line.startswith("ecr_image")
+            line for line in fresh.decode().splitlines() if line.startswith("ecr_image")
         )
 
 
@@ -464,13 +464,13 @@ def test_a_page_that_broke_once_is_whole_the_next_time() -> None:
         repository.put(replace(facts, names=Unlike(facts.names), pushed_at=3.0))
     with pytest.raises(MemoryError):
         fast.page(accept="", accept_encoding="", names=())
-    told, anew = (
+    told, fresh = (
         [line for line in page.whole().splitlines() if line.startswith(b"ecr_image")]
         for page in (
             each.page(accept="", accept_encoding="", names=()) for each in (fast, exposition(store, clock))
         )
     )
-    assert told == anew
+    assert told == fresh
 
 
 def test_some_names_may_be_those_of_the_process() -> None:

@@ -204,7 +204,7 @@ def test_calls_that_time_out_together_are_one_failure_in_a_row() -> None:
     assert rig.target("*").success is True
 
 
-class Nobody(Inline):
+class NoWorkers(Inline):
     """Workers for whom there is no thread."""
 
     def submit(self, call: Callable[[], None]) -> None:
@@ -217,7 +217,7 @@ def test_without_threads_calls_fail_and_heal() -> None:
     ecr.report("team/app", pushed(ecr), complete())
     rig = world(ecr)
     rig.run(30)
-    rig.workers.pool = Nobody()
+    rig.workers.pool = NoWorkers()
     rig.run(600)
     assert set(rig.journal.failing.values()) == {Reason.UNAVAILABLE}
     rig.workers.pool = Inline()

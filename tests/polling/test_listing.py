@@ -111,11 +111,11 @@ def test_a_repository_without_names_is_listed() -> None:
 
 def test_a_listing_that_turns_out_longer_than_a_look_up_is_given_up() -> None:
     listing: Listing[Image] = Listing()
-    nobody: frozenset[Name] = frozenset()
+    none_missing: frozenset[Name] = frozenset()
     for pages in range(1, 4):
         listing.answered(Page((), f"token {pages}"))
-        assert too_long(listing, named(101), suspects=nobody) is (pages > 2)
-        assert not too_long(listing, of(TargetSettings("team/app")), suspects=nobody)
+        assert too_long(listing, named(101), suspects=none_missing) is (pages > 2)
+        assert not too_long(listing, of(TargetSettings("team/app")), suspects=none_missing)
 
 
 def test_a_name_that_an_answer_leaves_out_is_asked_for_alone_and_then_missing() -> None:

@@ -134,7 +134,7 @@ def test_nothing_starves_whatever_else_comes_in(old: list[tuple[Operation, float
     assert not left
 
 
-# -- booking anew ----------------------------------------------------------------------------------
+# -- booking again ----------------------------------------------------------------------------------
 
 
 def test_a_call_that_is_booked_anew_goes_once_and_at_its_new_time() -> None:

@@ -35,7 +35,7 @@ class Lender:
                 self.do_GET()
 
             def log_message(self, *args: Any) -> None:
-                """Nobody reads it."""
+                """NoWorkers reads it."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
