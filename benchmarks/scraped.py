@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -64,10 +65,16 @@ class World:
                 repository, digest = self._digests[self._changes * STEP % len(self._digests)]
                 image = repository.images[digest]
                 assert image.replications
-                first, *others = image.replications
-                status = "IN_PROGRESS" if first.status == "COMPLETE" else "COMPLETE"
-                repository.put(replace(image, replications=(PAIRS[DESTINATIONS[0], status], *others)))
+                first, *others = (replication.status for replication in image.replications)
+                status = "IN_PROGRESS" if first == "COMPLETE" else "COMPLETE"
+                repository.put(replace(image, replications=_replications((status, *others))))
             self.store.changed()
+
+
+@cache
+def _replications(states: tuple[str, ...]) -> tuple[Replication, ...]:
+    """One object for all images in the same states, as in the exporter."""
+    return tuple(PAIRS[pair] for pair in zip(DESTINATIONS, states, strict=True))
 
 
 def _image(number: int, build: int) -> ImageFacts:
@@ -80,7 +87,7 @@ def _image(number: int, build: int) -> ImageFacts:
         (Name(f"build-{build}", ""),),
         pushed_at,
         pushed_at,
-        tuple(PAIRS[pair] for pair in zip(DESTINATIONS, states, strict=True)),
+        _replications(tuple(states)),
         ImageState.SETTLED,
         good_until=float("inf"),
     )

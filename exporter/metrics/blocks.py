@@ -68,7 +68,7 @@ def lines(row: Row, samples: Iterable[Sample]) -> str:
 _Named = tuple[ImageFacts, str, str]
 
 
-def _values(row: ImageRow, value_of: Callable[[ImageFacts], float | None], named: Sequence[_Named]) -> str:
+def _values(row: ImageRow, value_of: Callable[[ImageFacts], float | None], named: Sequence[_Named]) -> bytes:
     """The lines of a row without further labels."""
     return "".join(
         [
@@ -76,22 +76,23 @@ def _values(row: ImageRow, value_of: Callable[[ImageFacts], float | None], named
             for image, own, full in named
             if (value := value_of(image)) is not None
         ]
-    )
+    ).encode()
 
 
 @lru_cache(maxsize=_TEMPLATES)
-def _template(name: str, fact: Any) -> tuple[str, ...]:
+def _template(name: str, fact: Any) -> tuple[bytes, ...]:
     """The text around an image's own labels in the row of that name: `labels.join(template)` is its lines."""
     row = _ROW_OF[name]
     start, rest = f"{row.name}{{", row.labels[len(I) :]
     ends = [f",{_pairs(rest, labels)}}} {_number(value)}\n" for labels, value in row.samples(fact)]
-    return (start, *(end + start for end in ends[:-1]), ends[-1]) if ends else ()
+    texts = (start, *(end + start for end in ends[:-1]), ends[-1]) if ends else ()
+    return tuple(text.encode() for text in texts)
 
 
-def _states(row: ImageRow, named: Sequence[_Named]) -> str:
+def _states(row: ImageRow, named: Sequence[_Named]) -> bytes:
     """The lines of a row with further labels. Most images of a block hold the same object as their fact."""
     fact_of = row.fact
-    seen: dict[int, tuple[str, ...]] = {}
+    seen: dict[int, tuple[bytes, ...]] = {}
     texts = []
     for image, own, full in named:
         fact = fact_of(image)
@@ -99,8 +100,8 @@ def _states(row: ImageRow, named: Sequence[_Named]) -> str:
         if template is None:
             template = seen[id(fact)] = _template(row.name, fact)
         if template:
-            texts.append((full if row.digest else own).join(template))
-    return "".join(texts)
+            texts.append((full if row.digest else own).encode().join(template))
+    return b"".join(texts)
 
 
 class Group(NamedTuple):
@@ -164,7 +165,7 @@ class Block:
         kept: dict[str, Any] = self.packed if packed else self.plain
         missing = [row for row in rows if row.name not in kept]
         for row, text in zip(missing, _rendered(missing, self.groups), strict=True):
-            kept[row.name] = gzip_stream.compress(text.encode()) if packed else text.encode()
+            kept[row.name] = gzip_stream.compress(text) if packed else text
 
     def with_facts(self, groups: tuple[Group, ...]) -> Block:
         """The block with newer facts. It keeps the text of rows that they do not change."""
@@ -177,7 +178,7 @@ class Block:
         return Block(groups, plain, {name: text for name, text in self.packed.copy().items() if name in same})
 
 
-def _rendered(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[str]:
+def _rendered(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[bytes]:
     """The lines of each row."""
     image_rows = [row for row in rows if isinstance(row, ImageRow)]
     digests = any(row.digest for row in image_rows)
@@ -186,7 +187,7 @@ def _rendered(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[str]:
         if isinstance(row, ImageRow):
             yield _values(row, row.value, named) if row.value else _states(row, named)
         elif isinstance(row, RepositoryRow):
-            yield "".join([lines(row, row.samples(*group)) for group in groups])
+            yield "".join([lines(row, row.samples(*group)) for group in groups]).encode()
 
 
 def _named_images(groups: Iterable[Group], *, digests: bool) -> Iterator[_Named]:

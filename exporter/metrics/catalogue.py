@@ -101,10 +101,21 @@ def _failure_info(replications: tuple[Replication, ...] | None) -> Iterator[Samp
             yield (*destination, code), 1.0
 
 
+def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ...], list[ImageFacts]]]:
+    """The images by their replications. Most images hold the same object, so a repository has few groups."""
+    groups: dict[int, list[ImageFacts]] = {}
+    for image in images:
+        groups.setdefault(id(image.replications), []).append(image)
+    return [(group[0].replications or (), group) for group in groups.values()]
+
+
 def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
     """That there is none in a state is known only when all images are."""
     all_known = all(image.replications is not None and not image.unverified for image in images)
-    tally = Tally((r.destination, r.status) for image in images for r in image.replications or ())
+    tally: Tally[tuple[Destination, str]] = Tally()
+    for replications, group in _alike(images):
+        for destination, status, _ in replications:
+            tally[destination, status] += len(group)
     for destination in sorted({destination for destination, _ in tally}):
         unheard_of = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
         for status in (*KNOWN_STATUSES, *unheard_of):
@@ -114,10 +125,11 @@ def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> It
 
 def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
     oldest: dict[Destination, float] = {}
-    for image in images:
-        for destination, status, _ in image.replications or ():
-            if status in (Status.IN_PROGRESS, Status.MISSING) and image.pushed_at is not None:
-                oldest[destination] = min(image.pushed_at, oldest.get(destination, image.pushed_at))
+    for replications, group in _alike(images):
+        pending = [d for d, status, _ in replications if status in (Status.IN_PROGRESS, Status.MISSING)]
+        times = [image.pushed_at for image in group if image.pushed_at is not None] if pending else []
+        for destination in pending if times else ():
+            oldest[destination] = min(*times, oldest.get(destination, times[0]))
     for destination, pushed_at in sorted(oldest.items()):
         yield (repository, *source, *destination), pushed_at
 
