@@ -30,9 +30,10 @@ demo: $(demo) ## run the exporter on a make-believe AWS: no account, no network 
 	@echo "Look at http://localhost:10042/metrics (Ctrl-C stops)"
 	@exec $(bin)/ecr-replication-exporter --demo $(ARGS)
 
+# In the order of the folders: the acceptance tests are few and slow, so they begin first.
 .PHONY: test
 test: $(dev) ## run the tests (ARGS="tests/deploy/test_iam.py -k action" picks some)
-	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile $(ARGS)
+	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # What needs no package of the system, no chart and no image.
 UNIT := tests/aws tests/config tests/demo tests/http tests/metrics tests/polling tests/replication $(wildcard tests/test_*.py)
