@@ -220,7 +220,7 @@ IMAGES = Row(
 SKIPPED = Row(
     PREFIX + "images_skipped",
     "gauge",
-    "Images that targets select but that exceed max_images. The exporter watches the newest images.",
+    "Names of images that targets select but that exceed max_images. The exporter watches the newest images.",
 )
 OVERDUE = Row(
     PREFIX + "poll_overdue_seconds",

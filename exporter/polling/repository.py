@@ -62,8 +62,10 @@ class RepositoryPoller:
             unknown_statuses=unknown_statuses,
         )
         self._group = (id(parts.facts), name)
-        #: The last listing, if an equal one selects the same; and the floor of `newest` under which it was.
-        self._shown: tuple[Sequence[Image], object] | None = None
+        #: The last listing, if an equal one selects the same.
+        self._shown: Sequence[Image] | None = None
+        #: The floor of `newest` when its images were shown.
+        self._floor: object = None
         parts.pacing.book(self._listing_job)
 
     # -- calls -------------------------------------------------------------------------------
@@ -140,8 +142,10 @@ class RepositoryPoller:
         self._pacing.book(self._listing_job, due=self._pacing.later(self._pacing.intervals.discovery))
 
     def _listed(self, images: Sequence[Image]) -> None:
-        if self._shown != (images, self._newest.floor):
+        if self._shown != images:
             self._select(images)
+        elif self._floor != self._newest.floor:
+            self.admit()
         with self._store.lock:
             now = self._clock.monotonic()
             if not self.facts.fresh(now, self._store.stale_after):
@@ -175,10 +179,14 @@ class RepositoryPoller:
             self._store.skipped = self._newest.skipped
         expected = self._registry.expected(self.name)
         remembered = self._memory.recall(self._registry.source, self.name, expected=expected)
-        self._show(self._newest.admitted(self._group), remembered=remembered)
+        self._show_admitted(remembered)
         # Most of a listing is kept by its selection. One that is mostly not selected is dropped.
         worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
-        self._shown = (images, self._newest.floor) if worth else None
+        self._shown = images if worth else None
+
+    def _show_admitted(self, remembered: Mapping[str, Settled] | None = None) -> None:
+        self._floor = self._newest.floor
+        self._show(self._newest.admitted(self._group), remembered=remembered)
 
     def _show(
         self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Settled] | None = None
@@ -248,7 +256,7 @@ class RepositoryPoller:
     def admit(self) -> None:
         """Watch those of the listed images that fit under `max_images` now."""
         if self.facts.listed_at is not None:
-            self._show(self._newest.admitted(self._group))
+            self._show_admitted()
 
     def rules_changed(self, *, expected: frozenset[Destination]) -> None:
         """Take other rules: images of the repository go to the expected destinations from now on."""

@@ -13,6 +13,8 @@ from functools import cached_property
 from hashlib import blake2b
 from heapq import nlargest
 
+from sortedcontainers import SortedList
+
 from exporter.config.settings import TargetSettings
 from exporter.replication.model import Image, Name, Source
 
@@ -264,20 +266,25 @@ def _without_twins(images: Sequence[Image]) -> list[Image]:
     ]
 
 
+#: A place in the order by push time, then by group and digest, so that the order is total and repeatable.
+_Age = tuple[float, str, str]
+
+
 class Newest:
     """Which images fit under `max_images`: the newest of all groups together.
 
-    A group is a repository of a registry. The order is by push time, then by group and digest, so that it
-    is total and repeatable.
+    A group is a repository of a registry. An image takes one place for each of its names, because each name
+    has series of its own. An image whose names do not all fit is left out, and so are all older ones.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._groups: dict[Hashable, dict[str, Watched]] = {}
-        self._total = 0
+        self._groups: dict[Hashable, Mapping[str, Watched]] = {}
+        #: The age of each image, once for each of its names. To add or remove one costs some microseconds.
+        self._places: SortedList[_Age] = SortedList()
         self._was_skipping = False
-        #: The age of the oldest image that fits; None while all do.
-        self.floor: tuple[float, str, str] | None = None
+        #: Images that are younger fit; None while all fit.
+        self.floor: _Age | None = None
 
     def resize(self, limit: int) -> bool:
         """Set another limit. True if other images fit now."""
@@ -287,39 +294,49 @@ class Newest:
 
     @property
     def skipped(self) -> int:
-        """How many images do not fit."""
-        return max(0, self._total - self.limit)
+        """How many names do not fit."""
+        return self._places.bisect_right(self.floor) if self.floor else 0
 
     def newly_skipped(self) -> bool:
         """True once when images stop to fit, until all of them fit again."""
-        before, self._was_skipping = self._was_skipping, self.skipped > 0
+        before, self._was_skipping = self._was_skipping, self.floor is not None
         return self._was_skipping and not before
 
     def put(self, group: Hashable, selection: Selection | None) -> None:
         """Set what a group selects; None if the group is gone."""
         before = self._groups.pop(group, {})
-        after = dict(selection.images) if selection else {}
+        after = selection.images if selection else {}
         if after:
             self._groups[group] = after
-        self._total += len(after) - len(before)
-        # This is slow, and most listings find nothing new.
-        if before.keys() != after.keys() or (self.floor is None) == (self._total > self.limit):
-            self._find_floor()
+        for watched in _only_in(before, after):
+            age = _age(watched, group)
+            for _ in watched.names:
+                self._places.remove(age)
+        self._places.update(_age(w, group) for w in _only_in(after, before) for _ in w.names)
+        self._find_floor()
 
-    def admitted(self, group: Hashable) -> dict[str, Watched]:
+    def admitted(self, group: Hashable) -> Mapping[str, Watched]:
         """The images of the group that fit, by digest."""
         images = self._groups.get(group, {})
         if self.floor is None:
             return images
-        return {d: w for d, w in images.items() if _age(w, group) >= self.floor}
+        return {d: w for d, w in images.items() if _age(w, group) > self.floor}
 
     def _find_floor(self) -> None:
-        self.floor = None
-        if self._total > self.limit:
-            ages = (_age(w, group) for group, images in self._groups.items() for w in images.values())
-            self.floor = nlargest(self.limit, ages)[-1]
+        left_out = len(self._places) - self.limit
+        self.floor = self._places[left_out - 1] if left_out > 0 else None
+        self._was_skipping = self._was_skipping and left_out > 0
 
 
-def _age(watched: Watched, group: Hashable = "") -> tuple[float, str, str]:
+def _only_in(images: Mapping[str, Watched], others: Mapping[str, Watched]) -> list[Watched]:
+    """The images that are not among the others, or are there with another push time or number of names."""
+    return [w for digest, w in images.items() if _place(w) != _place(others.get(digest))]
+
+
+def _place(watched: Watched | None) -> tuple[float | None, int]:
+    return (watched.image.pushed_at, len(watched.names)) if watched else (None, 0)
+
+
+def _age(watched: Watched, group: Hashable = "") -> _Age:
     pushed_at = watched.image.pushed_at
     return (pushed_at if pushed_at is not None else float("-inf"), str(group), watched.image.digest)

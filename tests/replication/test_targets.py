@@ -212,9 +212,10 @@ def test_untagged_images_are_listed_only_for_those_who_may_want_them(
 # -- no more than max_images -----------------------------------------------------------------------
 
 
-def group(*ages: float | None) -> Selection:
+def group(*ages: float | None, names: int = 1) -> Selection:
     images = [Image(digest_of(f"{age}"), ("v",), None if age is None else NOW - age) for age in ages]
-    return Selection({i.digest: Watched(i, frozenset({Name("v", "")})) for i in images}, ())
+    tags = frozenset(Name(f"v{number}", "") for number in range(names))
+    return Selection({i.digest: Watched(i, tags) for i in images}, ())
 
 
 def admitted(newest: Newest, *groups: str) -> set[str]:
@@ -238,6 +239,18 @@ def test_what_is_gone_makes_room() -> None:
     newest.put("a", None)
     newest.put("never there", None)
     assert (newest.skipped, admitted(newest, "b")) == (0, {digest_of("2")})
+
+
+def test_each_name_of_an_image_takes_a_place() -> None:
+    newest = Newest(5)
+    newest.put("a", group(1, names=2))
+    newest.put("b", group(2, names=4))
+    newest.put("c", group(3))
+    assert admitted(newest, "a", "b", "c") == {digest_of("1")}
+    assert newest.skipped == 5
+    newest.put("b", group(2, names=3))
+    assert admitted(newest, "a", "b", "c") == {digest_of("1"), digest_of("2")}
+    assert newest.skipped == 1
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=6, unique=True), max_size=5), st.integers(1, 12))
