@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo
 from typing_extensions import TypedDict
 
-from exporter.config.validators import Bcrypt, File, Otherwise, Pattern, Secret, boolean, refuse
-from exporter.config.yaml_source import Document, Vocabulary, contents
-from exporter.config.yaml_source import Mapping as Given
+from exporter.config.validators import Bcrypt, File, refuse, text
+from exporter.config.yaml_source import Document, Place, Vocabulary, contents
 
-_UNVERIFIED = "cannot be honoured: Python's ssl takes no client certificate without verifying it"
-_OBSOLETE = "cannot be honoured: it is obsolete, and OpenSSL no longer offers it by default"
+_UNVERIFIED = "Python's ssl takes no client certificate without verifying it"
+_OBSOLETE = "it is obsolete, and OpenSSL no longer offers it by default"
 
 
 class ClientAuth(StrEnum):
@@ -30,10 +29,19 @@ class ClientAuth(StrEnum):
 
 _Policy = Annotated[
     ClientAuth,
-    refuse(RequestClientCert=_UNVERIFIED, RequireAnyClientCert=_UNVERIFIED, RequireClientCert=_UNVERIFIED),
+    refuse(dict.fromkeys(("RequestClientCert", "RequireAnyClientCert", "RequireClientCert"), _UNVERIFIED)),
 ]
-_Version = Annotated[Literal["TLS12", "TLS13"], refuse(TLS10=_OBSOLETE, TLS11=_OBSOLETE)]
+_Version = Annotated[Literal["TLS12", "TLS13"], refuse({"TLS10": _OBSOLETE, "TLS11": _OBSOLETE})]
 _VERIFYING = [ClientAuth.VERIFY_IF_GIVEN, ClientAuth.REQUIRE_AND_VERIFY]
+
+
+def _absolute(name: str, info: ValidationInfo[Path]) -> str:
+    """A path relative to the directory of the file, which is the context."""
+    return str(info.context / name)
+
+
+_File = Annotated[File, AfterValidator(_absolute)]
+_FORBID = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +51,13 @@ class TLSSettings:
     __pydantic_config__: ClassVar = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "dependencies": {
-                "client_ca_file": {
-                    "required": ["client_auth_type"],
+            "anyOf": [
+                {
+                    "required": ["client_ca_file", "client_auth_type"],
                     "properties": {"client_auth_type": {"enum": [*_VERIFYING]}},
                 },
-                "client_auth_type": {
-                    "anyOf": [
-                        {"required": ["client_ca_file"]},
-                        {"properties": {"client_auth_type": {"const": ClientAuth.NONE}}},
-                    ]
-                },
-            },
+                {"properties": {"client_ca_file": False, "client_auth_type": {"const": ClientAuth.NONE}}},
+            ],
             "not": {
                 "required": ["min_version", "max_version"],
                 "properties": {"min_version": {"const": "TLS13"}, "max_version": {"const": "TLS12"}},
@@ -62,30 +65,17 @@ class TLSSettings:
         },
     )
 
-    cert_file: File
-    key_file: File
-    client_ca_file: File | None = None
+    cert_file: _File
+    key_file: _File
+    client_ca_file: _File | None = None
     client_auth_type: _Policy = ClientAuth.NONE
     min_version: _Version = "TLS12"
     max_version: _Version = "TLS13"
 
 
-@dataclass(frozen=True, slots=True)
-class WebSettings:
-    """What the file asks for: no TLS, no passwords and no headers if it is empty."""
-
-    tls: TLSSettings | None = None
-    #: User: bcrypt hash.
-    basic_auth_users: Mapping[str, Secret] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-# -- the file --------------------------------------------------------------------------------------
-
 _Header = Annotated[
-    str, Pattern("[ -~]*", "is not a header's value: printable ASCII on one line", shortest=0, longest=4096)
+    str, text("[ -~]*", "a header's value: printable ASCII on one line", shortest=0, longest=4096)
 ]
-_FORBID = ConfigDict(extra="forbid")
 #: The only headers that exporter-toolkit lets be set.
 Headers = TypedDict(
     "Headers",
@@ -101,45 +91,44 @@ Headers = TypedDict(
 Headers.__pydantic_config__ = _FORBID  # type: ignore[attr-defined]
 
 
-def _user(name: str) -> str:
-    """A colon would end the name in the Authorization header (RFC 7617)."""
-    if not name or ":" in name or not name.isprintable():
-        raise ValueError("is not a user name: visible characters, no colon")
-    return name
-
-
 @dataclass(frozen=True, slots=True)
 class HTTPSettings:
     """The section http_server_config."""
 
     __pydantic_config__: ClassVar = _FORBID
 
-    http2: Annotated[
-        Literal[False],
-        Otherwise("cannot be honoured: this server speaks HTTP/1.1; leave the key out", "refused"),
-        BeforeValidator(boolean),
-    ] = False
+    http2: Annotated[Literal[False], refuse({True: "this server speaks HTTP/1.1; leave the key out"})] = False
     headers: Headers = field(default_factory=Headers)
 
 
+#: A user name has no colon: it would end the name in the Authorization header (RFC 7617).
+_User = Annotated[str, text("[^:]+", "a user name: visible characters, no colon")]
+
+
 @dataclass(frozen=True, slots=True)
-class WebFile:
-    """The whole file."""
+class WebSettings:
+    """What the file asks for: no TLS, no passwords and no headers if it is empty."""
 
     __pydantic_config__: ClassVar = _FORBID
 
     tls_server_config: Annotated[TLSSettings | None, BeforeValidator(lambda tls: tls or None)] = None
     http_server_config: HTTPSettings = field(default_factory=HTTPSettings)
+    #: User: bcrypt hash.
     basic_auth_users: Annotated[
-        dict[Annotated[str, AfterValidator(_user)], Bcrypt],
-        Field(json_schema_extra={"propertyNames": {"pattern": "^[^:]+$"}}),
+        dict[_User, Bcrypt], Field(json_schema_extra={"propertyNames": {"pattern": "^[^:]+$"}})
     ] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of each response. A blank one is not sent."""
+        headers: dict[str, Any] = dict(self.http_server_config.headers)
+        return {name: value for name, value in headers.items() if value}
 
 
 _OPENSSL = "OpenSSL's own choice is used; leave the key out"
 VOCABULARY = Vocabulary(
     keys={
-        (): [each.name for each in fields(WebFile)],
+        (): [each.name for each in fields(WebSettings)],
         ("tls_server_config",): [each.name for each in fields(TLSSettings)],
         ("http_server_config",): [each.name for each in fields(HTTPSettings)],
         ("http_server_config", "headers"): list(Headers.__annotations__),
@@ -159,40 +148,27 @@ VOCABULARY = Vocabulary(
 
 
 @cache
-def adapter() -> TypeAdapter[WebFile]:
+def adapter() -> TypeAdapter[WebSettings]:
     """Pydantic's reader of the file."""
-    return TypeAdapter(WebFile)
+    return TypeAdapter(WebSettings)
 
 
 def load_web(path: str) -> WebSettings:
     """The settings in a file. Relative paths start in its directory. Raises ConfigError."""
-    document = Document(contents(path), path)
-    settings = document.validate(adapter(), VOCABULARY)
-    _check_tls(document)
-    found = document.close(settings)
-    tls, directory = found.tls_server_config, Path(path).absolute().parent
-    if tls:
-        names: dict[str, Any] = {
-            key: getattr(tls, key) for key in ("cert_file", "key_file", "client_ca_file")
-        }
-        paths: dict[str, Any] = {key: str(directory / name) for key, name in names.items() if name}
-        tls = replace(tls, **paths)
-    headers: dict[str, Any] = dict(found.http_server_config.headers)
-    return WebSettings(tls, found.basic_auth_users, {name: value for name, value in headers.items() if value})
+    document = Document(contents(path), path, VOCABULARY)
+    return document.validate(adapter(), _conflicts, context=Path(path).absolute().parent)
 
 
-def _check_tls(document: Document) -> None:
-    """What must go together, also beside other mistakes."""
-    tls = document.root.get("tls_server_config")
-    if not isinstance(tls, Given):
-        return
-    known = ("client_auth_type", "client_ca_file", "min_version", "max_version")
-    policy, authorities, lowest, highest = (document.text(tls, key) for key in known)
-    verifies = policy is not None and policy != ClientAuth.NONE.value
-    if policy and verifies and "client_ca_file" not in tls:
-        document.report(policy, f"{policy} needs client_ca_file: who may have signed the certificates")
-    if authorities and not verifies and (policy or "client_auth_type" not in tls):
+def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """What must go together in TLS, also beside other mistakes. A wrong value is None."""
+    section, tls = "tls_server_config", values.get("tls_server_config") or {}
+    policy, authorities = tls.get("client_auth_type", ClientAuth.NONE), "client_ca_file" in tls
+    if policy in _VERIFYING and not authorities:
+        message = f"{policy} needs client_ca_file: who may have signed the certificates"
+        yield (section, "client_auth_type"), message
+    if policy == ClientAuth.NONE and authorities:
         message = f"has no effect without client_auth_type: {ClientAuth.REQUIRE_AND_VERIFY}"
-        document.report(authorities, message)
+        yield (section, "client_ca_file"), message
+    lowest, highest = tls.get("min_version"), tls.get("max_version")
     if lowest and highest and lowest > highest:
-        document.report(lowest, f"{lowest} is above max_version, {highest}")
+        yield (section, "min_version"), f"{lowest} is above max_version, {highest}"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter import logs
-from exporter.config.settings import ClientAuth, ConfigError, Problem, TLSSettings, WebSettings, load_web
+from exporter.config.web import ClientAuth, TLSSettings, WebSettings, load_web
+from exporter.config.yaml_source import ConfigError, Problem
 from exporter.http.auth import Passwords
 
 #: The first byte of a TLS connection: a record of the type handshake (RFC 8446, 5.1).
@@ -131,7 +132,7 @@ class WebConfig:
 
     def _load(self, settings: WebSettings) -> Loaded:
         """The settings with their certificates of now. Raises ConfigError."""
-        tls, now = settings.tls, self._loaded
+        tls, now = settings.tls_server_config, self._loaded
         files = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
         certificates = {file: _version(file) for file in files if file}
         if settings == now.settings and certificates == now.certificates:

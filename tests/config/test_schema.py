@@ -22,7 +22,8 @@ from support.schemas import NO_VALUES, SETTINGS, WEB, letters, texts
 
 from exporter.config import schema
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Settings, to_yaml
+from exporter.config.settings import Settings, to_yaml
+from exporter.config.yaml_source import ConfigError
 
 #: What several places have to agree on.
 ONLY_THE_EXPORTER = {

@@ -24,7 +24,8 @@ from support.fakes import FakeClock
 from support.serving import port_of, sip
 
 from exporter import logs
-from exporter.config.settings import ConfigError, Secret
+from exporter.config.validators import Secret
+from exporter.config.yaml_source import ConfigError
 from exporter.http.auth import Passwords
 from exporter.http.routes import Request, Response, Routes, text
 from exporter.http.server import Limits, Server
