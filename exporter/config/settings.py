@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, StrictBool, TypeAdapter
@@ -22,10 +21,10 @@ from exporter.config.yaml_source import (
     Document,
     Place,
     Problem,
-    Vocabulary,
     contents,
     dump,
     quote,
+    without_garbage_collection,
 )
 
 #: A list without repetitions. _check checks it: pydantic skips a validator of a list beside a wrong item.
@@ -47,10 +46,11 @@ class RegistrySettings:
     registry_id: of.Account | None = None
 
     @property
-    def default_name(self) -> str:
-        """`<account>/<region>`, or "" if the file does not have both."""
+    def named(self) -> RegistrySettings:
+        """With its name, else `<account>/<region>` if the file has both."""
         account = self.registry_id or (self.role_arn.split(":")[4] if self.role_arn else None)
-        return f"{account}/{self.region}" if account and self.region else ""
+        has_default = account and self.region and not self.name
+        return replace(self, name=f"{account}/{self.region}") if has_default else self
 
 
 #: What a target with a tag or a digest must not have.
@@ -132,19 +132,12 @@ def keys(model: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(model))
 
 
-_VOCABULARY = Vocabulary(
-    keys={(): keys(Settings), ("registries",): keys(RegistrySettings), ("targets",): keys(TargetSettings)},
-    required={
-        "targets": "name at least one, e.g. - repository: team/app",
-        "repository": "write e.g. repository: team/app",
-    },
-)
-
-
-@cache
-def adapter() -> TypeAdapter[Settings]:
-    """Pydantic's reader of the configuration."""
-    return TypeAdapter(Settings)
+_KEYS: dict[Place, Sequence[str]] = {
+    (): keys(Settings),
+    ("registries",): keys(RegistrySettings),
+    ("targets",): keys(TargetSettings),
+}
+_ADAPTER = TypeAdapter(Settings)
 
 
 def load(path: str, **options: Any) -> Settings:
@@ -152,6 +145,7 @@ def load(path: str, **options: Any) -> Settings:
     return parse(contents(path), file=path, **options)
 
 
+@without_garbage_collection()
 def parse(
     text: str | bytes,
     *,
@@ -166,16 +160,15 @@ def parse(
     if not HAS_LIBYAML:
         message = "PyYAML has no libyaml here, so a large file takes several times as long"
         warn(Problem(file, None, "", message))
-    document = Document(text, file, _VOCABULARY)
-    found = document.validate(adapter(), _conflicts)
+    document = Document(text, file, keys=_KEYS)
+    found = document.validate(_ADAPTER, _conflicts)
     for i, entry in enumerate(found.registries):
         if regions and entry.region and entry.region not in regions:
             close = sorted(get_close_matches(entry.region, regions, n=2))
             advice = f"; did you mean {' or '.join(close)}?" if close else ""
             message = f"{quote(entry.region)} is not a Region that botocore knows{advice}"
             warn(document.problem(("registries", i, "region"), message))
-    named = tuple(replace(entry, name=entry.name or entry.default_name) for entry in found.registries)
-    return replace(found, registries=named)
+    return replace(found, registries=tuple(entry.named for entry in found.registries))
 
 
 # -- rules between keys: they read the plain values of the file, where a wrong one is None ---------
@@ -183,62 +176,52 @@ def parse(
 
 def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     """The place and the message of each value that contradicts another."""
-    yield from _staleness(values)
-    registries, targets = values.get("registries", [{}]) or [], values.get("targets") or []
+    registries = values.get("registries", [{}]) or [None]
     names = [_name(entry) for entry in registries]
-    yield from _registries(registries, names)
-    for i, target in enumerate(targets):
-        if not isinstance(target, dict):
-            continue
-        given = [key for key in ("tag", "digest", *_FILTERS) if target.get(key, False) is not False]
-        if len(given) > 1 and given[0] in ("tag", "digest"):
-            message = f"cannot be combined with {', '.join(given[1:])}: name one tag, one digest, or filters"
-            yield ("targets", i, given[0]), message
-        for key in ("tags", "exclude_tags", "registries"):
-            items = target.get(key) or []
-            for j, item in enumerate(items):
-                if item is not None and item in items[:j]:
-                    yield ("targets", i, key, j), f"{quote(item)} is there twice"
-                elif key == "registries" and item is not None and {item, None}.isdisjoint(names):
-                    known = ", ".join(sorted({quote(name) for name in names if name}))
-                    advice = f"known: {known}" if known else "give a registry a name to refer to it"
-                    yield ("targets", i, key, j), f"{quote(item)} is not the name of a registry; {advice}"
+    # Two entries with one default name are one registry.
+    owners = {name: i for i, name in enumerate(names) if name and "name" not in registries[i]}
+    for i, (entry, name) in enumerate(zip(registries, names, strict=True)):
+        if entry and "external_id" in entry and "role_arn" not in entry:
+            message = "works only with a role_arn: it is handed over when a role is assumed"
+            yield ("registries", i, "external_id"), message
+        if name and (owner := owners.setdefault(name, i)) != i and "name" in entry:
+            yield ("registries", i, "name"), f"{quote(name)} is already the name of registries[{owner}]"
+    for i, target in enumerate(values.get("targets") or ()):
+        for place, message in _target_conflicts(target or {}, names):
+            yield ("targets", i, *place), message
+    # Series that go stale between two listings would come and go for ever.
+    given = {key: values[key] for key in ("stale_after", "discovery_interval") if key in values}
+    if None not in given.values():
+        intervals: dict[str, Any] = {key: parse_duration(text) for key, text in given.items()}
+        found = Settings(targets=(), **intervals)
+        if found.stale_after < 2 * found.discovery_interval:
+            after, least = map(format_duration, (found.stale_after, 2 * found.discovery_interval))
+            message = f"stale_after ({after}) is shorter than two discovery intervals ({least})"
+            yield (next(iter(given)),), f"{message}: series would come and go between listings"
 
 
-def _staleness(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Series that go stale between two listings would come and go for ever."""
-    keys = [key for key in ("stale_after", "discovery_interval") if key in values]
-    if not keys or None in (values[key] for key in keys):
-        return
-    given: dict[str, Any] = {key: parse_duration(values[key]) for key in keys}
-    found = Settings(targets=(), **given)
-    if found.stale_after < 2 * found.discovery_interval:
-        after, least = map(format_duration, (found.stale_after, 2 * found.discovery_interval))
-        message = f"stale_after ({after}) is shorter than two discovery intervals ({least})"
-        yield (keys[0],), f"{message}: series would come and go between listings"
+def _target_conflicts(target: dict[str, Any], names: Sequence[str | None]) -> Iterator[tuple[Place, str]]:
+    """`names` are those of the registries. None is one that a mistake leaves open."""
+    given = [key for key in ("tag", "digest", *_FILTERS) if target.get(key, False) is not False]
+    if len(given) > 1 and given[0] in ("tag", "digest"):
+        others = ", ".join(given[1:])
+        yield (given[0],), f"cannot be combined with {others}: name one tag, one digest, or filters"
+    for key in ("tags", "exclude_tags", "registries"):
+        items = target.get(key) or []
+        for i, item in enumerate(items):
+            if item is not None and item in items[:i]:
+                yield (key, i), f"{quote(item)} is there twice"
+            elif item is not None and key == "registries" and {item, None}.isdisjoint(names):
+                known = ", ".join(sorted({quote(name) for name in names if name}))
+                advice = f"known: {known}" if known else "give a registry a name to refer to it"
+                yield (key, i), f"{quote(item)} is not the name of a registry; {advice}"
 
 
 def _name(entry: dict[str, Any] | None) -> str | None:
     """The name of a registry, "" for one without; None if a mistake leaves it open."""
     naming = ("name",) if entry and "name" in entry else ("region", "role_arn", "registry_id")
-    given = {key: entry[key] for key in naming if key in entry} if entry is not None else {"name": None}
-    if None in given.values():
-        return None
-    named = RegistrySettings(**given)
-    return named.name or named.default_name
-
-
-def _registries(
-    entries: Sequence[dict[str, Any] | None], names: Sequence[str | None]
-) -> Iterator[tuple[Place, str]]:
-    # Two entries with one default name are one registry.
-    owners = {name: i for i, name in enumerate(names) if name and "name" not in (entries[i] or ())}
-    for i, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        if entry and "external_id" in entry and "role_arn" not in entry:
-            message = "works only with a role_arn: it is handed over when a role is assumed"
-            yield ("registries", i, "external_id"), message
-        if name and (owner := owners.setdefault(name, i)) != i and entry and "name" in entry:
-            yield ("registries", i, "name"), f"{quote(name)} is already the name of registries[{owner}]"
+    given = {key: entry[key] for key in naming if key in entry} if entry is not None else {"": None}
+    return None if None in given.values() else RegistrySettings(**given).named.name
 
 
 # -- back to YAML ----------------------------------------------------------------------------------
@@ -246,10 +229,10 @@ def _registries(
 
 def to_yaml(settings: Settings) -> str:
     """The complete effective settings; the same settings when parsed again, unless it holds secrets."""
-    every = adapter().dump_python(settings, mode="json", exclude_none=True)
-    changed = adapter().dump_python(settings, mode="json", exclude_defaults=True)
+    every = _ADAPTER.dump_python(settings, mode="json", exclude_none=True)
+    changed = _ADAPTER.dump_python(settings, mode="json", exclude_defaults=True)
     registries = changed.get("registries", [{}])
     for entry, shown in zip(settings.registries, registries, strict=True):
-        if entry.name == entry.default_name:
+        if entry == replace(entry, name="").named:
             shown.pop("name", None)
     return dump({"registries": registries, "targets": changed["targets"]} | every | changed)

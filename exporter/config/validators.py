@@ -6,9 +6,8 @@ Patterns are RE2, because Helm checks them with Go.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -86,9 +85,8 @@ class Reads:
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
         shown = core_schema.plain_serializer_function_ser_schema(self.show)
-        return core_schema.no_info_after_validator_function(
-            self.read, core_schema.str_schema(), serialization=shown
-        )
+        text = core_schema.str_schema()
+        return core_schema.no_info_after_validator_function(self.read, text, serialization=shown)
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
         return {"type": "string", **self.schema}
@@ -97,27 +95,31 @@ class Reads:
 def text(
     pattern: str,
     name: str,
-    *,
+    *hints: tuple[str, str],
     shortest: int = 1,
     longest: int = 256,
-    hint: Callable[[str], str | None] = lambda _: None,
-    never: str | None = None,
-    is_secret: bool = False,
+    kind: Callable[[str], Any] = str,
 ) -> Reads:
     """Printable text of a form; lengths are in characters.
 
-    `hint` says what is meant by a usual slip. `never` is a pattern of such slips, for the JSON Schema.
+    `hints` are patterns of usual slips, and what to write instead: "{0}" is the first group. Also a text that
+    has the form is refused if it matches one.
     """
 
     def read(value: str) -> Any:
-        advice = hint(value) if len(value) <= 1024 else None
-        fits = shortest <= len(value) <= longest and value.isprintable() and re.fullmatch(pattern, value)
-        if advice or not fits:
-            raise ValueError(("" if is_secret else f"{quote(value)} ") + (advice or f"is not {name}"))
-        return Secret(value) if is_secret else value
+        fits = shortest <= len(value) <= longest and value.isprintable()
+        advice = None if fits and re.fullmatch(pattern, value) else f"is not {name}"
+        for slip, hint in hints if fits else ():
+            if found := re.fullmatch(slip, value):
+                advice = hint.format(*found.groups())
+                break
+        if advice:
+            raise ValueError(advice if kind is Secret else f"{quote(value)} {advice}")
+        return kind(value)
 
     schema: dict[str, Any] = {"minLength": shortest, "maxLength": longest, "pattern": f"^(?:{pattern})$"}
-    return Reads(read, schema | ({"not": {"type": "string", "pattern": f"^(?:{never})"}} if never else {}))
+    slips = "|".join(slip for slip, _ in hints)
+    return Reads(read, schema | ({"not": {"type": "string", "pattern": f"^(?:{slips})$"}} if hints else {}))
 
 
 def duration(shortest: float, least: str) -> Reads:
@@ -134,17 +136,6 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, bool) else value
 
 
-def refuse(reasons: Mapping[str | bool, str]) -> BeforeValidator:
-    """Refuses values that others accept, and says why."""
-
-    def read(value: Any) -> Any:
-        if isinstance(value, str | bool) and value in reasons:
-            raise ValueError(f"{json.dumps(value)} cannot be honoured: {reasons[value]}")
-        return value
-
-    return BeforeValidator(read)
-
-
 Count = Annotated[int, Field(ge=1, lt=10**15), BeforeValidator(_number)]
 Rate = Annotated[
     float,
@@ -156,50 +147,36 @@ Rate = Annotated[
 Interval = Annotated[float, duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
 Age = Annotated[float, duration(0.001, "[1-9]")]
 Name = Annotated[str, text(r"\S(?:.*\S)?", "a name: visible characters, no spaces around them")]
-File = Annotated[str, text(r"[^\x00]+", "the name of a file", longest=4096)]
+File = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "the name of a file", longest=4096)]
 
 # -- AWS's names -----------------------------------------------------------------------------------
 
-_REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
 #: Names in old SDKs for an endpoint of a Region: fips-us-gov-west-1, us-gov-west-1-fips, dkr-us-east-1.
-_PSEUDO_REGION = r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)|(.+)-fips"
-
-
-def _region_meant(value: str) -> str | None:
-    if pseudo := re.fullmatch(_PSEUDO_REGION, value):
-        fips = " and set AWS_USE_FIPS_ENDPOINT=true" if "fips" in value else ""
-        return f"is not a Region but an endpoint; write {pseudo[1] or pseudo[2]}{fips}"
-    zone = re.fullmatch(f"({_REGION})[a-z]", value)
-    return f"is an Availability Zone; write {zone[1]}" if zone else None
-
-
-#: A URI or an ARN of ECR. Covers FIPS, dual-stack and other partitions.
-_URI = r"(?P<account>[0-9]{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.-]+"
-_ADDRESSES = (
-    rf"(?:https?://)?{_URI}(?:/(?P<image>.*))?",
-    r"arn:aws[a-z-]*:ecr:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):repository/(?P<image>.*)",
-)
-_IMAGE = r"([^:@]+)(?::([^:@]+))?(?:@(sha(?:256|512):.+))?"
-
-
-def _repository_meant(value: str) -> str | None:
-    address = next(filter(None, (re.fullmatch(form, value) for form in _ADDRESSES)), None)
-    image = re.fullmatch(_IMAGE, value if not address else address["image"] or "team/app")
-    if image and (address or image[2] or image[3]):
-        name, tag, digest = image.groups()
-        meant = f"write repository: {name}"
-        meant += f" and digest: {digest}" if digest else f" and tag: {tag}" if tag else ""
-        if not address:
-            return f"is more than the name of a repository; {meant}"
-        registry = f'region: {address["region"]} and registry_id: "{address["account"]}"'
-        return (
-            f"is an address in ECR, not the name of a repository; {meant}, and under registries: {registry}"
-        )
-    return _open_bracket(value)
-
-
-def _open_bracket(value: str) -> str | None:
-    return "opens a [ that no ] closes" if value.rfind("[") > value.rfind("]") else None
+_ENDPOINT = "is not a Region but an endpoint; write {0}, and for FIPS set AWS_USE_FIPS_ENDPOINT=true"
+Region = Annotated[
+    str,
+    text(
+        r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}",
+        "a Region name, e.g. us-east-1",
+        (r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)", _ENDPOINT),
+        (r"(.+)-fips", _ENDPOINT),
+        (r"(.+-[0-9])[a-z]", "is an Availability Zone; write {0}"),
+        longest=64,
+    ),
+]
+Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555")]
+_ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"
+_ROLE = "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader"
+RoleArn = Annotated[str, text(_ROLE_ARN, _ROLE, longest=2048)]
+#: STS's externalIdType (botocore service model).
+_EXTERNAL_ID = "an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
+ExternalId = Annotated[
+    Secret, text("[A-Za-z0-9_+=,.@:/-]+", _EXTERNAL_ID, shortest=2, longest=1224, kind=Secret)
+]
+_BCRYPT = r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
+Bcrypt = Annotated[
+    Secret, text(_BCRYPT, "a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'", kind=Secret)
+]
 
 
 def _or_glob(name: str, characters: str) -> str:
@@ -208,64 +185,32 @@ def _or_glob(name: str, characters: str) -> str:
     return rf"{name}|{closed}[*?]{closed}|{every}\[{every}\]{plain}"
 
 
-Region = Annotated[
-    str,
-    text(
-        _REGION,
-        "a Region name, e.g. us-east-1",
-        longest=64,
-        hint=_region_meant,
-        never=f"(?:{_PSEUDO_REGION})$",
-    ),
-]
-Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555")]
-RoleArn = Annotated[
-    str,
-    text(
-        r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+",
-        "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader",
-        longest=2048,
-    ),
-]
-#: STS's externalIdType (botocore service model).
-ExternalId = Annotated[
-    Secret,
-    text(
-        r"[A-Za-z0-9_+=,.@:/-]+",
-        "an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -",
-        shortest=2,
-        longest=1224,
-        is_secret=True,
-    ),
-]
-Bcrypt = Annotated[
-    Secret,
-    text(
-        r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}",
-        "a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'",
-        is_secret=True,
-    ),
-]
+_OPEN_BRACKET = (r".*\[[^\]]*", "opens a [ that no ] closes")
+#: Covers FIPS, dual-stack and other partitions.
+_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
+_REGISTRY = 'and under registries: region: {1} and registry_id: "{0}"'
 #: ECR's RepositoryName (botocore service model): at least 2 characters.
 RepositoryOrGlob = Annotated[
     str,
     text(
         _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/!-"),
         "an ECR repository name or a glob: a-z 0-9 . _ - /, e.g. team/app, or team/* with * ? [ ] !",
-        hint=_repository_meant,
-        never=_URI.replace("?P<account>", "").replace("?P<region>", ""),
+        (rf"{_HOST}/([^:@]+)(?:[:@].*)?", f"is an address in ECR; write repository: {{2}}, {_REGISTRY}"),
+        (rf"{_HOST}(?:/|:.*)?", f"is the address of a registry; write a name, e.g. team/app, {_REGISTRY}"),
+        (
+            r"arn:aws[a-z-]*:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)",
+            'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
+        ),
+        (r"([^:@]+)(?::[^:@]+)?@(.+)", "is more than a name; write repository: {0} and digest: {1}"),
+        (r"([^:@]+):([^:@]+)", "is more than a name; write repository: {0} and tag: {1}"),
+        _OPEN_BRACKET,
     ),
 ]
-_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
-Tag = Annotated[str, text(_TAG, "an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -")]
+_IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_TAG_NAME = "an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -"
+Tag = Annotated[str, text(_IMAGE_TAG, _TAG_NAME)]
 TagOrGlob = Annotated[
-    str,
-    text(
-        _or_glob(_TAG, "A-Za-z0-9_.!-"),
-        "an image tag or a glob: A-Z a-z 0-9 . _ -, and * ? [ ] ! in a glob",
-        hint=_open_bracket,
-    ),
+    str, text(_or_glob(_IMAGE_TAG, "A-Za-z0-9_.!-"), f"{_TAG_NAME}; or a glob with * ? [ ] !", _OPEN_BRACKET)
 ]
-Digest = Annotated[
-    str, text("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", "a digest: sha256: and 64 of 0-9 a-f")
-]
+_DIGEST = "sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"
+Digest = Annotated[str, text(_DIGEST, "a digest: sha256: and 64 of 0-9 a-f")]

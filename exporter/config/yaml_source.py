@@ -6,14 +6,16 @@ converted. Problems show the text of the file; pydantic's own show converted val
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -27,11 +29,11 @@ MAX_PROBLEMS = 1000
 #: libyaml compares each %TAG directive with all that precede it.
 _UNUSABLE = re.compile(f"{yaml.reader.Reader.NON_PRINTABLE.pattern}|^%TAG", re.MULTILINE)
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+_NULL, _BOOLEAN, _MERGE = f"{_TAG}null", f"{_TAG}bool", f"{_TAG}merge"
+_TAGS = {_NULL, _BOOLEAN, _MERGE, f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"}
 #: Whether PyYAML uses libyaml. Without it a file takes several times as long.
 HAS_LIBYAML: bool = yaml.__with_libyaml__
-_NULL, _BOOLEAN, _MERGE, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "merge", "float"))
-_TAGS = frozenset({None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))})
 
 T = TypeVar("T")
 #: The keys and indices that lead to a value.
@@ -67,31 +69,36 @@ class Quoted(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a file may say, for the messages about what it must not say."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Resolves booleans, null and `<<`; every other scalar stays text."""
 
-    #: The known keys of each mapping, by its place without indices.
-    keys: Mapping[Place, Sequence[str]]
-    #: Required keys, and what to write.
-    required: Mapping[str, str]
-    #: Keys that cannot be honoured, and why.
-    refused: Mapping[str, str] = field(default_factory=dict)
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, form) for tag, form in forms if tag in _TAGS]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class Document:
-    """One file: its plain values and the problems so far. Raises ConfigError if it is not YAML."""
+    """One file: its plain values and the problems so far. Raises ConfigError if it is not YAML.
 
-    def __init__(self, text: str | bytes, file: str, vocabulary: Vocabulary) -> None:
-        self._file, self._vocabulary = file, vocabulary
+    `keys` are the known keys of each mapping, by its place without indices. `refused` are keys that cannot be
+    honoured, and why.
+    """
+
+    def __init__(
+        self,
+        text: str | bytes,
+        file: str,
+        *,
+        keys: Mapping[Place, Sequence[str]],
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        self._file, self._keys, self._refused = file, keys, refused or {}
         self._problems: list[Problem] = []
         self._reported: set[object] = set()
         self._nodes: dict[Place, Any] = {}
         self._count = 0
-        root = self._compose(text)
-        if root.id != "mapping":
-            self._fail(1, f"{_KINDS[root.id]} is not a mapping of keys to values")
-        self._values: dict[str, Any] = self._plain(root, ())
+        self._values: dict[str, Any] = self._plain(self._compose(text), ())
 
     def validate(self, adapter: TypeAdapter[T], check: Check, context: object = None) -> T:
         """The settings. Raises ConfigError with every problem that pydantic and `check` find.
@@ -129,17 +136,15 @@ class Document:
     def _translate(self, error: ErrorDetails) -> None:
         """Report an error of pydantic's, and forget the value."""
         place = tuple(step for step in error["loc"] if step != "[key]")
-        if place not in self._nodes:
-            self._report(place, f"is missing; {self._vocabulary.required[str(place[-1])]}")
-            return
-        node = self._nodes[place]
-        if error["type"] == "too_short" and node.value:
-            return  # its items are wrong, and reported
-        self._report(place, _message(error, node))
-        parent: Any = self._values
-        for step in place[:-1]:
-            parent = parent[step]
-        parent[place[-1]] = None
+        node = self._nodes.get(place)
+        if not node:
+            self._report(place, "is missing; it is a required key")
+        elif error["type"] != "too_short" or not node.value:  # else its items are wrong, and reported
+            self._report(place, _message(error, node))
+            parent: Any = self._values
+            for step in place[:-1]:
+                parent = parent[step]
+            parent[place[-1]] = None
 
     # -- from text to plain values -----------------------------------------------------------------
 
@@ -158,15 +163,12 @@ class Document:
         depth = count = 0
         try:
             event: Any
-            for event in yaml.parse(text, Loader=_LOADER):
+            for event in yaml.parse(text, Loader=_Loader):
                 depth += isinstance(event, yaml.CollectionStartEvent)
                 depth -= isinstance(event, yaml.CollectionEndEvent)
                 count += isinstance(event, yaml.NodeEvent)
                 self._check_bounds(event, depth - 1, count)
-                if getattr(event, "tag", None) not in _TAGS:
-                    message = "a ! before a value begins a YAML tag, which means nothing here; quote it"
-                    self._fail(event.start_mark.line + 1, message)
-            return yaml.compose(text, Loader=_LOADER) or yaml.compose("{}")
+            root: Any = yaml.compose(text, Loader=_Loader) or yaml.compose("{}")
         except yaml.MarkedYAMLError as error:
             begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
             message = f"{error.context}{begun}, {error.problem}" if error.context else str(error.problem)
@@ -174,14 +176,13 @@ class Document:
                 message = re.sub(" '.*'", "", message)  # the name of an anchor may be a secret
             at = error.problem_mark.line + 1 if error.problem_mark else None
             self._fail(at, f"is not YAML: {message}{_hint(error, text)}")
+        if root.id != "mapping":
+            self._fail(root.start_mark.line + 1, f"{_KINDS[root.id]} is not a mapping of keys to values")
+        return root
 
     def _check_bounds(self, at: Any, depth: int, count: int) -> None:
-        """Fail for too many values or levels at a node or event."""
-        if depth > MAX_DEPTH:
-            message = f"is nested more than {MAX_DEPTH} levels deep, or an alias holds itself"
-            self._fail(at.start_mark.line + 1, message)
-        if count > MAX_VALUES:
-            message = f"the file holds more than {MAX_VALUES} values, with its aliases"
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            message = f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels, with its aliases"
             self._fail(at.start_mark.line + 1, message)
 
     def _plain(self, node: Any, place: Place) -> Any:
@@ -189,6 +190,8 @@ class Document:
         self._count += 1
         self._check_bounds(node, len(place), self._count)
         self._nodes[place] = node
+        if node.tag not in _TAGS:
+            return self._report(place, "begins with a YAML tag; quote a text that begins with !")
         if node.id == "mapping":
             values = self._spelt(self._pairs(node, place), place)
             return {name: self._plain(value, (*place, name)) for name, value in values.items()}
@@ -197,7 +200,7 @@ class Document:
         if node.tag == _NULL:
             return self._report(place, "has no value; write one, or leave the key out")
         if node.tag == _BOOLEAN:
-            return yaml.SafeLoader.bool_values[node.value.lower()]
+            return yaml.SafeLoader.bool_values.get(node.value.lower())
         return Quoted(node.value) if node.style else node.value
 
     def _pairs(self, node: Any, place: Place, depth: int = 0) -> dict[str, tuple[Any, Any]]:
@@ -217,22 +220,23 @@ class Document:
             else:
                 pairs[key.value] = key, value
         for source in merged:
-            if source.id != "mapping":
-                self._report((*place, "<<"), f"{_KINDS[source.id]} is not a mapping to merge", source)
-            else:
+            if source.id == "mapping":
                 pairs = self._pairs(source, place, depth + 1) | pairs
+            else:
+                self._report((*place, "<<"), f"{_KINDS[source.id]} is not a mapping to merge", source)
         return pairs
 
     def _spelt(self, pairs: dict[str, tuple[Any, Any]], place: Place) -> dict[str, Any]:
         """The values of known keys. A key that resembles a known one is reported and read as that one."""
-        known = self._vocabulary.keys.get(tuple(step for step in place if isinstance(step, str)))
-        values = {name: value for name, (_, value) in pairs.items() if known is None or name in known}
-        for name in [name for name in pairs if name not in values]:
-            key, value = pairs[name]
-            message = f"unknown key; known here: {', '.join(known or ())}"
-            if name in self._vocabulary.refused:
-                message = f"cannot be honoured: {self._vocabulary.refused[name]}"
-            elif close := get_close_matches(name[:64], known or (), n=1):
+        known = self._keys.get(tuple(step for step in place if isinstance(step, str)), pairs)
+        values = {name: value for name, (_, value) in pairs.items() if name in known}
+        for name, (key, value) in pairs.items():
+            if name in known:
+                continue
+            message = f"unknown key; known here: {', '.join(known)}"
+            if name in self._refused:
+                message = f"cannot be honoured: {self._refused[name]}"
+            elif close := get_close_matches(name[:64], known, n=1):
                 message = f"unknown key; did you mean {close[0]}?"
                 values.setdefault(close[0], value)
             self._report((*place, name), message, key)
@@ -313,15 +317,22 @@ def contents(path: str) -> bytes:
         raise ConfigError([Problem(path, None, "", f"cannot be read: {reason or error}")]) from error
 
 
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Pause the collector: it would scan hundreds of thousands of new values and find no garbage."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Quotes also what other YAML readers, as Go's, take for another type: `y`, `1e3`, `012345678901`."""
 
 
-_Dumper.add_implicit_resolver(
-    _FLOAT,
-    re.compile(r"(?:[yYnN]|[-+]?[0-9.][0-9_.]*(?:[eE][-+]?[0-9]*)?|0[box][0-9a-fA-F_]*)$"),
-    list("yYnN-+.0123456789"),
-)
+_NUMBER = re.compile(r"(?:[yYnN]|[-+]?[0-9.][0-9_.]*(?:[eE][-+]?[0-9]*)?|0[box][0-9a-fA-F_]*)$")
+_Dumper.add_implicit_resolver(f"{_TAG}float", _NUMBER, list("yYnN-+.0123456789"))
 
 
 def dump(plain: Any) -> str:

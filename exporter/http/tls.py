@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter import logs
-from exporter.config.web import ClientAuth, TLSSettings, WebSettings, load_web
+from exporter.config.web import TLSSettings, WebSettings, load_web
 from exporter.config.yaml_source import ConfigError, Problem
 from exporter.http.auth import Passwords
 
@@ -25,9 +25,9 @@ RETRY = 1.0
 
 _VERSIONS = {"TLS10": "TLSv1", "TLS11": "TLSv1_1", "TLS12": "TLSv1_2", "TLS13": "TLSv1_3"}
 _CLIENT_AUTH = {
-    ClientAuth.NONE: ssl.CERT_NONE,
-    ClientAuth.VERIFY_IF_GIVEN: ssl.CERT_OPTIONAL,
-    ClientAuth.REQUIRE_AND_VERIFY: ssl.CERT_REQUIRED,
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 
 _log = logs.get("web")
