@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar
 
+import yaml
 from pydantic import ConfigDict, Field, StrictBool, TypeAdapter
 
 from exporter.config import validators as of
 from exporter.config.validators import GLOB, format_duration, parse_duration
 from exporter.config.yaml_source import (
-    HAS_LIBYAML,
     Document,
     Place,
     Problem,
@@ -157,7 +157,7 @@ def parse(
 
     `regions` are the known Regions. Another Region is a warning and no problem, because AWS opens new ones.
     """
-    if not HAS_LIBYAML:
+    if not yaml.__with_libyaml__:
         message = "PyYAML has no libyaml here, so a large file takes several times as long"
         warn(Problem(file, None, "", message))
     document = Document(text, file, keys=_KEYS)
@@ -231,8 +231,8 @@ def to_yaml(settings: Settings) -> str:
     """The complete effective settings; the same settings when parsed again, unless it holds secrets."""
     every = _ADAPTER.dump_python(settings, mode="json", exclude_none=True)
     changed = _ADAPTER.dump_python(settings, mode="json", exclude_defaults=True)
-    registries = changed.get("registries", [{}])
-    for entry, shown in zip(settings.registries, registries, strict=True):
+    first = {"registries": changed.get("registries", [{}]), "targets": changed["targets"]}
+    for entry, shown in zip(settings.registries, first["registries"], strict=True):
         if entry == replace(entry, name="").named:
             shown.pop("name", None)
-    return dump({"registries": registries, "targets": changed["targets"]} | every | changed)
+    return dump(first | every | first)

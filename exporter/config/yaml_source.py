@@ -32,9 +32,6 @@ _UNUSABLE = re.compile(f"{yaml.reader.Reader.NON_PRINTABLE.pattern}|^%TAG", re.M
 _TAG = "tag:yaml.org,2002:"
 _NULL, _BOOLEAN, _MERGE = f"{_TAG}null", f"{_TAG}bool", f"{_TAG}merge"
 _TAGS = {_NULL, _BOOLEAN, _MERGE, f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"}
-#: Whether PyYAML uses libyaml. Without it a file takes several times as long.
-HAS_LIBYAML: bool = yaml.__with_libyaml__
-
 T = TypeVar("T")
 #: The keys and indices that lead to a value.
 Place = tuple[str | int, ...]

@@ -140,7 +140,7 @@ class WebConfig:
         try:
             context = server_context(tls) if tls else None
         except OSError as error:  # OpenSSL does not say which file it means
-            message = f"the certificate, its key or the client CA cannot be used: {error}"
+            message = f"one of {', '.join(certificates)} cannot be used: {error}"
             raise ConfigError([Problem(self._path, None, "tls_server_config", message)]) from error
         return Loaded(settings, Passwords(settings.basic_auth_users), context, certificates)
 

@@ -223,6 +223,12 @@ def test_what_is_shown_reads_back_the_same(configuration: Settings) -> None:
     assert parse(to_yaml(configuration)) == configuration
 
 
+def test_defaults_that_are_shown_read_back_the_same() -> None:
+    shown = to_yaml(ok("minimal"))
+    assert shown.startswith("registries:\n- {}\ntargets:\n- repository: team/app\ndiscovery_interval: 1m\n")
+    assert parse(shown) == ok("minimal")
+
+
 def test_what_is_shown_is_complete_and_masked() -> None:
     found = load(str(ROOT / "config.example.yaml"))
     shown = to_yaml(found)
