@@ -20,7 +20,8 @@ from exporter.aws.errors import ECRError
 from exporter.aws.regions import known_regions
 from exporter.cli import parse
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Problem, Settings
+from exporter.config.settings import Settings
+from exporter.config.yaml_source import ConfigError, Problem
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from exporter import __version__, logs
-from exporter.config.settings import parse_duration
+from exporter.config.validators import parse_duration
 from exporter.http.server import parse_address
 from exporter.replication.targets import Shard
 

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from exporter import logs
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Problem, Settings
+from exporter.config.settings import Settings
+from exporter.config.yaml_source import ConfigError, Problem, contents
 
 #: Seconds between a request to end and the end of the process, even if a part of it hangs.
 SHUTDOWN_TIMEOUT = 4.5
@@ -142,14 +143,14 @@ class Loader:
         if self._text is not None:
             return False
         try:
-            return _hash(config.contents(self._file)) != self._loaded
+            return _hash(contents(self._file)) != self._loaded
         except ConfigError:
             return self._loaded is not None
 
     def load(self) -> Settings:
         """Read and check the configuration. Raises ConfigError."""
         self._loaded = None
-        text = config.contents(self._file) if self._text is None else self._text.encode()
+        text = contents(self._file) if self._text is None else self._text.encode()
         self._loaded = _hash(text)
         settings = config.parse(text, file=self._file, regions=self._regions, warn=self._warn)
         without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
@@ -168,7 +169,7 @@ class Loader:
                 "config_warning",
                 file=warning.file,
                 line=warning.line,
-                path=warning.path,
+                path=warning.path or None,
                 problem=warning.message,
             )
 
@@ -184,7 +185,7 @@ def log_problems(error: ConfigError) -> None:
             "config_invalid",
             file=problem.file,
             line=problem.line,
-            path=problem.path,
+            path=problem.path or None,
             problem=problem.message,
         )
 

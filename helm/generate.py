@@ -28,6 +28,8 @@ import yaml
 
 from exporter.config import schema
 from exporter.config import validators as words
+from exporter.config.settings import Settings
+from exporter.config.web import WebSettings
 
 CHART = Path(__file__).parent / "ecr-replication-exporter"
 BEGIN, END = "<!-- values: made by make helm -->", "<!-- end of values -->"
@@ -66,8 +68,8 @@ _RULE = _object(
 )
 #: Shapes that values.yaml refers to. Those of the Prometheus operator follow monitoring.coreos.com/v1.
 _NAMED: dict[str, Schema] = {
-    "config": schema.settings(),
-    "web": schema.web(),
+    "config": schema.of(Settings),
+    "web": schema.of(WebSettings),
     "duration": {"type": "string", "pattern": f"^(?:0|{words.DURATION})$", "minLength": 1},
     "optionalDuration": {"type": "string", "pattern": f"^(?:{words.DURATION})$"},
     # Nought of any unit is "never", and what is not is a second at least: --config.auto-reload-interval.

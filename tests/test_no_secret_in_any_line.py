@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from exporter import logs
 from exporter.aws.errors import Classified, ECRError
-from exporter.config.settings import Secret
+from exporter.config.validators import Secret
 
 #: How a text may come to be quoted in a message of somebody else.
 FORMS: Mapping[str, Callable[[str], str]] = {

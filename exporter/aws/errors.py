@@ -28,7 +28,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from exporter.config.settings import Secret
+from exporter.config.validators import Secret
 from exporter.redaction import redact
 from exporter.replication.model import Reason
 
@@ -238,7 +238,7 @@ def shown(text: str, secret: Secret | None = None) -> str:
     AWS and botocore quote the request below the first line: the canonical request of a wrong signature holds
     the session token. STS quotes an external id that it refuses, and a proxy may quote a header.
     """
-    masked = redact(text[:_REDACTED], secrets=[secret.reveal()] if secret else [])
+    masked = redact(text[:_REDACTED], secrets=[secret.get_secret_value()] if secret else [])
     line = masked.strip().partition("\n")[0]
     printable = "".join(c if c.isprintable() else " " for c in line)
     return " ".join(printable.split())[:MAX_MESSAGE]

@@ -176,7 +176,7 @@ class Access:
                 client = self._connect(session, "sts", region)
             secret = self._settings.external_id
             parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
-            proof = {"ExternalId": secret.reveal()} if secret else {}
+            proof = {"ExternalId": secret.get_secret_value()} if secret else {}
             answer = self._ask(client, "AssumeRole", parameters | proof)
         except ECRError as error:
             if error.everything and session:

@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from exporter.config import settings as config
-from exporter.config import web as web_config
+from exporter.config.settings import Settings
 from exporter.config.validators import format_duration
 
 Schema = dict[str, Any]
@@ -39,29 +38,14 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
-def settings() -> Schema:
-    """The schema of `--config.file`."""
-    return _of(config.adapter())
-
-
-def web() -> Schema:
-    """The schema of `--web.config.file`."""
-    return _of(web_config.adapter())
-
-
 def of(kind: Any) -> Schema:
-    """The schema of one of the types of validators.py."""
-    return _of(TypeAdapter(kind))
-
-
-def _of(adapter: TypeAdapter[Any]) -> Schema:
-    """With "definitions" for "$defs", to be moved to the root of a greater schema."""
-    made = adapter.json_schema(ref_template="#/definitions/{model}", schema_generator=_Generator)
+    """The schema of a model or type, with "definitions" for "$defs", to be moved to the root of another."""
+    made = TypeAdapter(kind).json_schema(ref_template="#/definitions/{model}", schema_generator=_Generator)
     definitions = made.pop("$defs", {})
     made.pop("title", None)
     return made | ({"definitions": definitions} if definitions else {})
 
 
 if __name__ == "__main__":
-    json.dump({"$schema": DRAFT, **settings(), "title": "ecr-replication-exporter"}, sys.stdout, indent=2)
+    json.dump({"$schema": DRAFT, **of(Settings), "title": "ecr-replication-exporter"}, sys.stdout, indent=2)
     sys.stdout.write("\n")

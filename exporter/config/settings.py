@@ -7,53 +7,25 @@ values of the file, except those that are wrong already, and every problem is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, TypeAdapter
+import yaml
+from pydantic import ConfigDict, Field, StrictBool, TypeAdapter
 
 from exporter.config import validators as of
-from exporter.config.validators import GLOB, Secret, format_duration, parse_duration
-from exporter.config.web import ClientAuth, TLSSettings, WebSettings, load_web
+from exporter.config.validators import GLOB, format_duration, parse_duration
 from exporter.config.yaml_source import (
-    HAS_LIBYAML,
-    ConfigError,
     Document,
-    Mapping,
-    Other,
+    Place,
     Problem,
-    Sequence_,
-    Text,
-    Vocabulary,
     contents,
     dump,
     quote,
-    shorten,
     without_garbage_collection,
 )
-
-__all__ = [
-    "GLOB",
-    "ClientAuth",
-    "ConfigError",
-    "Problem",
-    "RegistrySettings",
-    "Secret",
-    "Settings",
-    "TLSSettings",
-    "TargetSettings",
-    "WebSettings",
-    "contents",
-    "format_duration",
-    "load",
-    "load_web",
-    "parse",
-    "parse_duration",
-    "to_yaml",
-]
 
 #: A list without repetitions. _check checks it: pydantic skips a validator of a list beside a wrong item.
 _UNIQUE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
@@ -74,10 +46,11 @@ class RegistrySettings:
     registry_id: of.Account | None = None
 
     @property
-    def default_name(self) -> str:
-        """`<account>/<region>`, or "" if the file does not have both."""
+    def named(self) -> RegistrySettings:
+        """With its name, else `<account>/<region>` if the file has both."""
         account = self.registry_id or (self.role_arn.split(":")[4] if self.role_arn else None)
-        return f"{account}/{self.region}" if account and self.region else ""
+        has_default = account and self.region and not self.name
+        return replace(self, name=f"{account}/{self.region}") if has_default else self
 
 
 #: What a target with a tag or a digest must not have.
@@ -108,7 +81,7 @@ class TargetSettings:
     latest: of.Count | None = None
     #: Seconds.
     pushed_within: of.Age | None = None
-    untagged: of.Flag = False
+    untagged: StrictBool = False
     #: Names of registries; none for all of them.
     registries: Annotated[tuple[of.Name, ...], _UNIQUE] = ()
 
@@ -159,19 +132,12 @@ def keys(model: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(model))
 
 
-_VOCABULARY = Vocabulary(
-    keys={(): keys(Settings), ("registries",): keys(RegistrySettings), ("targets",): keys(TargetSettings)},
-    required={
-        "targets": "name at least one, e.g. - repository: team/app",
-        "repository": "write e.g. repository: team/app",
-    },
-)
-
-
-@cache
-def adapter() -> TypeAdapter[Settings]:
-    """Pydantic's reader of the configuration."""
-    return TypeAdapter(Settings)
+_KEYS: dict[Place, Sequence[str]] = {
+    (): keys(Settings),
+    ("registries",): keys(RegistrySettings),
+    ("targets",): keys(TargetSettings),
+}
+_ADAPTER = TypeAdapter(Settings)
 
 
 def load(path: str, **options: Any) -> Settings:
@@ -179,6 +145,7 @@ def load(path: str, **options: Any) -> Settings:
     return parse(contents(path), file=path, **options)
 
 
+@without_garbage_collection()
 def parse(
     text: str | bytes,
     *,
@@ -190,101 +157,71 @@ def parse(
 
     `regions` are the known Regions. Another Region is a warning and no problem, because AWS opens new ones.
     """
-    if not HAS_LIBYAML:
-        warn(
-            Problem(file, None, "", "PyYAML has no libyaml here, so a large file takes several times as long")
-        )
-    with without_garbage_collection():
-        document = Document(text, file)
-        settings = document.validate(adapter(), _VOCABULARY)
-        _check(document)
-        for entry in document.items("registries") if regions else ():
-            region = document.text(entry, "region")
-            if region and region not in regions:
-                close = sorted(get_close_matches(region, regions, n=2))
-                advice = f"; did you mean {' or '.join(close)}?" if close else ""
-                message = f"{quote(region)} is not a Region that botocore knows{advice}"
-                warn(Problem(file, region.line, region.path, message))
-        found = document.close(settings)
-    named = (replace(entry, name=entry.name or entry.default_name) for entry in found.registries)
-    return replace(found, registries=tuple(named))
+    if not yaml.__with_libyaml__:
+        message = "PyYAML has no libyaml here, so a large file takes several times as long"
+        warn(Problem(file, None, "", message))
+    document = Document(text, file, keys=_KEYS)
+    found = document.validate(_ADAPTER, _conflicts)
+    for i, entry in enumerate(found.registries):
+        if regions and entry.region and entry.region not in regions:
+            close = sorted(get_close_matches(entry.region, regions, n=2))
+            advice = f"; did you mean {' or '.join(close)}?" if close else ""
+            message = f"{quote(entry.region)} is not a Region that botocore knows{advice}"
+            warn(document.problem(("registries", i, "region"), message))
+    return replace(found, registries=tuple(entry.named for entry in found.registries))
 
 
-# -- rules between keys: they read the values of a file; those that are wrong count as unknown -----
+# -- rules between keys: they read the plain values of the file, where a wrong one is None ---------
 
 
-def _check(document: Document) -> None:
-    """Report what several keys do not agree on."""
-    _check_staleness(document)
-    names = _names(document)
-    for target in document.items("targets"):
-        off = [key for key, value in target.items() if isinstance(value, Other) and value.value is False]
-        given = [key for key in ("tag", "digest", *_FILTERS) if key in target and key not in off]
-        if len(given) > 1 and given[0] in ("tag", "digest"):
-            message = f"cannot be combined with {', '.join(given[1:])}: name one tag, one digest, or filters"
-            document.report(target[given[0]], message, target.names[given[0]].path)
-        for key in ("tags", "exclude_tags", "registries"):
-            seen: set[str] = set()
-            values = target.get(key)
-            for value in values if isinstance(values, Sequence_) else ():
-                if not isinstance(value, Text):
-                    continue
-                if value in seen:
-                    document.report(value, f"{quote(value)} is there twice")
-                elif key == "registries" and names is not None and value not in names:
-                    document.report(value, f"{quote(value)} is not the name of a registry; {_advice(names)}")
-                seen.add(value)
-
-
-def _check_staleness(document: Document) -> None:
-    """Series that go stale between two listings would come and go for ever."""
-    root, defaults = document.root, Settings(targets=())
-    given = [key for key in ("stale_after", "discovery_interval") if key in root]
-    texts = {key: document.text(root, key) for key in given}
-    if not given or None in texts.values():
-        return
-    found = {key: parse_duration(str(text)) for key, text in texts.items()}
-    after = found.get("stale_after", defaults.stale_after)
-    least = 2 * found.get("discovery_interval", defaults.discovery_interval)
-    if after < least:
-        document.report(
-            root[given[0]],
-            f"stale_after ({format_duration(after)}) is shorter than two discovery intervals"
-            f" ({format_duration(least)}): series would come and go between listings",
-        )
-
-
-def _names(document: Document) -> list[str] | None:
-    """The names of all registries, "" for one without. None if a mistake leaves a name open."""
-    entries = document.items("registries")
-    found = [_name(document, entry) for entry in entries]
+def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """The place and the message of each value that contradicts another."""
+    registries = values.get("registries", [{}]) or [None]
+    names = [_name(entry) for entry in registries]
     # Two entries with one default name are one registry.
-    owners = {name: i for i, name in enumerate(found) if name and "name" not in entries[i]}
-    for i, (entry, name) in enumerate(zip(entries, found, strict=True)):
-        if "external_id" in entry and "role_arn" not in entry:
+    owners = {name: i for i, name in enumerate(names) if name and "name" not in registries[i]}
+    for i, (entry, name) in enumerate(zip(registries, names, strict=True)):
+        if entry and "external_id" in entry and "role_arn" not in entry:
             message = "works only with a role_arn: it is handed over when a role is assumed"
-            document.report(entry["external_id"], message)
-        if name and "name" in entry and (owner := owners.setdefault(name, i)) != i:
-            document.report(entry["name"], f"{quote(name)} is already the name of registries[{owner}]")
-    whole = document.root.get("registries", Sequence_())
-    names = [name for name in found if name is not None]
-    return names if isinstance(whole, Sequence_) and len(whole) == len(names) else None
+            yield ("registries", i, "external_id"), message
+        if name and (owner := owners.setdefault(name, i)) != i and "name" in entry:
+            yield ("registries", i, "name"), f"{quote(name)} is already the name of registries[{owner}]"
+    for i, target in enumerate(values.get("targets") or ()):
+        for place, message in _target_conflicts(target or {}, names):
+            yield ("targets", i, *place), message
+    # Series that go stale between two listings would come and go for ever.
+    given = {key: values[key] for key in ("stale_after", "discovery_interval") if key in values}
+    if None not in given.values():
+        intervals: dict[str, Any] = {key: parse_duration(text) for key, text in given.items()}
+        found = Settings(targets=(), **intervals)
+        if found.stale_after < 2 * found.discovery_interval:
+            after, least = map(format_duration, (found.stale_after, 2 * found.discovery_interval))
+            message = f"stale_after ({after}) is shorter than two discovery intervals ({least})"
+            yield (next(iter(given)),), f"{message}: series would come and go between listings"
 
 
-def _name(document: Document, entry: Mapping) -> str | None:
-    """The name that an entry has; None if a mistake leaves it open."""
-    if "name" in entry:
-        return document.text(entry, "name")
-    naming = ("region", "role_arn", "registry_id")
-    given: dict[str, Any] = {key: document.text(entry, key) for key in naming if key in entry}
-    return None if None in given.values() else RegistrySettings(**given).default_name
+def _target_conflicts(target: dict[str, Any], names: Sequence[str | None]) -> Iterator[tuple[Place, str]]:
+    """`names` are those of the registries. None is one that a mistake leaves open."""
+    given = [key for key in ("tag", "digest", *_FILTERS) if target.get(key, False) is not False]
+    if len(given) > 1 and given[0] in ("tag", "digest"):
+        others = ", ".join(given[1:])
+        yield (given[0],), f"cannot be combined with {others}: name one tag, one digest, or filters"
+    for key in ("tags", "exclude_tags", "registries"):
+        items = target.get(key) or []
+        for i, item in enumerate(items):
+            if item is not None and item in items[:i]:
+                yield (key, i), f"{quote(item)} is there twice"
+            elif item is not None and key == "registries" and {item, None}.isdisjoint(names):
+                known = ", ".join(sorted({quote(name) for name in names if name}))
+                advice = f"known: {known}" if known else "give a registry a name to refer to it"
+                yield (key, i), f"{quote(item)} is not the name of a registry; {advice}"
 
 
-def _advice(names: Sequence[str]) -> str:
-    given = sorted({name for name in names if name})
-    nameless = [f"registries[{i}]" for i, name in enumerate(names) if not name]
-    known = f"known: {shorten(', '.join(given))}" if given else "no registry has a name yet"
-    return known + (f"; give {shorten(', '.join(nameless))} a name to refer to it" if nameless else "")
+def _name(entry: dict[str, Any] | None) -> str | None:
+    """The name of a registry, "" for one without; None if a mistake leaves it open."""
+    naming = ("name",) if entry and "name" in entry else ("region", "role_arn", "registry_id")
+    given = {key: entry[key] for key in naming if key in entry} if entry is not None else {"": None}
+    return None if None in given.values() else RegistrySettings(**given).named.name
 
 
 # -- back to YAML ----------------------------------------------------------------------------------
@@ -292,30 +229,10 @@ def _advice(names: Sequence[str]) -> str:
 
 def to_yaml(settings: Settings) -> str:
     """The complete effective settings; the same settings when parsed again, unless it holds secrets."""
-    registries = [_changed(entry) for entry in settings.registries]
-    for entry, shown in zip(settings.registries, registries, strict=True):
-        if entry.name == entry.default_name:
+    every = _ADAPTER.dump_python(settings, mode="json", exclude_none=True)
+    changed = _ADAPTER.dump_python(settings, mode="json", exclude_defaults=True)
+    first = {"registries": changed.get("registries", [{}]), "targets": changed["targets"]}
+    for entry, shown in zip(settings.registries, first["registries"], strict=True):
+        if entry == replace(entry, name="").named:
             shown.pop("name", None)
-    plain: dict[str, Any] = {
-        "registries": registries,
-        "targets": [_changed(each) for each in settings.targets],
-    }
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        if each.name.endswith(("_interval", "_after")):
-            plain[each.name] = format_duration(value)
-        elif each.name not in plain and value is not None:
-            plain[each.name] = int(value) if isinstance(value, float) and value.is_integer() else value
-    return dump(plain)
-
-
-def _changed(entry: RegistrySettings | TargetSettings) -> dict[str, Any]:
-    """What differs from the defaults, as YAML has it."""
-    shown: dict[str, Any] = {}
-    for each in fields(entry):
-        value = getattr(entry, each.name)
-        if value != each.default:
-            shown[each.name] = list(value) if isinstance(value, tuple) else value
-    if isinstance(entry, TargetSettings) and entry.pushed_within is not None:
-        shown["pushed_within"] = format_duration(entry.pushed_within)
-    return shown | ({"external_id": str(shown["external_id"])} if "external_id" in shown else {})
+    return dump(first | every | first)

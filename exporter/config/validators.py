@@ -7,42 +7,26 @@ Patterns are RE2, because Helm checks them with Go.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler
+import pydantic
+from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
-from exporter.config.yaml_source import Other, Text, quote, shorten
+from exporter.config.yaml_source import Quoted, quote
 
 #: The characters that make a text a glob.
 GLOB = frozenset("*?[")
 
 
-class Secret:
-    """A text that prints as `<secret>`."""
+class Secret(pydantic.Secret[str]):
+    """A text that is not shown."""
 
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
+    def _display(self) -> str:
         return "<secret>"
-
-    def __format__(self, spec: str) -> str:
-        return format(repr(self), spec)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
 
 
 # -- durations -------------------------------------------------------------------------------------
@@ -63,8 +47,8 @@ _LONGEST = 292 * _UNITS[0][1]  # what Prometheus can hold
 
 def parse_duration(text: str, shortest: float = 0.0) -> float:
     """Seconds in a duration as Prometheus writes it: 1h30m, 15s, 0. Raises ValueError with advice."""
-    if re.fullmatch("[1-9][0-9]*", text):
-        raise ValueError(f"{shorten(text)} has no unit; write e.g. {shorten(text)}s")
+    if re.fullmatch("[1-9][0-9]{0,14}", text):
+        raise ValueError(f"{text} has no unit; write e.g. {text}s")
     match = re.fullmatch(DURATION, "0s" if text == "0" else text)
     if not match or not text:
         raise ValueError(f"{quote(text)} is not a duration; write it as in Prometheus, e.g. 30d or 1h30m")
@@ -92,257 +76,141 @@ def format_duration(seconds: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Otherwise:
-    """One message for every error of a type. `kind` decides how the value is shown before it."""
+class Reads:
+    """A type that `read` makes from text. It raises ValueError. `show` makes text of it again."""
 
-    message: str
-    kind: str = "wrong"
+    read: Callable[[str], Any]
+    schema: dict[str, Any] = field(hash=False)
+    show: Callable[[Any], str] = str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(handler(source), self.kind, custom_error_message=self.message)
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A text of a form. Lengths are in characters."""
-
-    regex: str
-    message: str
-    shortest: int = 1
-    longest: int = 256
-    kind: str = "wrong"
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        plain = core_schema.str_schema(
-            pattern=f"^(?:{self.regex})$", min_length=self.shortest, max_length=self.longest
-        )
-        return core_schema.custom_error_schema(plain, self.kind, custom_error_message=self.message)
-
-    def schema(self) -> dict[str, Any]:
-        """As JSON Schema."""
-        bounds = {"minLength": self.shortest, "maxLength": self.longest}
-        return {"type": "string", **bounds, "pattern": f"^(?:{self.regex})$"}
-
-
-@dataclass(frozen=True, slots=True)
-class Duration:
-    """A duration of at least so many seconds, as seconds."""
-
-    shortest: float
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        read = partial(parse_duration, shortest=self.shortest)
-        return core_schema.no_info_after_validator_function(read, core_schema.str_schema())
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
+        shown = core_schema.plain_serializer_function_ser_schema(self.show)
+        text = core_schema.str_schema()
+        return core_schema.no_info_after_validator_function(self.read, text, serialization=shown)
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        """A unit that is long enough, and not zero of it. The m of ms is not a minute."""
-        least = "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms" if self.shortest >= 1 else "[1-9]"
-        return {"type": "string", "pattern": f"^(?:{DURATION})$", "allOf": [{"pattern": least}]}
+        return {"type": "string", **self.schema}
 
 
-def _plain_number(value: Any) -> Any:
-    """A number without quotes. None if YAML 1.1 and pydantic differ about it: 010 is 8 or 10."""
-    if isinstance(value, Text) and value.quoted:
-        raise ValueError(f"{quote(value)} is text; write a number, without quotes")
-    return (
-        value
-        if isinstance(value, str) and re.fullmatch(r"(?:0|[1-9.])[0-9.]*(?:[eE][+-]?[0-9]{1,3})?", value)
-        else None
-    )
+def text(
+    pattern: str,
+    name: str,
+    *hints: tuple[str, str],
+    shortest: int = 1,
+    longest: int = 256,
+    kind: Callable[[str], Any] = str,
+) -> Reads:
+    """Printable text of a form; lengths are in characters.
+
+    `hints` are patterns of usual slips, and what to write instead: "{0}" is the first group. Also a text that
+    has the form is refused if it matches one.
+    """
+
+    def read(value: str) -> Any:
+        fits = shortest <= len(value) <= longest and value.isprintable()
+        advice = None if fits and re.fullmatch(pattern, value) else f"is not {name}"
+        for slip, hint in hints if fits else ():
+            if found := re.fullmatch(slip, value):
+                advice = hint.format(*found.groups())
+                break
+        if advice:
+            raise ValueError(advice if kind is Secret else f"{quote(value)} {advice}")
+        return kind(value)
+
+    schema: dict[str, Any] = {"minLength": shortest, "maxLength": longest, "pattern": f"^(?:{pattern})$"}
+    slips = "|".join(slip for slip, _ in hints)
+    return Reads(read, schema | ({"not": {"type": "string", "pattern": f"^(?:{slips})$"}} if hints else {}))
 
 
-def boolean(value: Any) -> Any:
-    """A boolean of YAML, or None."""
-    return value.value if isinstance(value, Other) else None
+def duration(shortest: float, least: str) -> Reads:
+    """Seconds. `least` is the pattern of a part that is long enough, for the JSON Schema."""
+    schema = {"pattern": f"^(?:{DURATION})$", "allOf": [{"pattern": least}]}
+    return Reads(partial(parse_duration, shortest=shortest), schema, format_duration)
 
 
-def _refuse(value: Any, refused: Mapping[str, str]) -> Any:
-    if isinstance(value, str) and value in refused:
-        raise ValueError(f"{value} {refused[value]}")
-    return value
+def _number(value: Any) -> Any:
+    """The text of a number. YAML 1.1 and pydantic differ about others: 010 is 8 or 10."""
+    number = r"-?(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?"
+    if isinstance(value, str) and (isinstance(value, Quoted) or not re.fullmatch(number, value)):
+        raise ValueError(f"{quote(value)} is not a number; write digits without quotes or a leading 0")
+    return None if isinstance(value, bool) else value
 
 
-def refuse(**refused: str) -> BeforeValidator:
-    """Names texts that others accept and says why they are refused here."""
-    return BeforeValidator(partial(_refuse, refused=refused))
-
-
-# -- numbers, booleans, names ----------------------------------------------------------------------
-
-Count = Annotated[
-    int,
-    Field(ge=1, lt=10**15),
-    Otherwise("is not a whole number of at least 1", "number"),
-    BeforeValidator(_plain_number),
-]
+Count = Annotated[int, Field(ge=1, lt=10**15), BeforeValidator(_number)]
 Rate = Annotated[
     float,
-    Field(gt=0, le=10_000, allow_inf_nan=False),
-    Otherwise("is not a number above 0 and up to 10000", "number"),
-    BeforeValidator(_plain_number),
+    Field(gt=0, le=10_000),
+    BeforeValidator(_number),
+    PlainSerializer(lambda rate: int(rate) if float(rate).is_integer() else rate),
 ]
-Flag = Annotated[bool, Otherwise("is neither true nor false"), BeforeValidator(boolean)]
-Interval = Annotated[float, Duration(1.0)]
-Age = Annotated[float, Duration(0.001)]
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError(f"{quote(text)} {_NAME.message}")
-    return text
-
-
-_NAME = Pattern(r"\S(?:.*\S)?", "is not a name: 1 to 256 visible characters, no spaces around them")
-Name = Annotated[str, _NAME, AfterValidator(_printable)]
-File = Annotated[str, Pattern(r"[^\x00]+", "is not the name of a file", longest=4096)]
-
+#: The m of ms is not a minute.
+Interval = Annotated[float, duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
+Age = Annotated[float, duration(0.001, "[1-9]")]
+Name = Annotated[str, text(r"\S(?:.*\S)?", "a name: visible characters, no spaces around them")]
+File = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "the name of a file", longest=4096)]
 
 # -- AWS's names -----------------------------------------------------------------------------------
 
-_REGION = Pattern(r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}", "is not a Region name, e.g. us-east-1", longest=64)
 #: Names in old SDKs for an endpoint of a Region: fips-us-gov-west-1, us-gov-west-1-fips, dkr-us-east-1.
-_PSEUDO_REGION = r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)|(.+)-fips"
-
-
-def _real_region(value: Any) -> Any:
-    if isinstance(value, str) and (pseudo := re.fullmatch(_PSEUDO_REGION, value[:64])):
-        fips = " and set AWS_USE_FIPS_ENDPOINT=true" if "fips" in value else ""
-        raise ValueError(
-            f"{quote(value)} is not a Region but an endpoint; write {pseudo[1] or pseudo[2]}{fips}"
-        )
-    if isinstance(value, str) and (zone := re.fullmatch(f"({_REGION.regex})[a-z]", value[:64])):
-        raise ValueError(f"{quote(value)} is an Availability Zone; write {zone[1]}")
-    return value
-
-
+_ENDPOINT = "is not a Region but an endpoint; write {0}, and for FIPS set AWS_USE_FIPS_ENDPOINT=true"
 Region = Annotated[
     str,
-    _REGION,
-    BeforeValidator(_real_region),
-    Field(json_schema_extra={"not": {"type": "string", "pattern": f"^(?:{_PSEUDO_REGION})$"}}),
-]
-Account = Annotated[str, Pattern("[0-9]{12}", "is not an account: 12 digits, e.g. 333344445555")]
-RoleArn = Annotated[
-    str,
-    Pattern(
-        r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+",
-        "is not the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader",
-        longest=2048,
+    text(
+        r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}",
+        "a Region name, e.g. us-east-1",
+        (r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)", _ENDPOINT),
+        (r"(.+)-fips", _ENDPOINT),
+        (r"(.+-[0-9])[a-z]", "is an Availability Zone; write {0}"),
+        longest=64,
     ),
 ]
+Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555")]
+_ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"
+_ROLE = "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader"
+RoleArn = Annotated[str, text(_ROLE_ARN, _ROLE, longest=2048)]
 #: STS's externalIdType (botocore service model).
+_EXTERNAL_ID = "an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
 ExternalId = Annotated[
-    Secret,
-    Pattern(
-        r"[A-Za-z0-9_+=,.@:/-]+",
-        "is not an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -",
-        shortest=2,
-        longest=1224,
-        kind="hidden",
-    ),
-    AfterValidator(Secret),
+    Secret, text("[A-Za-z0-9_+=,.@:/-]+", _EXTERNAL_ID, shortest=2, longest=1224, kind=Secret)
 ]
+_BCRYPT = r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
 Bcrypt = Annotated[
-    Secret,
-    Pattern(
-        r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}",
-        "is not a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'",
-        kind="hidden",
-    ),
-    AfterValidator(Secret),
-]
-_TAG = Pattern(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
-    "is not an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -",
-    longest=128,
-)
-Tag = Annotated[str, _TAG]
-Digest = Annotated[
-    str, Pattern("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", "is not a digest: sha256: and 64 of 0-9 a-f")
+    Secret, text(_BCRYPT, "a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'", kind=Secret)
 ]
 
 
-#: A URI or an ARN of ECR: account, Region, repository. Covers FIPS, dual-stack and other partitions.
-_ADDRESS = re.compile(
-    r"(?:https?://)?(?P<account>[0-9]{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.-]+(?:/(?P<name>.*))?"
-    r"|arn:aws[a-z-]*:ecr:(?P<region2>[a-z0-9-]+):(?P<account2>[0-9]{12}):repository/(?P<name2>.*)"
-)
-_IMAGE = re.compile(r"(?P<name>[^:@]+)(?::(?P<tag>[^:@]+))?(?:@(?P<digest>sha(?:256|512):.+))?")
+def _or_glob(name: str, characters: str) -> str:
+    """The pattern of a name or a glob: with * or ? and no [, or with a ] after its last [."""
+    plain, closed, every = rf"[*?{characters}]*", rf"[*?\]{characters}]*", rf"[*?\[\]{characters}]*"
+    return rf"{name}|{closed}[*?]{closed}|{every}\[{every}\]{plain}"
 
 
-def _no_address(value: Any) -> Any:
-    """A repository's name, or ValueError if it holds what other keys are for."""
-    if not isinstance(value, str) or len(value) > 1024:
-        return value
-    address = _ADDRESS.fullmatch(value)
-    rest = value if not address else address["name"] or address["name2"] or "team/app"
-    image = _IMAGE.fullmatch(rest)
-    if image and (address or image["tag"] or image["digest"]):
-        keys = [f"{key}: {image[key]}" for key in ("digest", "tag") if image[key]]
-        meant = " and ".join([f"repository: {image['name']}", *keys[:1]])
-        if not address:
-            raise ValueError(f"{quote(value)} is more than the name of a repository; write {meant}")
-        account, region = address["account"] or address["account2"], address["region"] or address["region2"]
-        raise ValueError(
-            f"{quote(value)} is an address in ECR, not the name of a repository; write {meant},"
-            f' and under registries: region: {region} and registry_id: "{account}"'
-        )
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class OrGlob:
-    """A name without any character of a glob, or a glob."""
-
-    name: Pattern
-    glob: Pattern
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._read, core_schema.str_schema())
-
-    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        """A glob has a character that makes it one, and a ] after its last [."""
-        closed = [{"pattern": r"[*?\[]"}, {"pattern": r"^(?:.*\])?[^\[]*$"}]
-        return {"anyOf": [self.name.schema(), {**self.glob.schema(), "allOf": closed}]}
-
-    def _read(self, text: str) -> str:
-        form = self.name if GLOB.isdisjoint(text) else self.glob
-        if form is self.glob and text.rfind("[") > text.rfind("]"):
-            raise ValueError(f"{quote(text)} opens a [ that no ] closes")
-        if not (form.shortest <= len(text) <= form.longest and re.fullmatch(form.regex, text)):
-            raise ValueError(f"{quote(text)} {form.message}")
-        return text
-
-
-#: ECR's RepositoryName (botocore service model).
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_OPEN_BRACKET = (r".*\[[^\]]*", "opens a [ that no ] closes")
+#: Covers FIPS, dual-stack and other partitions.
+_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
+_REGISTRY = 'and under registries: region: {1} and registry_id: "{0}"'
+#: ECR's RepositoryName (botocore service model): at least 2 characters.
 RepositoryOrGlob = Annotated[
     str,
-    OrGlob(
-        Pattern(
-            rf"{_PART}(?:/{_PART})*",
-            "is not an ECR repository name: 2 to 256 of a-z 0-9 . _ - /, e.g. team/app",
-            shortest=2,
+    text(
+        _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/!-"),
+        "an ECR repository name or a glob: a-z 0-9 . _ - /, e.g. team/app, or team/* with * ? [ ] !",
+        (rf"{_HOST}/([^:@]+)(?:[:@].*)?", f"is an address in ECR; write repository: {{2}}, {_REGISTRY}"),
+        (rf"{_HOST}(?:/|:.*)?", f"is the address of a registry; write a name, e.g. team/app, {_REGISTRY}"),
+        (
+            r"arn:aws[a-z-]*:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)",
+            'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
         ),
-        Pattern(
-            r"[a-z0-9._/*?\[\]!-]+",
-            "is not a glob over ECR repositories: up to 256 of a-z 0-9 . _ - / * ? [ ] !",
-        ),
-    ),
-    BeforeValidator(_no_address),
-    Field(
-        json_schema_extra={
-            "not": {"type": "string", "pattern": r"^[0-9]{12}\.dkr[.-]ecr(?:-fips)?\.[a-z0-9-]+\.[a-z0-9.-]+"}
-        }
+        (r"([^:@]+)(?::[^:@]+)?@(.+)", "is more than a name; write repository: {0} and digest: {1}"),
+        (r"([^:@]+):([^:@]+)", "is more than a name; write repository: {0} and tag: {1}"),
+        _OPEN_BRACKET,
     ),
 ]
+_IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_TAG_NAME = "an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -"
+Tag = Annotated[str, text(_IMAGE_TAG, _TAG_NAME)]
 TagOrGlob = Annotated[
-    str,
-    OrGlob(
-        _TAG,
-        Pattern(
-            r"[A-Za-z0-9_.*?\[\]!-]+",
-            "is not an image tag or a glob over them: up to 256 of A-Z a-z 0-9 . _ - * ? [ ] !",
-        ),
-    ),
+    str, text(_or_glob(_IMAGE_TAG, "A-Za-z0-9_.!-"), f"{_TAG_NAME}; or a glob with * ? [ ] !", _OPEN_BRACKET)
 ]
+_DIGEST = "sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"
+Digest = Annotated[str, text(_DIGEST, "a digest: sha256: and 64 of 0-9 a-f")]

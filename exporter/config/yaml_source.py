@@ -1,7 +1,7 @@
-"""YAML to values that know their line and dotted path, and every problem with both.
+"""YAML to plain values, each with its place in the file, and every problem with file, line and dotted path.
 
-The values are strings, lists and dictionaries, so pydantic reads them as they are. A scalar stays the text
-that the file has: `1.10` is "1.10". Problems show that text; pydantic's show converted values and secrets.
+A scalar stays the text that the file has: `1.10` is "1.10". Only what YAML reads as a boolean or as null is
+converted. Problems show the text of the file; pydantic's own show converted values and secrets.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
-from collections.abc import Mapping as AnyMapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -27,22 +26,16 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_VALUES = 200_000
 MAX_DEPTH = 30
 MAX_PROBLEMS = 1000
-#: Bound on %TAG directives: libyaml compares each one with all that precede it.
-MAX_TAG_DIRECTIVES = 100
+#: libyaml compares each %TAG directive with all that precede it.
+_UNUSABLE = re.compile(f"{yaml.reader.Reader.NON_PRINTABLE.pattern}|^%TAG", re.MULTILINE)
 
-#: YAML 1.1 reads these plain scalars as booleans or as null.
-_WORDS: dict[str, bool | None] = {
-    cased: value
-    for value, words in {True: "true,yes,on", False: "false,no,off", None: ",~,null"}.items()
-    for word in words.split(",")
-    for cased in (word, word.title(), word.upper())
-}
-_TAGS = frozenset({None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))})
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-#: Whether PyYAML uses libyaml. Without it a file takes several times as long.
-HAS_LIBYAML: bool = yaml.__with_libyaml__
-
+_TAG = "tag:yaml.org,2002:"
+_NULL, _BOOLEAN, _MERGE = f"{_TAG}null", f"{_TAG}bool", f"{_TAG}merge"
+_TAGS = {_NULL, _BOOLEAN, _MERGE, f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"}
 T = TypeVar("T")
+#: The keys and indices that lead to a value.
+Place = tuple[str | int, ...]
+Check = Callable[[dict[str, Any]], Iterator[tuple[Place, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,204 +60,248 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class Text(str):
-    """A scalar as the file has it, or a key. The path of an aliased value is that of its anchor."""
+class Quoted(str):
+    """A scalar with quotes around it: a text, also where it looks like a number."""
 
-    __slots__ = ("line", "path", "quoted")
-    line: int
-    path: str
-    quoted: bool
+    __slots__ = ()
 
 
-class Sequence_(list["Value"]):  # noqa: N801 - the plain name is collections.abc's
-    """A list."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Resolves booleans, null and `<<`; every other scalar stays text."""
 
-    __slots__ = ("line", "path")
-    line: int
-    path: str
-
-
-class Mapping(dict[str, "Value"]):
-    """A mapping. `names` has each key as the file has it, with its line and path."""
-
-    __slots__ = ("line", "names", "path")
-    line: int
-    path: str
-    names: dict[str, Text]
-
-
-@dataclass(slots=True)
-class Other:
-    """A plain scalar that YAML 1.1 reads as a boolean or as null (None)."""
-
-    line: int
-    path: str
-    text: str
-    value: bool | None
-
-
-Value = Text | Sequence_ | Mapping | Other
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a file may say, for the messages about what it must not say."""
-
-    #: The known keys of each mapping. Its location has no indices.
-    keys: AnyMapping[tuple[str, ...], Collection[str]]
-    #: Keys that cannot be honoured, and why.
-    refused: AnyMapping[str, str] = field(default_factory=dict)
-    #: Required keys, and what to write.
-    required: AnyMapping[str, str] = field(default_factory=dict)
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, form) for tag, form in forms if tag in _TAGS]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class Document:
-    """A file that is read: its values and the problems so far. Raises ConfigError after MAX_PROBLEMS."""
+    """One file: its plain values and the problems so far. Raises ConfigError if it is not YAML.
 
-    def __init__(self, text: str | bytes, file: str) -> None:
-        self.file = file
-        self.problems: list[Problem] = []
-        self._reported: set[tuple[int, str]] = set()
-        self._wrong: set[int] = set()
-        root = _Composer(self, text).root
-        if not isinstance(root, Mapping):
-            self.fail(root.line, f"{_shown(root)} is not a mapping of keys to values")
-        self.root = root
+    `keys` are the known keys of each mapping, by its place without indices. `refused` are keys that cannot be
+    honoured, and why.
+    """
 
-    def items(self, key: str) -> list[Mapping]:
-        """The mappings in a list."""
-        items = self.root.get(key)
-        return [item for item in items if isinstance(item, Mapping)] if isinstance(items, Sequence_) else []
+    def __init__(
+        self,
+        text: str | bytes,
+        file: str,
+        *,
+        keys: Mapping[Place, Sequence[str]],
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        self._file, self._keys, self._refused = file, keys, refused or {}
+        self._problems: list[Problem] = []
+        self._reported: set[object] = set()
+        self._nodes: dict[Place, Any] = {}
+        self._count = 0
+        self._values: dict[str, Any] = self._plain(self._compose(text), ())
 
-    def text(self, mapping: Mapping, key: str) -> Text | None:
-        """A text without a problem."""
-        value = mapping.get(key)
-        return value if isinstance(value, Text) and id(value) not in self._wrong else None
+    def validate(self, adapter: TypeAdapter[T], check: Check, context: object = None) -> T:
+        """The settings. Raises ConfigError with every problem that pydantic and `check` find.
 
-    def report(self, value: Value, message: str, path: str | None = None) -> None:
-        """Add a problem. An aliased value gets each message once."""
-        self._wrong.add(id(value))
-        if (id(value), message) not in self._reported:
-            self._reported.add((id(value), message))
-            place = value.path if path is None else path
-            self.problems.append(Problem(self.file, value.line, place, message))
-            if len(self.problems) >= MAX_PROBLEMS:
-                self.fail(None, f"has more problems; these are the first {MAX_PROBLEMS}")
-
-    def fail(self, line: int | None, message: str) -> NoReturn:
-        """Stop with one more problem."""
-        raise ConfigError([*self.problems, Problem(self.file, line, "", message)])
-
-    def close(self, settings: T | None) -> T:
-        """The settings. Raises ConfigError if there are problems."""
-        if self.problems or settings is None:
-            raise ConfigError(self.problems)
+        `check` compares the plain values of several keys. A wrong value is None there.
+        """
+        try:
+            settings = adapter.validate_python(self._values, context=context)
+        except ValidationError as error:
+            for each in error.errors(include_url=False, include_input=False):
+                self._translate(each)
+        for place, message in check(self._values):
+            self._report(place, message)
+        if self._problems:
+            raise ConfigError(self._problems)
         return settings
 
-    def validate(self, adapter: TypeAdapter[T], vocabulary: Vocabulary) -> T | None:
-        """The settings, or None after reporting every problem that pydantic finds.
+    def problem(self, place: Place, message: str, node: Any = None) -> Problem:
+        """A problem of the value at a place, or of the mapping that lacks it."""
+        node = node or self._nodes.get(place) or self._nodes[place[:-1]]
+        return Problem(self._file, node.start_mark.line + 1, _dotted(place), message)
 
-        An unknown key that resembles a known one is read as the known one, so that the mistakes below it are
-        found too. A key is renamed once only, so the rounds end.
-        """
-        renamed: set[int] = set()
-        while True:
-            try:
-                return adapter.validate_python(self.root)
-            except ValidationError as error:
-                errors = error.errors(include_url=False, include_input=False)
-            unknown = [each["loc"] for each in errors if each["type"] in _UNKNOWN]
-            for location in unknown:
-                self._settle(location, vocabulary, renamed)
-            if not unknown:
-                for each in errors:
-                    self._translate(each, vocabulary)
-                return None
+    def _report(self, place: Place, message: str, node: Any = None) -> None:
+        """Add a problem: the first of a place, and each message once for a value with aliases."""
+        seen = {place, (id(node or self._nodes.get(place) or place), message)}
+        if self._reported.isdisjoint(seen):
+            if len(self._problems) >= MAX_PROBLEMS:
+                self._fail(None, f"has more problems; these are the first {MAX_PROBLEMS}")
+            self._problems.append(self.problem(place, message, node))
+        self._reported |= seen
 
-    def _settle(self, location: tuple[int | str, ...], vocabulary: Vocabulary, renamed: set[int]) -> None:
-        """Report an unknown key, then rename or remove it."""
-        mapping, key = self._at(location[:-1]), str(location[-1])
-        if not isinstance(mapping, Mapping) or key not in mapping:
-            return  # an alias of this mapping is settled already
-        known = vocabulary.keys[tuple(step for step in location[:-1] if isinstance(step, str))]
-        close = get_close_matches(key[:64], known, n=1)
-        message = f"unknown key; known here: {', '.join(known)}"
-        if key in vocabulary.refused:
-            message, close = f"cannot be honoured: {vocabulary.refused[key]}", []
-        elif close:
-            message = f"unknown key; did you mean {close[0]}?"
-        name, value = mapping.names.pop(key), mapping.pop(key)
-        self.report(name, message)
-        if close and close[0] not in mapping and id(name) not in renamed:
-            renamed.add(id(name))
-            mapping.names[close[0]], mapping[close[0]] = name, value
+    def _fail(self, line: int | None, message: str) -> NoReturn:
+        raise ConfigError([*self._problems, Problem(self._file, line, "", message)])
 
-    def _translate(self, error: ErrorDetails, vocabulary: Vocabulary) -> None:
-        location, kind = error["loc"], error["type"]
-        value = self._at(location)
-        if location[-1] == "[key]":
-            mapping = self._at(location[:-2])
-            name = mapping.names[str(location[-2])] if isinstance(mapping, Mapping) else value
-            self.report(name, str(error["ctx"]["error"]))
-        elif kind == "missing":
-            key = str(location[-1])
-            self.report(value, f"is missing; {vocabulary.required[key]}", _dotted(value.path, key))
-        elif kind != "too_short" or not value:  # else the items are wrong, and reported
-            self.report(value, _message(error, value))
+    def _translate(self, error: ErrorDetails) -> None:
+        """Report an error of pydantic's, and forget the value."""
+        place = tuple(step for step in error["loc"] if step != "[key]")
+        node = self._nodes.get(place)
+        if not node:
+            self._report(place, "is missing; it is a required key")
+        elif error["type"] != "too_short" or not node.value:  # else its items are wrong, and reported
+            self._report(place, _message(error, node))
+            parent: Any = self._values
+            for step in place[:-1]:
+                parent = parent[step]
+            parent[place[-1]] = None
 
-    def _at(self, location: tuple[int | str, ...]) -> Value:
-        """The value at a location of pydantic's. For a missing key it is the mapping."""
-        value: Value = self.root
-        for step in location:
-            if isinstance(value, Mapping):
-                value = value.get(str(step), value)
-            elif isinstance(value, Sequence_) and isinstance(step, int):
-                value = value[step]
-        return value
+    # -- from text to plain values -----------------------------------------------------------------
+
+    def _compose(self, text: str | bytes) -> Any:
+        """The root node of a text. PyYAML's composer has no bound; libyaml's overruns the stack."""
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        if len(data) > MAX_BYTES:
+            self._fail(None, f"is larger than {MAX_BYTES // 2**20} MiB")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            self._fail(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text")
+        if bad := _UNUSABLE.search(text):
+            line = text.count("\n", 0, bad.start()) + 1
+            self._fail(line, "is not YAML: control characters and %TAG directives are not allowed")
+        depth = count = 0
+        try:
+            event: Any
+            for event in yaml.parse(text, Loader=_Loader):
+                depth += isinstance(event, yaml.CollectionStartEvent)
+                depth -= isinstance(event, yaml.CollectionEndEvent)
+                count += isinstance(event, yaml.NodeEvent)
+                self._check_bounds(event, depth - 1, count)
+            root: Any = yaml.compose(text, Loader=_Loader) or yaml.compose("{}")
+        except yaml.MarkedYAMLError as error:
+            begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
+            message = f"{error.context}{begun}, {error.problem}" if error.context else str(error.problem)
+            if isinstance(error, yaml.composer.ComposerError):
+                message = re.sub(" '.*'", "", message)  # the name of an anchor may be a secret
+            at = error.problem_mark.line + 1 if error.problem_mark else None
+            self._fail(at, f"is not YAML: {message}{_hint(error, text)}")
+        if root.id != "mapping":
+            self._fail(root.start_mark.line + 1, f"{_KINDS[root.id]} is not a mapping of keys to values")
+        return root
+
+    def _check_bounds(self, at: Any, depth: int, count: int) -> None:
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            message = f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels, with its aliases"
+            self._fail(at.start_mark.line + 1, message)
+
+    def _plain(self, node: Any, place: Place) -> Any:
+        """The value of a node. What an alias repeats has a place of its own."""
+        self._count += 1
+        self._check_bounds(node, len(place), self._count)
+        self._nodes[place] = node
+        if node.tag not in _TAGS:
+            return self._report(place, "begins with a YAML tag; quote a text that begins with !")
+        if node.id == "mapping":
+            values = self._spelt(self._pairs(node, place), place)
+            return {name: self._plain(value, (*place, name)) for name, value in values.items()}
+        if node.id == "sequence":
+            return [self._plain(item, (*place, i)) for i, item in enumerate(node.value)]
+        if node.tag == _NULL:
+            return self._report(place, "has no value; write one, or leave the key out")
+        if node.tag == _BOOLEAN:
+            return yaml.SafeLoader.bool_values.get(node.value.lower())
+        return Quoted(node.value) if node.style else node.value
+
+    def _pairs(self, node: Any, place: Place, depth: int = 0) -> dict[str, tuple[Any, Any]]:
+        """The nodes of each key and its value. Keys of the mapping win over merged ones, then the earlier."""
+        self._count += len(node.value) + 1
+        self._check_bounds(node, depth, self._count)
+        pairs: dict[str, tuple[Any, Any]] = {}
+        merged: list[Any] = []
+        for key, value in node.value:
+            if key.id != "scalar":
+                self._report(place, f"{_KINDS[key.id]} is not a key", key)
+            elif key.tag == _MERGE:
+                merged += value.value if value.id == "sequence" else [value]
+            elif key.value in pairs:
+                first = pairs[key.value][0].start_mark.line + 1
+                self._report((*place, key.value), f"is there twice; the first is on line {first}", key)
+            else:
+                pairs[key.value] = key, value
+        for source in merged:
+            if source.id == "mapping":
+                pairs = self._pairs(source, place, depth + 1) | pairs
+            else:
+                self._report((*place, "<<"), f"{_KINDS[source.id]} is not a mapping to merge", source)
+        return pairs
+
+    def _spelt(self, pairs: dict[str, tuple[Any, Any]], place: Place) -> dict[str, Any]:
+        """The values of known keys. A key that resembles a known one is reported and read as that one."""
+        known = self._keys.get(tuple(step for step in place if isinstance(step, str)), pairs)
+        values = {name: value for name, (_, value) in pairs.items() if name in known}
+        for name, (key, value) in pairs.items():
+            if name in known:
+                continue
+            message = f"unknown key; known here: {', '.join(known)}"
+            if name in self._refused:
+                message = f"cannot be honoured: {self._refused[name]}"
+            elif close := get_close_matches(name[:64], known, n=1):
+                message = f"unknown key; did you mean {close[0]}?"
+                values.setdefault(close[0], value)
+            self._report((*place, name), message, key)
+        return values
 
 
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-#: Kinds of errors, and what to say. A text in the place of a mapping may be a secret.
+# -- messages --------------------------------------------------------------------------------------
+
+_KINDS = {"scalar": "text", "sequence": "a list", "mapping": "a mapping"}
+#: What to say for an error of pydantic's. Text in the place of a mapping may be a secret.
 _SAYS = {
-    "string_type": "{value} is not text; write one value",
-    "tuple_type": "{value} is not a list",
+    "string_type": "{kind} is not text; write one value",
+    "tuple_type": "{shown} is not a list; begin each item with -",
     "too_short": "is empty; name at least one, or leave the key out",
     "dataclass_type": "{kind} is not a mapping of keys to values",
     "dict_type": "{kind} is not a mapping of keys to values",
-    "literal_error": "{value} is not {context[expected]}",
-    "enum": "{value} is not {context[expected]}",
-    "value_error": "{context[error]}",
-    # Kinds of our own types, with their own message.
-    "wrong": "{value} {message}",
-    "number": "{bare} {message}",
-    "hidden": "{message}",
-    "refused": "{message}",
 }
-#: Keys whose value is never shown, also when they are no key of this product.
-_SECRET = re.compile("secret|passw|token|extern", re.IGNORECASE)
 
 
-def _message(error: ErrorDetails, value: Value) -> str:
-    """What is wrong with a value. Shows it as the file has it, unless it may be a secret."""
-    kind = error["type"]
-    if isinstance(value, Other) and value.value is None:
-        return "has no value; write one, or leave the key out"
-    if isinstance(value, Other) and kind in ("wrong", "hidden", "string_type", "literal_error", "enum"):
-        return f'{value.text} is a boolean in YAML; to mean the text, quote it: "{value.text}"'
-    if _SECRET.search(value.path) and kind == "value_error":
-        return "is not what belongs here; its value is not shown, because it may be a secret"
-    shown = _kind(value) if _SECRET.search(value.path) else _shown(value)
-    said = _SAYS[kind].format(
-        value=shown,
-        kind=_kind(value),
-        bare=shorten(value) if isinstance(value, Text) and shown != "text" else shown,
-        message=error["msg"],
-        context=error.get("ctx", {}),
-    )
-    return f"{said}; write [{shown}]" if kind == "tuple_type" and isinstance(value, Text) else said
+def _message(error: ErrorDetails, node: Any) -> str:
+    """What is wrong with a value, in our words or in those of pydantic, with the value as the file has it."""
+    kind, sentence = _KINDS[node.id], error["msg"]
+    shown = quote(node.value) if kind == "text" else kind
+    if error["type"] == "string_type" and node.tag == _BOOLEAN:
+        return f"{shown} is a boolean in YAML; to mean the text, quote it"
+    if error["type"] in _SAYS:
+        return _SAYS[error["type"]].format(shown=shown, kind=kind)
+    return shown + sentence[5:] if sentence.startswith("Input") else sentence.removeprefix("Value error, ")
 
 
-# -- from bytes to values --------------------------------------------------------------------------
+#: Usual slips in a line that is not YAML, and what to do.
+_SLIPS = (
+    (r"[ -]*\t", "tabs cannot indent YAML; use spaces"),
+    (
+        r".*(?:^|[-:,\[{])\s*(?:[*@`%!]|\[[^\[\]]*\][^\s,\]}])",
+        'quote a text that begins with one of * [ @ ` % !, e.g. "*-dev"',
+    ),
+)
+
+
+def _hint(error: yaml.MarkedYAMLError, text: str) -> str:
+    """The slip that is likely behind a syntax error: `; advice`, or nothing."""
+    lines = text.split("\n")
+    numbers = [mark.line for mark in (error.problem_mark, error.context_mark) if mark]
+    near = [lines[number][:500] for number in numbers if number < len(lines)]
+    return next((f"; {advice}" for line in near for slip, advice in _SLIPS if re.match(slip, line)), "")
+
+
+def _dotted(place: Place) -> str:
+    """A place as text. A key that is not a plain word is quoted, so that a problem stays one line."""
+    path = ""
+    for step in place:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif re.fullmatch(r"[\w-]{1,64}|<<", step):
+            path += f".{step}" if path else step
+        else:
+            path += f"[{'a bcrypt hash' if step.startswith('$2') else quote(step)}]"
+    return path
+
+
+def quote(text: str) -> str:
+    """The text in quotes on one line, cut after 60 characters if it is longer than 64."""
+    short = text if len(text) <= 64 else f"{text[:60]}..."
+    return json.dumps(short, ensure_ascii=not short.isprintable())
+
+
+# -- files -----------------------------------------------------------------------------------------
 
 
 def contents(path: str) -> bytes:
@@ -280,198 +317,19 @@ def contents(path: str) -> bytes:
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Pause the collector: it would scan hundreds of thousands of new values and find no garbage."""
-    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
-
-
-_ALIAS = "an unquoted * begins an alias in YAML, and no anchor before it has this name;"
-_STAR = 'quote a text that begins with *, e.g. "*-dev"'
-#: Usual slips in a line that is not YAML, and what to do.
-_SLIPS = (
-    (re.compile(r"[ -]*\t"), "tabs cannot indent YAML; use spaces"),
-    (re.compile(r".*(?:^|[-:,\[\]{])\s*\*"), _STAR),
-    (re.compile(r".*[-:,]\s+\[[^\[\]]*\][^\s,\]}]"), 'quote a text that begins with [, e.g. "[a-c]*"'),
-    (re.compile(r".*[-:,\[{]\s*[@`%!]"), "quote a text that begins with @, `, % or !"),
-)
-
-
-def _hint(error: yaml.MarkedYAMLError, text: str) -> str:
-    """The slip that is likely behind a syntax error: `; advice`, or nothing."""
-    lines = text.split("\n")
-    numbers = [mark.line for mark in (error.problem_mark, error.context_mark) if mark]
-    near = [lines[number][:500] for number in numbers if number < len(lines)]
-    return next((f"; {advice}" for line in near for slip, advice in _SLIPS if slip.match(line)), "")
-
-
-class _Composer:
-    """Parsing events to values. `root` is that of the only document, an empty mapping for an empty file.
-
-    PyYAML's own composer has no bound on depth: libyaml's overruns the stack and kills the process.
-    """
-
-    def __init__(self, document: Document, data: str | bytes) -> None:
-        self._fail, self._report = document.fail, document.report
-        #: Anchor: the value, and how many values it holds with what its own aliases repeat.
-        self._anchors: dict[str, tuple[Value, int]] = {}
-        self._count = 0
-        data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-        if len(data) > MAX_BYTES:
-            self._fail(None, f"is larger than {MAX_BYTES // 2**20} MiB")
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            self._fail(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text")
-        if text.count("%TAG") > MAX_TAG_DIRECTIVES:
-            self._fail(None, "has too many %TAG directives")
-        try:
-            self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
-            self.root = self._document()
-        except yaml.reader.ReaderError as error:
-            bad = yaml.reader.Reader.NON_PRINTABLE.search(text)
-            line = text.count("\n", 0, bad.start()) + 1 if bad else None
-            self._fail(line, f"is not YAML: {error.reason}")
-        except yaml.MarkedYAMLError as error:
-            begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
-            context = f"{error.context}{begun}, " if error.context else ""
-            line = error.problem_mark.line + 1 if error.problem_mark else None
-            self._fail(line, f"is not YAML: {context}{error.problem}{_hint(error, text)}")
-
-    def _document(self) -> Value:
-        next(self._events)  # the stream's start
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            empty: Mapping = _placed(Mapping(), 1, "", names={})
-            return empty
-        root = self._value(next(self._events), "", 0)
-        next(self._events)  # the document's end
-        event = next(self._events)
-        if not isinstance(event, yaml.StreamEndEvent):
-            self._fail(event.start_mark.line + 1, "begins a second YAML document; only one is read")
-        return root
-
-    def _value(self, event: Any, path: str, depth: int) -> Value:
-        line, before = event.start_mark.line + 1, self._count
-        value: Value
-        if isinstance(event, yaml.AliasEvent):
-            # The name is not shown: it may be a secret that begins with *.
-            known = self._anchors.get(event.anchor or "")
-            target, size = known or self._fail(line, f"{_ALIAS} {_STAR}")
-            self._add(size, line)
-            return target
-        self._add(1, line)
-        if depth > MAX_DEPTH:
-            self._fail(line, f"is nested more than {MAX_DEPTH} levels deep")
-        if event.tag not in _TAGS:
-            advice = "which means nothing here; leave it out, or quote it"
-            self._fail(line, f"a ! before a value begins a YAML tag, {advice}")
-        if event.anchor:
-            self._anchors.pop(event.anchor, None)  # an alias inside means this one, which has no end yet
-        if isinstance(event, yaml.ScalarEvent):
-            text, plain = event.value, event.implicit[0]
-            if plain and text in _WORDS:
-                value = Other(line, path, text, _WORDS[text])
-            else:
-                value = _placed(Text(text), line, path, quoted=not plain)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            items: Sequence_ = _placed(Sequence_(), line, path)
-            while not isinstance(inner := next(self._events), yaml.SequenceEndEvent):
-                items.append(self._value(inner, f"{path}[{len(items)}]", depth + 1))
-            value = items
-        else:
-            value = self._pairs(_placed(Mapping(), line, path, names={}), depth)
-        if event.anchor:
-            self._anchors[event.anchor] = value, self._count - before
-        return value
-
-    def _pairs(self, mapping: Mapping, depth: int) -> Mapping:
-        """Fill a mapping; `<<` is merged in. Of several merged mappings the earlier wins, as in YAML 1.1."""
-        merged: list[Mapping] = []
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key = self._value(event, mapping.path, depth + 1)
-            text = key.text if isinstance(key, Other) else str(key) if isinstance(key, Text) else "?"
-            path = _dotted(mapping.path, text)
-            value = self._value(next(self._events), path, depth + 1)
-            if not isinstance(key, Text | Other):
-                self._report(key, f"{_shown(key)} is not a key")
-            elif text == "<<" and not (isinstance(key, Text) and key.quoted):
-                for source in value if isinstance(value, Sequence_) else [value]:
-                    if isinstance(source, Mapping):
-                        merged.append(source)
-                    else:
-                        self._report(source, f"{_kind(source)} is not a mapping to merge", path)
-            elif text in mapping:
-                first = mapping.names[text].line
-                self._report(key, f"is there twice; the first is on line {first}", path)
-            else:
-                mapping[text], mapping.names[text] = value, _placed(Text(text), key.line, path)
-        for source in merged:
-            for name in source.keys() - mapping.keys():
-                mapping[name], mapping.names[name] = source[name], source.names[name]
-        return mapping
-
-    def _add(self, values: int, line: int) -> None:
-        self._count += values
-        if self._count > MAX_VALUES:
-            self._fail(line, f"the file holds more than {MAX_VALUES} values, with its aliases")
-
-
-def _placed(value: Any, line: int, path: str, **more: Any) -> Any:
-    value.line, value.path = line, path
-    for name, each in more.items():
-        setattr(value, name, each)
-    return value
-
-
-# -- how places and values are shown ---------------------------------------------------------------
-
-_PLAIN = re.compile(r"[\w-]{1,64}|<<")
-
-
-def _dotted(path: str, key: str) -> str:
-    """The path of a key. A key that is not a plain word is quoted, so that a problem stays one line."""
-    if not _PLAIN.fullmatch(key):
-        return f"{path}[{'a bcrypt hash' if key.startswith('$2') else quote(key)}]"
-    return f"{path}.{key}" if path else key
-
-
-def _shown(value: Value) -> str:
-    match value:
-        case Text():
-            return quote(value)
-        case Other():
-            return "nothing" if value.value is None else quote(value.text)
-    return "a list" if isinstance(value, Sequence_) else "a mapping"
-
-
-def _kind(value: Value) -> str:
-    """What a value is, without what it says."""
-    return "text" if isinstance(value, Text) else _shown(value)
-
-
-def quote(text: str) -> str:
-    """The text in quotes, shortened, on one line."""
-    short = shorten(text)
-    return str(json.dumps(short, ensure_ascii=not short.isprintable()))
-
-
-def shorten(text: str) -> str:
-    """The text, cut after 60 characters if it is longer than 64."""
-    return str(text) if len(text) <= 64 else f"{text[:60]}..."
+        gc.enable()
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Quotes also what other YAML readers, as Go's, take for another type: `y`, `1e3`, `012345678901`."""
 
 
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"(?:[yYnN]|[-+]?[0-9.][0-9_.]*(?:[eE][-+]?[0-9]*)?|0[box][0-9a-fA-F_]*)$"),
-    list("yYnN-+.0123456789"),
-)
+_NUMBER = re.compile(r"(?:[yYnN]|[-+]?[0-9.][0-9_.]*(?:[eE][-+]?[0-9]*)?|0[box][0-9a-fA-F_]*)$")
+_Dumper.add_implicit_resolver(f"{_TAG}float", _NUMBER, list("yYnN-+.0123456789"))
 
 
 def dump(plain: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import bcrypt
 
-from exporter.config.settings import Secret
+from exporter.config.validators import Secret
 from exporter.http.routes import Response, text
 
 #: Seconds that a password waits for its turn to be checked.
@@ -34,7 +34,7 @@ class Passwords:
     """
 
     def __init__(self, users: Mapping[str, Secret]) -> None:
-        self._hashes = {user.encode(): hash_.reveal().encode() for user, hash_ in users.items()}
+        self._hashes = {user.encode(): hash_.get_secret_value().encode() for user, hash_ in users.items()}
         # The cost is the two digits after $2b$.
         self._decoy = max(self._hashes.values(), key=lambda hash_: hash_[4:6], default=b"")
         self._right: set[bytes] = set()

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter import logs
-from exporter.config.settings import ClientAuth, ConfigError, Problem, TLSSettings, WebSettings, load_web
+from exporter.config.web import TLSSettings, WebSettings, load_web
+from exporter.config.yaml_source import ConfigError, Problem
 from exporter.http.auth import Passwords
 
 #: The first byte of a TLS connection: a record of the type handshake (RFC 8446, 5.1).
@@ -24,9 +25,9 @@ RETRY = 1.0
 
 _VERSIONS = {"TLS10": "TLSv1", "TLS11": "TLSv1_1", "TLS12": "TLSv1_2", "TLS13": "TLSv1_3"}
 _CLIENT_AUTH = {
-    ClientAuth.NONE: ssl.CERT_NONE,
-    ClientAuth.VERIFY_IF_GIVEN: ssl.CERT_OPTIONAL,
-    ClientAuth.REQUIRE_AND_VERIFY: ssl.CERT_REQUIRED,
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
 
 _log = logs.get("web")
@@ -131,7 +132,7 @@ class WebConfig:
 
     def _load(self, settings: WebSettings) -> Loaded:
         """The settings with their certificates of now. Raises ConfigError."""
-        tls, now = settings.tls, self._loaded
+        tls, now = settings.tls_server_config, self._loaded
         files = (tls.cert_file, tls.key_file, tls.client_ca_file) if tls else ()
         certificates = {file: _version(file) for file in files if file}
         if settings == now.settings and certificates == now.certificates:
@@ -139,7 +140,7 @@ class WebConfig:
         try:
             context = server_context(tls) if tls else None
         except OSError as error:  # OpenSSL does not say which file it means
-            message = f"the certificate, its key or the client CA cannot be used: {error}"
+            message = f"one of {', '.join(certificates)} cannot be used: {error}"
             raise ConfigError([Problem(self._path, None, "tls_server_config", message)]) from error
         return Loaded(settings, Passwords(settings.basic_auth_users), context, certificates)
 

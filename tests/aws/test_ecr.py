@@ -31,7 +31,8 @@ from exporter.aws.errors import MAX_LABEL, MAX_MESSAGE, ECRError
 from exporter.aws.parsing import FIRST_PUSH, SKEW
 from exporter.aws.session import session_factory
 from exporter.aws.timeouts import CONNECT_TIMEOUT, MOST_READ, READ_TIMEOUT
-from exporter.config.settings import RegistrySettings, Secret
+from exporter.config.settings import RegistrySettings
+from exporter.config.validators import Secret
 from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.replication.model import (
     LOOKUP_SIZE,

@@ -20,14 +20,8 @@ from support.serving import serving
 
 from exporter import logs
 from exporter.config import settings as config
-from exporter.config.settings import (
-    ConfigError,
-    RegistrySettings,
-    Settings,
-    TargetSettings,
-    keys,
-    parse,
-)
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings, keys, parse
+from exporter.config.yaml_source import ConfigError
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
 from exporter.metrics.exposition import Page

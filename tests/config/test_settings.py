@@ -15,24 +15,10 @@ from hypothesis import strategies as st
 from support.configs import BAD, CONFIGS, DIGEST, configurations, loader
 
 from exporter.config import web
-from exporter.config.settings import (
-    ClientAuth,
-    ConfigError,
-    Problem,
-    RegistrySettings,
-    Secret,
-    Settings,
-    TargetSettings,
-    TLSSettings,
-    WebSettings,
-    format_duration,
-    keys,
-    load,
-    load_web,
-    parse,
-    parse_duration,
-    to_yaml,
-)
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings, keys, load, parse, to_yaml
+from exporter.config.validators import Secret, format_duration, parse_duration
+from exporter.config.web import TLSSettings, WebSettings, load_web
+from exporter.config.yaml_source import ConfigError, Problem
 
 ROOT = Path(__file__).parents[2]
 EXPECT = "# expect:"
@@ -105,7 +91,7 @@ def test_the_example_and_the_reference_know_every_key(model: type) -> None:
 
 def test_the_reference_knows_every_web_key() -> None:
     reference = (ROOT / "docs" / "configuration.md").read_text()
-    known = {key for keys in web.VOCABULARY.keys.values() for key in keys} | set(web.VOCABULARY.refused)
+    known = {key for keys in web.KEYS.values() for key in keys} | set(web.REFUSED)
     assert len(known) > 20
     assert [key for key in sorted(known) if f"`{key}`" not in reference] == []
 
@@ -119,15 +105,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_web() -> None:
     found = load_web(str(CONFIGS / "web_full.ok.yaml"))
-    assert found.tls == TLSSettings(
+    assert found.tls_server_config == TLSSettings(
         cert_file=str(CONFIGS / "server.crt"),
         key_file="/etc/tls/server.key",
         client_ca_file=str(CONFIGS / "ca" / "clients.crt"),
-        client_auth_type=ClientAuth.REQUIRE_AND_VERIFY,
+        client_auth_type="RequireAndVerifyClientCert",
         min_version="TLS13",
     )
     assert found.headers == {"Strict-Transport-Security": "max-age=31536000", "X-Frame-Options": "deny"}
-    assert found.basic_auth_users["alice"].reveal().startswith("$2y$10$")
+    assert found.basic_auth_users["alice"].get_secret_value().startswith("$2y$10$")
     assert "$2" not in repr(found)
     assert load_web(str(CONFIGS / "web_empty.ok.yaml")) == WebSettings()
 
@@ -135,9 +121,10 @@ def test_web() -> None:
 # -- texts -----------------------------------------------------------------------------------------
 
 FLOOD = 200_000
+BOUNDS = "config.yaml:1: holds more than 200000 values or 30 levels, with its aliases"
 #: PyYAML 6.0.4 itself stops flow nesting at 1,000 levels; it reads ahead, so it may be the first to do so.
 DEEP = (
-    "config.yaml:1: is nested more than 30 levels deep",
+    BOUNDS,
     "config.yaml:1: is not YAML: while increasing flow level",
 )
 
@@ -147,25 +134,31 @@ DEEP = (
     [
         pytest.param(b"\xff\xfe", "config.yaml:1: is not UTF-8 text", id="utf-16"),
         pytest.param("# ok\n\ud800", "config.yaml:2: is not UTF-8 text", id="surrogate"),
-        pytest.param("# é\n\0", "config.yaml:2: is not YAML: control characters are not allowed", id="nul"),
+        pytest.param(
+            "# é\n\0",
+            "config.yaml:2: is not YAML: control characters and %TAG directives are not allowed",
+            id="nul",
+        ),
         pytest.param("[" * FLOOD, DEEP, id="lists"),
         pytest.param("- " * FLOOD, DEEP, id="block lists"),
         pytest.param("{a: " * FLOOD, DEEP, id="mappings"),
-        pytest.param("%TAG !a! !b\n" * FLOOD, "config.yaml: has too many %TAG directives", id="directives"),
+        pytest.param(
+            "%TAG !a! !b\n" * FLOOD,
+            "config.yaml:1: is not YAML: control characters and %TAG directives are not allowed",
+            id="directives",
+        ),
         pytest.param("[" + "," * FLOOD, "config.yaml:1: is not YAML: ", id="commas"),
         pytest.param("#" * 2**23 + "#", "config.yaml: is larger than 8 MiB", id="bytes"),
-        pytest.param(
-            "[" + "a," * 600_000, "config.yaml:1: the file holds more than 200000 values", id="values"
-        ),
-        pytest.param("&a [*a]", "config.yaml:1: an unquoted * begins an alias", id="self"),
-        pytest.param("~", "config.yaml:1: nothing is not a mapping of keys to values", id="null"),
+        pytest.param("[" + "a," * 600_000, BOUNDS, id="values"),
+        pytest.param("targets: &a [*a]", BOUNDS, id="self"),
+        pytest.param("~", "config.yaml:1: text is not a mapping of keys to values", id="null"),
         pytest.param(
             "targets: [&t {repository: team/app, tags: ["
             + ",".join(f"v{i}" for i in range(1000))
             + "]}"
             + ",*t" * 1000
             + "]",
-            "config.yaml:1: the file holds more than 200000 values, with its aliases",
+            BOUNDS,
             id="aliases",
         ),
     ],
@@ -230,6 +223,12 @@ def test_what_is_shown_reads_back_the_same(configuration: Settings) -> None:
     assert parse(to_yaml(configuration)) == configuration
 
 
+def test_defaults_that_are_shown_read_back_the_same() -> None:
+    shown = to_yaml(ok("minimal"))
+    assert shown.startswith("registries:\n- {}\ntargets:\n- repository: team/app\ndiscovery_interval: 1m\n")
+    assert parse(shown) == ok("minimal")
+
+
 def test_what_is_shown_is_complete_and_masked() -> None:
     found = load(str(ROOT / "config.example.yaml"))
     shown = to_yaml(found)
@@ -247,8 +246,9 @@ def test_what_is_shown_is_complete_and_masked() -> None:
 
 def test_secrets_are_masked_but_compared() -> None:
     secret = Secret("s3cr3t")
-    assert secret.reveal() == "s3cr3t"
-    assert {str(secret), repr(secret), f"{secret}", f"{secret!s:>8}", "%s" % secret} == {"<secret>"}  # noqa: UP031
+    assert secret.get_secret_value() == "s3cr3t"
+    assert {str(secret), f"{secret}", f"{secret!s:>8}", "%s" % secret} == {"<secret>"}  # noqa: UP031
+    assert repr(secret) == "Secret('<secret>')"
     assert json.dumps({"a": secret}, default=str) == '{"a": "<secret>"}'
     assert secret == Secret("s3cr3t")
     assert hash(secret) == hash(Secret("s3cr3t"))

@@ -33,7 +33,8 @@ from support.configs import CONFIGS, configurations
 from support.schemas import NO_VALUES, SETTINGS, WEB, letters
 
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Settings, to_yaml
+from exporter.config.settings import Settings, to_yaml
+from exporter.config.yaml_source import ConfigError
 
 #: Maps of free names with numbers in them, and objects of any kind.
 FREE = ("extraManifests", "resources.requests", "resources.limits", "verticalPodAutoscaler.m")

@@ -24,7 +24,8 @@ from support.fakes import FakeClock
 from support.serving import port_of, sip
 
 from exporter import logs
-from exporter.config.settings import ConfigError, Secret
+from exporter.config.validators import Secret
+from exporter.config.yaml_source import ConfigError
 from exporter.http.auth import Passwords
 from exporter.http.routes import Request, Response, Routes, text
 from exporter.http.server import Limits, Server
@@ -465,7 +466,9 @@ def test_what_is_broken_at_the_start_is_a_problem_with_its_file(
     authority.issue(folder, "other")
     path = folder / "web.yaml"
     path.write_text(config)
-    with pytest.raises(ConfigError, match=r"web\.yaml.*tls_server_config"):
+    with pytest.raises(
+        ConfigError, match=rf"web\.yaml: tls_server_config: one of {folder}/.+ cannot be used"
+    ):
         WebConfig(str(path))
 
 

@@ -20,7 +20,8 @@ from support.fakes import (
 )
 
 from exporter.aws.errors import ECRError
-from exporter.config.settings import RegistrySettings, Secret, Settings, TargetSettings
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings
+from exporter.config.validators import Secret
 from exporter.polling.access import grouped
 from exporter.replication.model import Reason, Replication, Source, Status
 

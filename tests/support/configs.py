@@ -7,13 +7,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from exporter.config.settings import (
-    RegistrySettings,
-    Settings,
-    TargetSettings,
-    load,
-    load_web,
-)
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings, load
+from exporter.config.web import load_web
 
 CONFIGS = Path(__file__).parents[1] / "config" / "files"
 

@@ -9,6 +9,7 @@ from jsonschema import Draft7Validator
 
 from exporter.config import schema
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings, keys
+from exporter.config.web import WebSettings
 
 #: Files that YAML itself, or its tree, makes bad: they never become values that a schema could judge.
 NO_VALUES = {
@@ -31,9 +32,9 @@ NO_VALUES = {
 
 VALID: dict[str, Any] = {"targets": [{"repository": "team/app"}]}
 
-SETTINGS = Draft7Validator(schema.settings())
+SETTINGS = Draft7Validator(schema.of(Settings))
 
-WEB = Draft7Validator(schema.web())
+WEB = Draft7Validator(schema.of(WebSettings))
 
 texts = st.one_of(
     st.sampled_from(
