@@ -18,7 +18,7 @@ from support.serving import Echo, port_of, serving, sip
 
 from exporter import logs
 from exporter.http.routes import Request, Response
-from exporter.http.server import Limits, Server, parse_address
+from exporter.http.server import Limits, Server
 from exporter.http.tls import WebConfig
 
 QUICK = Limits(request_time=0.3, idle_time=0.3, answer_time=0.3, linger_time=0.3)
@@ -164,32 +164,6 @@ def test_a_connection_outlives_a_pause_of_a_minute() -> None:
 # -- addresses -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [
-        (":10042", ("", 10042)),
-        ("localhost:0", ("localhost", 0)),
-        ("10.0.0.1:80", ("10.0.0.1", 80)),
-        ("[::1]:80", ("::1", 80)),
-        ("[::]:80", ("::", 80)),
-        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
-    ],
-)
-def test_addresses(address: str, parts: tuple[str, int]) -> None:
-    assert parse_address(address) == parts
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["", "10042", "localhost", "::1:80", "[::1]", "[::1:80", "[x]:80", ":", ":x", ":-1", ":65536", ":٣"],
-)
-def test_bad_addresses_are_named(address: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(address))):
-        parse_address(address)
-    with pytest.raises(OSError, match=re.escape(repr(address))):
-        Server([address], Echo(), WebConfig(None))
-
-
 def has_ipv6() -> bool:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
@@ -199,10 +173,10 @@ def has_ipv6() -> bool:
 
 
 def test_several_addresses_each_tell_their_port() -> None:
-    server = Server(["127.0.0.1:0", "localhost:0"], Echo(), WebConfig(None))
+    server = Server([("127.0.0.1", 0), ("localhost", 0)], Echo(), WebConfig(None))
     server.start()
     try:
-        ports = [parse_address(address)[1] for address in server.addresses]
+        ports = [int(address.rpartition(":")[2]) for address in server.addresses]
         assert len(set(ports)) == 2
         for port in ports:
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -210,13 +184,13 @@ def test_several_addresses_each_tell_their_port() -> None:
         server.stop(1.0)
 
 
-@pytest.mark.parametrize("address", [":0", "[::]:0"])
-def test_no_host_means_every_one(address: str) -> None:
-    server = Server([address], Echo(), WebConfig(None))
+@pytest.mark.parametrize("host", ["", "::"])
+def test_no_host_means_every_one(host: str) -> None:
+    server = Server([(host, 0)], Echo(), WebConfig(None))
     server.start()
     try:
-        for host in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
-            socket.create_connection((host, port_of(server)), timeout=5).close()
+        for client in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
+            socket.create_connection((client, port_of(server)), timeout=5).close()
     finally:
         server.stop(1.0)
 
@@ -227,13 +201,13 @@ def test_a_taken_port_is_an_error_that_names_the_address_and_frees_the_others(ho
         first, second = free.getsockname()[1], taken.getsockname()[1]
         free.close()
         with pytest.raises(OSError, match=f"cannot listen on {host}:{second}: Address already in use"):
-            Server([f"127.0.0.1:{first}", f"{host}:{second}"], Echo(), WebConfig(None))
+            Server([("127.0.0.1", first), (host, second)], Echo(), WebConfig(None))
         socket.create_server(("127.0.0.1", first)).close()
 
 
 def test_an_unknown_host_is_an_error_that_names_it() -> None:
     with pytest.raises(OSError, match=r"cannot listen on nowhere\.invalid:80: "):
-        Server(["nowhere.invalid:80"], Echo(), WebConfig(None))
+        Server([("nowhere.invalid", 80)], Echo(), WebConfig(None))
 
 
 # -- hostile -------------------------------------------------------------------------------------
@@ -248,9 +222,6 @@ def test_an_unknown_host_is_an_error_that_names_it() -> None:
         (b"GET / FTP/1.1\r\n\r\n", 400),
         (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"GET /" + b"a" * 20_000, 414),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000, 431),
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 3_000, 431),
@@ -274,6 +245,9 @@ def test_what_is_no_request_is_told_so_and_closed(
         b"Content-Length: 300000",
         b"Content-Length: 100000000",
         b"Content-Length: " + b"9" * 5000,
+        b"Content-Length: x",
+        b"Content-Length: -1",
+        b"Content-Length: 0\r\nContent-Length: 300000",
         b"Transfer-Encoding: chunked",
         b"Expect: 100-continue\r\nContent-Length: 10",
     ],
@@ -513,7 +487,7 @@ def test_when_all_are_busy_a_newcomer_is_closed_and_nobody_dropped() -> None:
 
 
 def test_stop_ends_idle_connections_at_once_and_lets_go_of_the_port() -> None:
-    server = Server(["127.0.0.1:0"], Echo(), WebConfig(None))
+    server = Server([("127.0.0.1", 0)], Echo(), WebConfig(None))
     server.start()
     with client(server) as idle:
         idle.request("GET", "/")
