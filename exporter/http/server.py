@@ -52,8 +52,6 @@ class Limits:
 
     requests: int = 40
     connections: int = 256
-    #: Threads of connections that were hung up and have not ended yet.
-    leaving: int = 16
     #: For a TLS handshake, and for the head of a request.
     request_time: float = 10.0
     #: Between two requests. Prometheus scrapes every 60 s by default, and so keeps its connection.
@@ -74,7 +72,6 @@ class _Connection:
     deadline: float = inf
     gives_way: float = inf
     is_counted: bool = False  # among the requests that are limited
-    is_gone: bool = False  # hung up; its thread has not ended yet
 
     def allow(self, seconds: float, *, gives_way: float = 0.0) -> None:
         """Set both times, in seconds from now."""
@@ -83,7 +80,7 @@ class _Connection:
 
     def hang_up(self) -> None:
         """Wake the thread that waits for the client. Of TLS only the socket beneath is touched."""
-        self.is_gone, self.is_counted = True, False
+        self.gives_way = inf
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self.client, socket.SHUT_RDWR)
 
@@ -317,14 +314,10 @@ class Server(ThreadingHTTPServer):
         return _Connection(client), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        limits = self.limits
-        request.allow(limits.request_time)
+        request.allow(self.limits.request_time)
         with self._changed:
-            has_room = self._find_room(limits.connections, lambda other: not other.is_gone)
-            most = limits.connections + limits.leaving
-            if has_room := has_room and self._changed.wait_for(
-                lambda: len(self._open) < most, limits.room_time
-            ):
+            limit = self.limits.connections
+            if has_room := self._find_room(limit, lambda _: True, spare=limit // 16):
                 self._open.add(request)
         if has_room:
             super().process_request(request, client_address)
@@ -347,21 +340,20 @@ class Server(ThreadingHTTPServer):
     def count(self, connection: _Connection) -> bool:
         """Count its request until the answer is sent; False if there are too many."""
         with self._changed:
-            connection.is_counted = self._find_room(self.limits.requests, lambda other: other.is_counted)
+            connection.is_counted = self._find_room(self.limits.requests, lambda each: each.is_counted)
         return connection.is_counted
 
-    def _find_room(self, limit: int, is_one: Callable[[_Connection], bool]) -> bool:
-        """Wait until there are fewer such connections, and hang up on one that gives way."""
+    def _find_room(self, limit: int, is_one: Callable[[_Connection], bool], *, spare: int = 0) -> bool:
+        """Wait until there are fewer such connections. Hang up on one that gives way, early for the spare."""
         end = monotonic() + self.limits.room_time
-        while len(held := [connection for connection in self._open if is_one(connection)]) >= limit:
+        while len(held := [each for each in self._open if is_one(each)]) >= limit - spare:
             now = monotonic()
-            giving_way = [connection for connection in held if connection.gives_way <= now]
-            if giving_way:  # the longest silent, or else the slowest download
+            if giving_way := [each for each in held if each.gives_way <= now]:
+                # The longest silent, or else the slowest download.
                 min(giving_way, key=lambda each: (each.is_counted, each.gives_way)).hang_up()
-            elif now > end:
-                return False
-            else:
-                self._changed.wait(0.05)
+            if len(held) < limit or now > end:
+                return len(held) < limit
+            self._changed.wait(0.05)
         return True
 
     def service_actions(self) -> None:

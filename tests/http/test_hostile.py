@@ -27,8 +27,6 @@ PAUSE = 0.2
 PATIENCE = 30.0
 #: Memory of all connections together: stacks, TLS, and what they sent so far.
 MEBIBYTES = 40
-#: Threads of connections, and of those that made room and have not ended.
-CONNECTIONS = Limits().connections + Limits().leaving
 #: Threads of polling, which begin when there is work.
 BESIDES = 16
 
@@ -83,7 +81,7 @@ def test_a_hostile_crowd_neither_stops_scrapes_nor_grows_the_process(tmp_path: P
                 answer = scrape(port, tls=tls)
                 assert answer.startswith(b"HTTP/1.1 200 ")
                 assert answer.endswith(b"\n")
-                assert figure(command, "Threads") <= threads + CONNECTIONS + BESIDES
+                assert figure(command, "Threads") <= threads + Limits().connections + BESIDES
                 pause.wait(PAUSE)
         assert figure(command, "VmHWM") - memory < MEBIBYTES * 1024
         # Every connection has ended, and its thread too.
