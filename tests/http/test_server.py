@@ -328,6 +328,20 @@ def test_a_client_that_takes_the_answer_in_sips_is_hung_up() -> None:
         assert sip(connection) < 65536 * 4000
 
 
+def test_a_client_that_does_not_read_gets_few_answers_ahead(written: io.StringIO) -> None:
+    """Linux alone would keep 4 MiB for each, so that sixty such clients cost thousands of pages at once."""
+    answers = []
+
+    def reply(_: Request) -> Response:
+        answers.append(1)
+        return Response(200, (b"x" * 65536,))
+
+    with serving(Echo(reply), limits=QUICK) as server, connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+        wait_for(lambda: "connection_ended" in written.getvalue())
+    assert 0 < len(answers) * 65536 < 2**21
+
+
 def test_aborted_downloads_leave_nothing_behind(written: io.StringIO) -> None:
     with serving(Echo(lambda _: Response(200, (b"x" * 5_000_000,)))) as server:
         before = threading.active_count()
