@@ -77,6 +77,10 @@ bench-polling: $(dev) ## polling alone (ARGS="first-pass rest memory budget slow
 bench-servers: $(dev) ## scrapes beside a first listing, against another checkout (ARGS="--baseline DIR")
 	@$(bin)/python benchmarks/servers.py $(ARGS)
 
+.PHONY: bench-hostile
+bench-hostile: $(dev) ## scrapes beside hostile clients, against another checkout (ARGS="--baseline DIR")
+	@PYTHONPATH=tests $(bin)/python benchmarks/hostile.py $(ARGS)
+
 .PHONY: docs
 docs: $(demo) ## write docs/metrics.md anew from the catalogue
 	@$(bin)/python -m exporter.metrics.catalogue > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md

@@ -156,7 +156,7 @@ class App:
 
 def serve_exporter(store: Store) -> int:
     """The port."""
-    server = Server(["127.0.0.1:0"], Routes(App(store)), WebConfig(None))
+    server = Server([("127.0.0.1", 0)], Routes(App(store)), WebConfig(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])
 

@@ -274,7 +274,7 @@ def _run(
     )
     routes = Routes(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
     limits = Limits(requests=flags.max_requests)
-    server = Server(flags.listen or [":10042"], routes, web, limits=limits)
+    server = Server(flags.listen or [("", 10042)], routes, web, limits=limits)
     server.start()
     _log.info(
         "listening",

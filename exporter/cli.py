@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from exporter import __version__, logs
 from exporter.config.validators import parse_duration
-from exporter.http.server import parse_address
 from exporter.replication.targets import Shard
 
 
@@ -139,12 +138,13 @@ def _ordinal(text: str) -> int:
     return int(found[1])
 
 
-def _address(text: str) -> str:
-    try:
-        parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+def _address(text: str) -> tuple[str, int]:
+    """The host and port of `:PORT`, `host:PORT` or `[::1]:PORT`."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535 or bracketed != (":" in host):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address; write :PORT, host:PORT or [IPv6]:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _interval(text: str) -> float:

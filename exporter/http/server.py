@@ -1,7 +1,7 @@
 """The HTTP server: the standard library's `ThreadingHTTPServer`, with bounds on what a client may take.
 
 The library accepts connections, runs a thread for each, and parses requests. Sockets block without a
-timeout. Instead each connection has a deadline: one that misses it is hung up, which wakes its thread.
+timeout. Instead each connection has a deadline: the server hangs up on one that misses it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import re
 import socket
 import ssl
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +35,8 @@ from exporter.http.tls import HANDSHAKE, WebConfig, shake_hands
 _HEAD = 16 * 1024
 #: Bytes that TLS encrypts by one call. Each download holds a copy of so many, also one that stalls.
 _PORTION = 256 * 1024
+#: Bytes that wait in the system for a client that does not read. Linux doubles it; its own limit is 4 MiB.
+_SEND_BUFFER = 128 * 1024
 #: Buffers that one system call takes (IOV_MAX of Linux), and connections that wait to be accepted.
 _BUFFERS, _BACKLOG = 1024, 4096
 
@@ -50,8 +52,6 @@ class Limits:
 
     requests: int = 40
     connections: int = 256
-    #: Threads of connections that were hung up and have not ended yet.
-    leaving: int = 16
     #: For a TLS handshake, and for the head of a request.
     request_time: float = 10.0
     #: Between two requests. Prometheus scrapes every 60 s by default, and so keeps its connection.
@@ -59,6 +59,8 @@ class Limits:
     #: For a whole answer; and after how long a slow download makes room for another client.
     answer_time: float = 30.0
     slow_answer_time: float = 0.5
+    #: Until there is room for one more connection or request.
+    room_time: float = 1.0
     #: For a client that still sends to read why it was refused.
     linger_time: float = 1.0
 
@@ -70,7 +72,6 @@ class _Connection:
     deadline: float = inf
     gives_way: float = inf
     is_counted: bool = False  # among the requests that are limited
-    is_gone: bool = False  # hung up; its thread has not ended yet
 
     def allow(self, seconds: float, *, gives_way: float = 0.0) -> None:
         """Set both times, in seconds from now."""
@@ -79,13 +80,13 @@ class _Connection:
 
     def hang_up(self) -> None:
         """Wake the thread that waits for the client. Of TLS only the socket beneath is touched."""
-        self.is_gone, self.is_counted = True, False
+        self.gives_way = inf
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self.client, socket.SHUT_RDWR)
 
 
 class _HeadReader(io.BufferedReader):
-    """Reads the lines of a head, and refuses those that a proxy could read in another way."""
+    """Reads the lines of a head. One that is too long or not complete is an error."""
 
     left = _HEAD
 
@@ -96,8 +97,6 @@ class _HeadReader(io.BufferedReader):
             raise HTTPException(f"A request has at most {_HEAD} bytes before its body.")
         if not line.endswith(b"\n"):
             raise ConnectionAbortedError("the client left in the middle of a request")
-        if b"\0" in line or b"\r" in line[:-1].removesuffix(b"\r") or line.startswith((b" ", b"\t")):
-            raise ValueError("This request can be read in two ways.")
         return line
 
 
@@ -105,30 +104,32 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection, in its thread."""
 
     protocol_version = "HTTP/1.1"
+    #: For what has no version. The library answers HTTP/0.9, its own default, without a status.
+    default_request_version = request_version = "HTTP/1.0"
+    command = path = ""
     disable_nagle_algorithm = True
     rbufsize = 0
     rfile: _HeadReader
     server: Server
 
     def setup(self) -> None:
+        self._bounds: _Connection = self.request
+        first, context = self._bounds.client.recv(1, socket.MSG_PEEK), self.server.web.current().context
+        self._unread = bool(first) and (first == HANDSHAKE) != bool(context)
+        if context and not self._unread:
+            shake_hands(self.server.secure(self._bounds, context))
+            self._bounds.allow(self.server.limits.request_time)
+        self.request = self._bounds.client
         super().setup()
         self.rfile = _HeadReader(self.rfile)
-        self._bounds = self.server.bounds(self.request)
-        self._tls = self._unread = False
-        self.command = self.path = ""
 
     def handle(self) -> None:
-        secure = isinstance(self.connection, ssl.SSLSocket)
-        first = socket.socket.recv(self.connection, 1, socket.MSG_PEEK)
-        if first and (first == HANDSHAKE) != secure:
-            port, sent = ("HTTPS", "HTTP") if secure else ("HTTP", "HTTPS")
-            self.send_error(400, f"This port speaks {port}, and the client {sent}.")
-            return
-        if isinstance(self.connection, ssl.SSLSocket):
-            shake_hands(self.connection)
-            self._tls = True
-            self._bounds.allow(self.server.limits.request_time)
-        super().handle()
+        if not self._unread:
+            super().handle()
+        elif self.server.web.current().context:
+            self.send_error(400, "This port speaks HTTPS, and the client HTTP.")
+        else:
+            self.send_error(400, "This port speaks HTTP, and the client HTTPS.")
 
     def finish(self) -> None:
         if self._unread:  # closing while the client sends would reset the connection before it reads
@@ -147,28 +148,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.left = _HEAD
         try:
             self.raw_requestline = self.rfile.readline()
-            request = self._read_request() if self.parse_request() else None
+            if self.parse_request():
+                self._answer(self._read_request())
         except HTTPException as error:  # the library answers for the headers
             self.send_error(414, str(error))
         except ValueError as error:
             self.send_error(400, str(error))
-        else:
-            if request:
-                self._answer(request)
 
     def _read_request(self) -> Request:
-        """Raises ValueError for what a proxy could read in another way. A request with a body is the last."""
+        """Raises ValueError. No body is read, so a request with one is the last of its connection."""
+        if self.headers.defects:
+            raise ValueError("A line of the request is not a header.")
         headers = {name.lower(): ", ".join(self.headers.get_all(name, ())) for name in self.headers}
-        hosts = len(self.headers.get_all("Host", ()))
-        length = headers.get("content-length", "0")
-        if self.headers.defects or self.request_version == "HTTP/0.9":
-            raise ValueError("This is not a request of HTTP/1.")
-        if hosts > 1 or (hosts == 0 and self.request_version != "HTTP/1.0"):
-            raise ValueError("A request of HTTP/1.1 has one Host header.")
-        if not re.fullmatch("[0-9]+", length):
-            raise ValueError("A request has one length at most, in digits.")
-        self._unread = length != "0" or not headers.keys().isdisjoint({"transfer-encoding", "expect"})
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         is_last = self.request_version != "HTTP/1.1" or "close" in headers.get("connection", "").lower()
+        self._unread = has_body or "expect" in headers
         self.close_connection = self._unread or is_last
         url = urlsplit(self.path)
         return Request(self.command, unquote(url.path), parse_qs(url.query, keep_blank_values=True), headers)
@@ -194,11 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(text(code, explain or message or HTTPStatus(code).description))
 
     def _send(self, response: Response) -> None:
-        web = self.server.web.current()
+        web, limits = self.server.web.current(), self.server.limits
         if self.server.stopping.is_set() or getattr(self.connection, "context", None) is not web.context:
             self.close_connection = True  # the client comes back, and proves by the new TLS who it is
         self.wfile = head = io.BytesIO()
-        self.request_version = self.protocol_version  # the library answers HTTP/0.9 without a head
         self.send_response(response.status)
         for name, value in {**dict(response.headers), **web.settings.headers}.items():
             self.send_header(name, value)
@@ -206,21 +199,20 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        limits = self.server.limits
         self._bounds.allow(limits.answer_time, gives_way=limits.slow_answer_time)
         self._send_pieces((head.getvalue(), *(response.pieces if self.command != "HEAD" else ())))
         self._bounds.is_counted = False
         self._bounds.allow(limits.idle_time)
 
     def _send_pieces(self, pieces: Iterable[bytes]) -> None:
-        if self._tls:
+        if isinstance(self.connection, ssl.SSLSocket):
             with self.connection.makefile("wb", _PORTION) as joined:
                 joined.writelines(pieces)
             return
         # The kernel takes the pieces without a copy, and the thread waits once for the interpreter.
         left = deque(memoryview(piece) for piece in pieces if piece)
         while left:
-            sent = socket.socket.sendmsg(self.connection, list(islice(left, _BUFFERS)))
+            sent = self.connection.sendmsg(list(islice(left, _BUFFERS)))
             while left and sent >= len(left[0]):
                 sent -= len(left.popleft())
             if sent:
@@ -233,38 +225,25 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug("answered", method=self.command, path=self.path.partition("?")[0], status=code)
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """The host and port of `:PORT`, `host:PORT` or `[::1]:PORT`. Raises ValueError."""
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535 or bracketed != (":" in host):
-        raise ValueError(f"{address!r} is not an address; write :PORT, host:PORT or [IPv6]:PORT")
-    return host.strip("[]"), int(port)
-
-
-def _listen(address: str) -> socket.socket:
-    """For IPv6 and IPv4 if no host is given. Raises OSError that names the address."""
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind to IPv6 and IPv4 if there is no host. Raises OSError that names the address."""
     try:
-        host, port = parse_address(address)
         if host in ("", "::") and socket.has_dualstack_ipv6():
-            everywhere = ("::", port)
+            both = partial(socket.create_server, family=socket.AF_INET6, dualstack_ipv6=True)
             try:
-                return socket.create_server(
-                    everywhere, family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
-                )
+                return both(("::", port), backlog=_BACKLOG)
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:  # which says that the machine has only IPv4
                     raise
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, place = min(found, key=lambda info: info[0] != socket.AF_INET)
         return socket.create_server(place, family=family, backlog=_BACKLOG)
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "strerror", None) or error)
-        raise OSError(f"cannot listen on {address}: {reason.partition(' (')[0]}") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise OSError(f"cannot listen on {_name(host, port)}: {reason}") from error
 
 
-def _name(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
+def _name(host: str, port: int, *_: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -272,11 +251,16 @@ class Server(ThreadingHTTPServer):
     """Serves routes at several addresses. Binds when it is made; raises OSError that names the address."""
 
     def __init__(
-        self, listen_addresses: Sequence[str], routes: Routes, web: WebConfig, *, limits: Limits | None = None
+        self,
+        addresses: Sequence[tuple[str, int]],
+        routes: Routes,
+        web: WebConfig,
+        *,
+        limits: Limits | None = None,
     ) -> None:
         self.routes, self.web, self.limits = routes, web, limits or Limits()
         self.stopping = threading.Event()
-        self._open: dict[socket.socket, _Connection] = {}
+        self._open: set[_Connection] = set()
         #: Guards the connections; notified when one ends.
         self._changed = threading.Condition()
         super().__init__(("", 0), _Handler, bind_and_activate=False)
@@ -284,14 +268,15 @@ class Server(ThreadingHTTPServer):
         self._sockets: list[socket.socket] = []
         self._selector = DefaultSelector()
         try:
-            for address in listen_addresses:
-                self._sockets.append(_listen(address))
-                self._selector.register(self._sockets[-1], EVENT_READ)
+            for address in addresses:
+                self._sockets.append(listener := _listen(*address))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+                self._selector.register(listener, EVENT_READ)
         except OSError:
             self.server_close()
             raise
         #: host:port of each, with the port that the system chose for port 0.
-        self.addresses = tuple(map(_name, self._sockets))
+        self.addresses = tuple(_name(*listener.getsockname()) for listener in self._sockets)
 
     def start(self) -> None:
         """Begin to answer."""
@@ -304,11 +289,11 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         with self._changed:
-            for connection in self._open.values():
+            for connection in self._open:
                 if connection.gives_way <= monotonic() and not connection.is_counted:
                     connection.hang_up()
             self._changed.wait_for(lambda: not self._open, max(0.0, end - monotonic()))
-            for connection in self._open.values():
+            for connection in self._open:
                 connection.hang_up()
 
     def server_close(self) -> None:
@@ -319,68 +304,63 @@ class Server(ThreadingHTTPServer):
     def fileno(self) -> int:
         return self._selector.fileno()
 
-    def get_request(self) -> tuple[socket.socket, Any]:
+    def get_request(self) -> tuple[Any, Any]:
         try:
             listener: Any = self._selector.select(0)[0][0].fileobj
             client, address = listener.accept()
         except (OSError, IndexError) as error:
             self.stopping.wait(0.1)  # out of file descriptors, which passes
             raise OSError(f"cannot accept: {error}") from error
-        context = self.web.current().context
-        if context:
-            client = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-        return client, address
+        return _Connection(client), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        connection = _Connection(request)
-        connection.allow(self.limits.request_time)
+        request.allow(self.limits.request_time)
         with self._changed:
-            if has_room := self._changed.wait_for(self._has_room, timeout=1.0):
-                self._open[request] = connection
+            limit = self.limits.connections
+            if has_room := self._find_room(limit, lambda _: True, spare=limit // 16):
+                self._open.add(request)
         if has_room:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
+        super().shutdown_request(request.client)
         with self._changed:
-            self._open.pop(request, None)
+            self._open.discard(request)
             self._changed.notify_all()
 
-    def bounds(self, client: socket.socket) -> _Connection:
-        """The bounds of an open connection."""
-        return self._open[client]
+    def secure(self, connection: _Connection, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """Put TLS on a connection, before its handshake."""
+        with self._changed:  # nothing hangs up while the socket moves
+            tls = context.wrap_socket(connection.client, server_side=True, do_handshake_on_connect=False)
+            connection.client = tls
+        return tls
 
     def count(self, connection: _Connection) -> bool:
-        """Count its request until the answer is sent; False if there are too many.
-
-        Waits a little: a download that was just asked for may turn out to be slow.
-        """
-        end = monotonic() + 2 * self.limits.slow_answer_time
+        """Count its request until the answer is sent; False if there are too many."""
         with self._changed:
-            while not self._has_capacity():
-                if monotonic() > end:
-                    return False
-                self._changed.wait(0.05)
-            connection.is_counted = True
-            return True
+            connection.is_counted = self._find_room(self.limits.requests, lambda each: each.is_counted)
+        return connection.is_counted
 
-    def _has_capacity(self) -> bool:
-        counted = [connection for connection in self._open.values() if connection.is_counted]
-        return len(counted) < self.limits.requests or _make_room(counted)
-
-    def _has_room(self) -> bool:
-        there = [connection for connection in self._open.values() if not connection.is_gone]
-        return len(self._open) < self.limits.connections + self.limits.leaving and (
-            len(there) < self.limits.connections or _make_room(there)
-        )
+    def _find_room(self, limit: int, is_one: Callable[[_Connection], bool], *, spare: int = 0) -> bool:
+        """Wait until there are fewer such connections. Hang up on one that gives way, early for the spare."""
+        end = monotonic() + self.limits.room_time
+        while len(held := [each for each in self._open if is_one(each)]) >= limit - spare:
+            now = monotonic()
+            if giving_way := [each for each in held if each.gives_way <= now]:
+                # The longest silent, or else the slowest download.
+                min(giving_way, key=lambda each: (each.is_counted, each.gives_way)).hang_up()
+            if len(held) < limit or now > end:
+                return len(held) < limit
+            self._changed.wait(0.05)
+        return True
 
     def service_actions(self) -> None:
         # The library calls it twice a second, and after each new connection.
         with self._changed:
             now = monotonic()
-            for connection in self._open.values():
+            for connection in self._open:
                 if connection.deadline < now:
                     connection.hang_up()
 
@@ -390,11 +370,3 @@ class Server(ThreadingHTTPServer):
             _log.debug("connection_ended", error=str(error))
         elif error:
             _log.broken("connection_broke", error)
-
-
-def _make_room(connections: Iterable[_Connection]) -> bool:
-    """Hang up on one that gives way: on the longest silent, or else on the slowest download."""
-    giving_way = [connection for connection in connections if connection.gives_way <= monotonic()]
-    if giving_way:
-        min(giving_way, key=lambda connection: (connection.is_counted, connection.gives_way)).hang_up()
-    return bool(giving_way)

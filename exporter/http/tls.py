@@ -103,19 +103,14 @@ class WebConfig:
             return self._loaded
 
     def _is_outdated(self) -> bool:
-        certificates = self._loaded.certificates
-        return self._version != _version(self._path) or any(
-            _version(file) != version for file, version in certificates.items()
-        )
+        versions = {self._path: self._version, **self._loaded.certificates}
+        return any(_version(file) != version for file, version in versions.items())
 
     def _reload(self) -> None:
         """Load the file, or else at least the certificates of what is in force, because they expire."""
         self._version = _version(self._path)
         problems: list[Problem] = []
-        reads: tuple[Callable[[], WebSettings], ...] = (
-            lambda: load_web(self._path),
-            lambda: self._loaded.settings,
-        )
+        reads: list[Callable[[], WebSettings]] = [lambda: load_web(self._path), lambda: self._loaded.settings]
         for read in reads:
             try:
                 self._loaded = self._load(read())

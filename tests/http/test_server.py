@@ -18,7 +18,7 @@ from support.serving import Echo, port_of, serving, sip
 
 from exporter import logs
 from exporter.http.routes import Request, Response
-from exporter.http.server import Limits, Server, parse_address
+from exporter.http.server import Limits, Server
 from exporter.http.tls import WebConfig
 
 QUICK = Limits(request_time=0.3, idle_time=0.3, answer_time=0.3, linger_time=0.3)
@@ -164,32 +164,6 @@ def test_a_connection_outlives_a_pause_of_a_minute() -> None:
 # -- addresses -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [
-        (":10042", ("", 10042)),
-        ("localhost:0", ("localhost", 0)),
-        ("10.0.0.1:80", ("10.0.0.1", 80)),
-        ("[::1]:80", ("::1", 80)),
-        ("[::]:80", ("::", 80)),
-        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
-    ],
-)
-def test_addresses(address: str, parts: tuple[str, int]) -> None:
-    assert parse_address(address) == parts
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["", "10042", "localhost", "::1:80", "[::1]", "[::1:80", "[x]:80", ":", ":x", ":-1", ":65536", ":٣"],
-)
-def test_bad_addresses_are_named(address: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(address))):
-        parse_address(address)
-    with pytest.raises(OSError, match=re.escape(repr(address))):
-        Server([address], Echo(), WebConfig(None))
-
-
 def has_ipv6() -> bool:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
@@ -199,10 +173,10 @@ def has_ipv6() -> bool:
 
 
 def test_several_addresses_each_tell_their_port() -> None:
-    server = Server(["127.0.0.1:0", "localhost:0"], Echo(), WebConfig(None))
+    server = Server([("127.0.0.1", 0), ("localhost", 0)], Echo(), WebConfig(None))
     server.start()
     try:
-        ports = [parse_address(address)[1] for address in server.addresses]
+        ports = [int(address.rpartition(":")[2]) for address in server.addresses]
         assert len(set(ports)) == 2
         for port in ports:
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -210,13 +184,13 @@ def test_several_addresses_each_tell_their_port() -> None:
         server.stop(1.0)
 
 
-@pytest.mark.parametrize("address", [":0", "[::]:0"])
-def test_no_host_means_every_one(address: str) -> None:
-    server = Server([address], Echo(), WebConfig(None))
+@pytest.mark.parametrize("host", ["", "::"])
+def test_no_host_means_every_one(host: str) -> None:
+    server = Server([(host, 0)], Echo(), WebConfig(None))
     server.start()
     try:
-        for host in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
-            socket.create_connection((host, port_of(server)), timeout=5).close()
+        for client in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
+            socket.create_connection((client, port_of(server)), timeout=5).close()
     finally:
         server.stop(1.0)
 
@@ -227,13 +201,13 @@ def test_a_taken_port_is_an_error_that_names_the_address_and_frees_the_others(ho
         first, second = free.getsockname()[1], taken.getsockname()[1]
         free.close()
         with pytest.raises(OSError, match=f"cannot listen on {host}:{second}: Address already in use"):
-            Server([f"127.0.0.1:{first}", f"{host}:{second}"], Echo(), WebConfig(None))
+            Server([("127.0.0.1", first), (host, second)], Echo(), WebConfig(None))
         socket.create_server(("127.0.0.1", first)).close()
 
 
 def test_an_unknown_host_is_an_error_that_names_it() -> None:
     with pytest.raises(OSError, match=r"cannot listen on nowhere\.invalid:80: "):
-        Server(["nowhere.invalid:80"], Echo(), WebConfig(None))
+        Server([("nowhere.invalid", 80)], Echo(), WebConfig(None))
 
 
 # -- hostile -------------------------------------------------------------------------------------
@@ -248,9 +222,6 @@ def test_an_unknown_host_is_an_error_that_names_it() -> None:
         (b"GET / FTP/1.1\r\n\r\n", 400),
         (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"GET /" + b"a" * 20_000, 414),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000, 431),
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 3_000, 431),
@@ -274,6 +245,9 @@ def test_what_is_no_request_is_told_so_and_closed(
         b"Content-Length: 300000",
         b"Content-Length: 100000000",
         b"Content-Length: " + b"9" * 5000,
+        b"Content-Length: x",
+        b"Content-Length: -1",
+        b"Content-Length: 0\r\nContent-Length: 300000",
         b"Transfer-Encoding: chunked",
         b"Expect: 100-continue\r\nContent-Length: 10",
     ],
@@ -354,6 +328,20 @@ def test_a_client_that_takes_the_answer_in_sips_is_hung_up() -> None:
         assert sip(connection) < 65536 * 4000
 
 
+def test_a_client_that_does_not_read_gets_few_answers_ahead(written: io.StringIO) -> None:
+    """Linux alone would keep 4 MiB for each, so that sixty such clients cost thousands of pages at once."""
+    answers = []
+
+    def reply(_: Request) -> Response:
+        answers.append(1)
+        return Response(200, (b"x" * 65536,))
+
+    with serving(Echo(reply), limits=QUICK) as server, connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+        wait_for(lambda: "connection_ended" in written.getvalue())
+    assert 0 < len(answers) * 65536 < 2**21
+
+
 def test_aborted_downloads_leave_nothing_behind(written: io.StringIO) -> None:
     with serving(Echo(lambda _: Response(200, (b"x" * 5_000_000,)))) as server:
         before = threading.active_count()
@@ -385,7 +373,7 @@ def test_slow_connections_are_bounded_and_scrapes_go_on() -> None:
             began = time.monotonic()
             assert is_served(server)
             assert time.monotonic() < began + 1
-            assert threading.active_count() <= before + 20 + Limits().leaving
+            assert threading.active_count() <= before + 20
         finally:
             for connection in slow:
                 connection.close()
@@ -407,31 +395,33 @@ class Stuck(io.StringIO):
 @pytest.mark.usefixtures("written")
 def test_a_new_connection_does_not_wait_for_the_thread_of_the_one_that_made_room() -> None:
     stuck = Stuck()
-    with serving(limits=Limits(connections=1)) as server:
+    with serving(limits=Limits(connections=16)) as server, contextlib.ExitStack() as stack:
         before = threading.active_count()
-        with connect(server) as slow:
-            slow.sendall(b"GET / HT")
-            wait_for(lambda: threading.active_count() == before + 1)
-            logs.setup("debug", "logfmt", stuck)
-            with connect(server) as newcomer:
-                newcomer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                wait_for(stuck.reached.is_set)
-                wait_for(lambda: threading.active_count() == before + 2)
-            stuck.open.set()
+        for _ in range(15):
+            stack.enter_context(connect(server)).sendall(b"GET / HT")
+        wait_for(lambda: threading.active_count() == before + 15)
+        logs.setup("debug", "logfmt", stuck)
+        with connect(server) as newcomer:
+            newcomer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            wait_for(stuck.reached.is_set)
+            wait_for(lambda: threading.active_count() == before + 16)
+        stuck.open.set()
     assert "Traceback" not in stuck.getvalue()
 
 
 @pytest.mark.usefixtures("written")
 def test_threads_that_do_not_end_are_bounded() -> None:
     stuck = Stuck()
-    with serving(limits=Limits(connections=1, leaving=2)) as server, contextlib.ExitStack() as stack:
+    with serving(limits=Limits(connections=2, room_time=0.2)) as server, contextlib.ExitStack() as stack:
         before = threading.active_count()
         logs.setup("debug", "logfmt", stuck)
-        for count in (1, 2, 3, 3):
+        for _ in range(2):
             stack.enter_context(connect(server)).sendall(b"GET / HT")
-            wait_for(lambda count=count: threading.active_count() == before + count)  # type: ignore[misc]
-        wait_for(stuck.reached.is_set)
-        assert threading.active_count() <= before + 1 + 2
+        wait_for(lambda: threading.active_count() == before + 2)
+        with connect(server) as newcomer:
+            assert newcomer.recv(1) == b""
+        assert stuck.reached.is_set()
+        assert threading.active_count() == before + 2
         stuck.open.set()
         wait_for(lambda: threading.active_count() <= before + 1)
         assert is_served(server)
@@ -513,7 +503,7 @@ def test_when_all_are_busy_a_newcomer_is_closed_and_nobody_dropped() -> None:
 
 
 def test_stop_ends_idle_connections_at_once_and_lets_go_of_the_port() -> None:
-    server = Server(["127.0.0.1:0"], Echo(), WebConfig(None))
+    server = Server([("127.0.0.1", 0)], Echo(), WebConfig(None))
     server.start()
     with client(server) as idle:
         idle.request("GET", "/")

@@ -195,7 +195,7 @@ def serving(
 ) -> Iterator[Server]:
     path = folder / "web.yaml"
     path.write_text(config)
-    server = Server(["127.0.0.1:0"], routes or _Hello(), WebConfig(str(path)), limits=limits)
+    server = Server([("127.0.0.1", 0)], routes or _Hello(), WebConfig(str(path)), limits=limits)
     server.start()
     try:
         yield server

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from exporter.http.routes import Request, Response, Routes
-from exporter.http.server import Limits, Server, parse_address
+from exporter.http.server import Limits, Server
 from exporter.http.tls import WebConfig
 from exporter.metrics.exposition import Page
 
@@ -58,7 +58,7 @@ class _NoApp:
 def serving(
     routes: Routes | None = None, limits: Limits | None = None, path: str | None = None
 ) -> Iterator[Server]:
-    server = Server(["127.0.0.1:0"], routes or Echo(), WebConfig(path), limits=limits)
+    server = Server([("127.0.0.1", 0)], routes or Echo(), WebConfig(path), limits=limits)
     server.start()
     try:
         yield server
@@ -77,4 +77,4 @@ def sip(connection: socket.socket) -> int:
 
 
 def port_of(server: Server) -> int:
-    return parse_address(server.addresses[0])[1]
+    return int(server.addresses[0].rpartition(":")[2])
