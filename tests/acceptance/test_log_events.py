@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from support.command import eventually
 from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
-from support.live import PARTNER, living, peopled
+from support.live import PARTNER, living, populated
 from support.logfmt import parse
 
 import exporter
@@ -138,7 +138,7 @@ def test_the_lines_of_a_noisy_run_parse_back_and_are_few(format_: str) -> None:
             return next(faults)
 
     with EmbeddedAWS(delay=lambda _: 0.0) as aws:
-        peopled(aws)
+        populated(aws)
         session = aws.session()
         with living(lambda: session, aws.endpoint_url, format_=format_) as live:
             eventually(lambda: len(live.success()) == 3, within=20)
