@@ -91,7 +91,7 @@ constraints: $(made) ## pin the newest releases that pyproject.toml allows
 	@echo "Resolving the newest releases"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" && \
 	  "$$fresh/bin/python" -m pip --disable-pip-version-check -qq install '.[dev]' hatchling editables && \
-	  { echo '# What `make demo` and `make test` install. Written by `make constraints`; Another'; \
+	  { echo '# What `make demo` and `make test` install. Written by `make constraints`. Another'; \
 	    echo '# installation may use any version that pyproject.toml allows.'; \
 	    "$$fresh/bin/python" -m pip --disable-pip-version-check -qq freeze --exclude ecr-replication-exporter; \
 	  } > "$$fresh/constraints.txt" && cp "$$fresh/constraints.txt" constraints.txt
