@@ -12,7 +12,7 @@ from typing import Any, cast
 from botocore.config import Config
 
 from exporter.demo import ACCOUNT, REGION, Call, CallKind, DemoAWS, Refuse
-from exporter.demo.aws import Answer, Asked, Handler
+from exporter.demo.aws import Answer, Handler, HttpRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +145,13 @@ class EmbeddedAWS(DemoAWS):
                 and region in (None, kind.region)
             )
 
-    def answer(self, call: Call, asked: Asked) -> Answer:
+    def answer(self, call: Call, request: HttpRequest) -> Answer:
         with self._counting:
             self.calls[call.kind] += 1
         fault = self.fault(call)
         match fault:
             case None:
-                return super().answer(call, asked)
+                return super().answer(call, request)
             case Refuse() as refusal:
                 raise refusal
             case Garbage(body, status, content_type):
@@ -162,8 +162,8 @@ class EmbeddedAWS(DemoAWS):
                 self._hanging.add(released)
                 released.wait(seconds)
                 self._hanging.discard(released)
-                return super().answer(call, asked)
+                return super().answer(call, request)
         if isinstance(fault, Drip):
             self._hanging.add(fault.released)
-        right = super().answer(call, asked)
+        right = super().answer(call, request)
         return _Faulty(right.status, right.content_type, right.body, fault)
