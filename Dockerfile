@@ -1,22 +1,22 @@
-# The exporter, as a user without a name, on a root that may be read-only. Builds for every architecture that
-# the base has:
+# The exporter runs as a numeric user without a name. The root file system may be read-only. The image builds for
+# every architecture of the base:
 #   docker build -t ecr-replication-exporter .
-# Any base with Python 3.11 or newer as python3 will do, for instance one of your own with a digest:
+# The base can be any image with Python 3.11 or newer as python3, for example your own with a digest:
 #   docker build --build-arg BASE_IMAGE=registry.example/python@sha256:... .
-# Without a network, from a folder of wheels (pip download -d wheels . hatchling -c constraints.txt), which buildah and
-# podman can mount:
+# To build without a network, download the wheels (pip download -d wheels . hatchling -c constraints.txt) and mount
+# their folder with buildah or podman:
 #   buildah build -v "$PWD/wheels:/wheels:ro" --build-arg PIP_ARGS="--no-index --find-links=/wheels" .
 ARG BASE_IMAGE=docker.io/library/python:3.13.9-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
-# "[demo]" adds what --demo needs.
+# "[demo]" adds the packages that --demo needs.
 ARG EXTRAS=""
 ARG PIP_ARGS=""
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY exporter exporter
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# pip stays behind with its own environment.
+# pip has its own environment, which the final image does not contain.
 # hadolint ignore=SC2086
 RUN python3 -m venv /pip \
  && /pip/bin/pip wheel ${PIP_ARGS} --no-deps --wheel-dir /dist . \

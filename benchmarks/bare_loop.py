@@ -1,7 +1,7 @@
-"""What boto3 alone makes of this machine: as many threads as the exporter has workers, and nothing but calls.
+"""Status calls with boto3 alone, from as many threads as the exporter has workers.
 
-The client has botocore's own options, but for a connection a thread. `--tuned` gives it those of the
-exporter's client, which save processor time: what is left between the two is what the exporter itself costs.
+The client has the default options of botocore and one connection for each thread. `--tuned` uses the options
+of the exporter's client, which save processor time. The rest of the difference is the cost of the exporter.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from fast_ecr import REGION, digest, repository_name
 from exporter.polling.workers import MAX_IN_FLIGHT
 
 
-def work(client: Any, wanted: SimpleQueue[tuple[str, str]]) -> None:
+def work(client: Any, pending: SimpleQueue[tuple[str, str]]) -> None:
     while True:
         try:
-            repository, name = wanted.get_nowait()
+            repository, name = pending.get_nowait()
         except Empty:
             return
         client.describe_image_replication_status(repositoryName=repository, imageId={"imageDigest": name})
@@ -37,11 +37,11 @@ def main() -> None:
     if flags.tuned:
         config = config.merge(Config(retries={"total_max_attempts": 1}, user_agent="bare-loop"))
     client: Any = boto3.client("ecr", region_name=REGION, config=config)
-    wanted: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    pending: SimpleQueue[tuple[str, str]] = SimpleQueue()
     for number in range(flags.repositories):
         for build in range(flags.images // flags.repositories):
-            wanted.put((repository_name(number), digest(number, build)))
-    threads = [threading.Thread(target=work, args=(client, wanted)) for _ in range(MAX_IN_FLIGHT)]
+            pending.put((repository_name(number), digest(number, build)))
+    threads = [threading.Thread(target=work, args=(client, pending)) for _ in range(MAX_IN_FLIGHT)]
     for thread in threads:
         thread.start()
     for thread in threads:

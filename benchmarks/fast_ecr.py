@@ -1,12 +1,14 @@
-"""A make-believe ECR that costs next to nothing, in a process of its own: what is measured is the asker.
+"""A simulated ECR for `make bench`, in its own process. It uses little processor time.
 
-Bytes in, bytes out: answers are encoded once and no signature is looked at. The registry is a formula,
-every image of it is COMPLETE at three destinations, and the only thing that ever changes is a push.
-exporter/demo has the ECR that behaves like the real one; this one is for `make bench`.
+Every image is COMPLETE at three destinations, and only pushes change the registry. Answers are encoded once
+and signatures are ignored. exporter/demo has an ECR that behaves like the real one.
 
-A GET is for who runs the benchmark: /pushed?repository=R adds an image, /allow?rate=40 has everything
-beyond 40 calls a second refused, and with &operation=O what is beyond them of one operation; /calls tells
-when calls came, /calls?operation=O those of one, /status-calls how many asked for a status.
+A benchmark controls it with GET requests:
+
+/pushed?repository=R      push an image; the answer is its digest
+/allow?rate=40            allow 40 calls a second and refuse the others; &operation=O limits one operation
+/calls                    the times of served and refused calls; ?operation=O selects one operation
+/status-calls             the number of served status calls
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 STATUS = "DescribeImageReplicationStatus"
 ACCOUNT, REGION = "111122223333", "us-east-1"
 DESTINATIONS = (("eu-west-1", ACCOUNT), ("us-west-2", ACCOUNT), ("eu-west-1", "444455556666"))
-#: Seconds for which an allowance that was not used is kept.
+#: Seconds for which an unused allowance is saved.
 BURST = 1.0
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -45,14 +47,14 @@ def encoded(answer: object) -> bytes:
 
 
 class Registry:
-    """What is asked for, as JSON."""
+    """The images, and the answers as JSON."""
 
     def __init__(self, *, images: int, repositories: int) -> None:
         self._builds = {repository_name(n): images // repositories for n in range(repositories)}
         self._numbers = {name: number for number, name in enumerate(self._builds)}
         self._pages: dict[tuple[str, int, int], bytes] = {}
         self._began = time.time() - 30 * 86400
-        #: When images were pushed that were not there at the start.
+        #: The push times of images that were pushed after the start.
         self._pushed: dict[str, float] = {}
         statuses = [{"region": r, "registryId": a, "status": "COMPLETE"} for r, a in DESTINATIONS]
         self._statuses = b"," + encoded({"replicationStatuses": statuses})[1:]
@@ -68,10 +70,10 @@ class Registry:
 
     def answer(self, operation: str, body: bytes) -> bytes:
         if operation == STATUS:
-            return body.rstrip()[:-1] + self._statuses  # it begins with what was asked for
-        asked = json.loads(body)
+            return body.rstrip()[:-1] + self._statuses  # the answer repeats the request
+        params = json.loads(body)
         if operation == "DescribeImages":
-            return self._page(asked["repositoryName"], int(asked.get("nextToken", 0)), asked["maxResults"])
+            return self._page(params["repositoryName"], int(params.get("nextToken", 0)), params["maxResults"])
         if operation == "DescribeRepositories":
             rows = [{"registryId": ACCOUNT, "repositoryName": name} for name in self._builds]
             return encoded({"repositories": rows})
@@ -105,7 +107,7 @@ class Registry:
 
 @dataclass
 class _Allowance:
-    """So many calls a second; what is not used is kept for a while."""
+    """`rate` calls a second. An unused allowance is saved for BURST seconds."""
 
     rate: float
     tokens: float = 0.0
@@ -121,12 +123,12 @@ class _Allowance:
 
 
 class FastECR:
-    """The registry, what it allows, and when calls came: monotonic, which is one clock for all processes."""
+    """The registry, its allowances, and the times of calls on the monotonic clock, which processes share."""
 
     def __init__(self, registry: Registry, *, latency: float) -> None:
         self.latency = latency
         self._registry = registry
-        #: By operation, and "" for all of them together.
+        #: By operation; "" is the allowance of all operations together.
         self._allowances: dict[str, _Allowance] = {}
         self._served: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self._refused: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
@@ -142,16 +144,16 @@ class FastECR:
 
     def control(self, target: str) -> bytes:
         parts = urlsplit(target)
-        asked = dict(parse_qsl(parts.query))
+        params = dict(parse_qsl(parts.query))
         if parts.path == "/pushed":
-            return encoded(self._registry.push(asked["repository"]))
+            return encoded(self._registry.push(params["repository"]))
         if parts.path == "/allow":
-            limit = _Allowance(float(asked["rate"]))
-            self._allowances[asked.get("operation", "")] = limit
+            limit = _Allowance(float(params["rate"]))
+            self._allowances[params.get("operation", "")] = limit
             return encoded(limit.filled)
         if parts.path == "/status-calls":
             return encoded(len(self._served[STATUS]))
-        only = asked.get("operation")
+        only = params.get("operation")
         return encoded(
             {
                 name: sorted(
@@ -163,7 +165,7 @@ class FastECR:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 as botocore speaks it: one request at a time, its length in the head."""
+    """HTTP/1.1 as botocore uses it: one request at a time, with Content-Length."""
 
     def __init__(self, ecr: FastECR) -> None:
         self._ecr = ecr
@@ -180,10 +182,10 @@ class _Connection(asyncio.Protocol):
             return
         head = self._received[:end]
         found = _LENGTH.search(head)
-        whole = end + 4 + (int(found[1]) if found else 0)
-        if len(self._received) < whole:
+        end_of_body = end + 4 + (int(found[1]) if found else 0)
+        if len(self._received) < end_of_body:
             return
-        body, self._received = self._received[end + 4 : whole], self._received[whole:]
+        body, self._received = self._received[end + 4 : end_of_body], self._received[end_of_body:]
         operation = _OPERATION.search(head)
         if operation is None:
             self._answer(200, self._ecr.control(head.split(b" ", 2)[1].decode()))
@@ -203,7 +205,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def serve(ecr: FastECR) -> None:
-    """Answer for ever on a free port of 127.0.0.1, which goes to standard output."""
+    """Serve on a free port of 127.0.0.1, and print the port. Never returns."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(ecr), "127.0.0.1", 0, backlog=128)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -1,7 +1,7 @@
-"""What polling costs and how fast it is: the real command against a fast make-believe ECR.
+"""Speed and cost of polling: the real command polls a fast simulated ECR.
 
-Run it with `make bench`, or a part of it with `make bench-polling ARGS="first-pass budget"`. Needs Linux
-(/proc tells what a process uses). Medians of one run on one machine: compare the ratios.
+Run all parts with `make bench-polling`, or some with `make bench-polling ARGS="first-pass budget"`. Needs
+Linux (/proc). Figures are medians of one run on one machine, so compare the ratios.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ T = TypeVar("T")
 
 HERE = Path(__file__).parent
 REPOSITORIES = 20
-#: Seconds that anything but a first pass may take.
+#: The longest time in seconds for any step except a first pass.
 PATIENCE = 60.0
-#: Status calls after which the rate of a first pass has long been as high as the processor allows.
+#: Status calls after which the rate of a first pass is limited by the processor only.
 RAMP = 2_000
 WATCH_ALL = "targets: [{repository: 'team/*'}]\n"
 UNBOUNDED = WATCH_ALL + "requests_per_second: 10000\n"
@@ -49,7 +49,7 @@ def get(url: str, *, compressed: bool = False) -> bytes:
 
 
 def eventually(found: Callable[[], T], *, within: float = PATIENCE, every: float = 0.1) -> T:
-    """What `found` gives once it gives something true."""
+    """The first true value of `found`. Exits after `within` seconds."""
     end, pause = time.monotonic() + within, threading.Event()
     while not (value := found()):
         if time.monotonic() > end:
@@ -78,7 +78,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 class Server:
-    """The make-believe ECR."""
+    """The simulated ECR."""
 
     def __init__(self, port: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -117,7 +117,7 @@ class Exporter:
         eventually(lambda: self.value("config_last_reload_success_timestamp_seconds") > before)
 
     def value(self, name: str, labels: str = "") -> float:
-        """A sample of the exporter's own health."""
+        """The value of one of the exporter's own metrics; 0 if it is absent."""
         name = f"ecr_replication_exporter_{name}"
         page = get(f"{self.url}/metrics?name[]={name}").decode()
         found = re.search(rf"^{name}{re.escape(labels)} (\S+)$", page, re.MULTILINE)
@@ -127,7 +127,7 @@ class Exporter:
         return self.value("images", '{state="settled"}')
 
     def pause_until_settled(self, server: Server, images: int) -> None:
-        """Asks the server, so as not to disturb; then the exporter, which has the last word."""
+        """Wait until all images are settled. Asks the ECR first, to leave the exporter undisturbed."""
         eventually(
             lambda: server.control("/status-calls") >= images, within=images / 50 + PATIENCE, every=0.5
         )
@@ -171,8 +171,8 @@ def table(title: str, rows: Mapping[str, str]) -> None:
 
 
 class Pass(NamedTuple):
-    """How the status calls of a first pass went: per second with and without the first ones, and
-    milliseconds of processor time for each without them."""
+    """Status calls of a first pass: rate with and without the first RAMP calls, in calls a second, and
+    processor time of a call without them, in milliseconds."""
 
     whole: float
     steady: float
@@ -181,7 +181,7 @@ class Pass(NamedTuple):
 
 def watch_pass(server: Server, pid: int, images: int) -> Pass:
     used: list[tuple[int, float]] = []
-    for until in (RAMP, images - RAMP // 10):  # the last ones may find workers idle
+    for until in (RAMP, images - RAMP // 10):  # workers may be idle during the last ones
 
         def reached(until: int = until) -> bool:
             return int(server.control("/status-calls")) >= until
@@ -218,16 +218,16 @@ def first_pass(*, images: int = 6_000, rounds: int = 7) -> None:
     )
     rows = {
         f"exporter after its first {RAMP}, calls/s": f"{ours.steady:.0f}",
-        "exporter, all of it, with the slow start, calls/s": f"{ours.whole:.0f}",
+        "exporter, all calls, with the slow start, calls/s": f"{ours.whole:.0f}",
         "exporter, ms of processor time a call": f"{ours.processor:.2f}",
     }
-    for number, (loop, its) in enumerate({"bare loop": bare, "tuned loop": tuned}.items(), 1):
+    for number, (loop, other) in enumerate({"bare loop": bare, "tuned loop": tuned}.items(), 1):
         speed = statistics.median(run[0].steady / run[number].steady for run in runs)
         cost = statistics.median(run[0].processor / run[number].processor for run in runs)
         rows |= {
-            f"{loop}, {MAX_IN_FLIGHT} threads, calls/s": f"{its.steady:.0f}",
+            f"{loop}, {MAX_IN_FLIGHT} threads, calls/s": f"{other.steady:.0f}",
             f"  exporter to {loop}": f"{speed:.2f}",
-            f"{loop}, ms of processor time a call": f"{its.processor:.2f}",
+            f"{loop}, ms of processor time a call": f"{other.processor:.2f}",
             f"  exporter to {loop}, processor time": f"{cost:.2f}",
         }
     table(
@@ -237,7 +237,7 @@ def first_pass(*, images: int = 6_000, rounds: int = 7) -> None:
 
 
 def first_pass_compared(baseline: Path, *, images: int = 6_000, rounds: int = 5) -> None:
-    """This checkout beside another one, in pairs that take turns at being first."""
+    """Compare this checkout with another one in pairs of runs. The order alternates."""
     runs = []
     for number in range(rounds):
         homes = (HERE.parent, baseline)
@@ -317,7 +317,7 @@ def memory(*, sizes: Sequence[int] = (10_000, 100_000)) -> None:
 def budget(
     *, rates: Sequence[int] = (40, 20, 40), seconds: float = 20.0, settle: float = 5.0, latency: float = 0.0
 ) -> None:
-    """An allowance that halves and doubles under way, each judged after its first seconds."""
+    """An allowance that halves and doubles. Figures of each phase exclude its first `settle` seconds."""
     with ecr(images=10_000, latency=latency) as server:
         began = [float(server.control(f"/allow?rate={rates[0]}"))]
         with exporter(server, f"{WATCH_ALL}requests_per_second: 400\n"):
@@ -327,14 +327,14 @@ def budget(
                 began.append(float(server.control(f"/allow?rate={rate}")))
             threading.Event().wait(seconds)
             calls = server.control("/calls")
-    # From the first call, not from when the server was told: the command takes a moment to start.
+    # The first phase begins with the first call, because the command takes a moment to start.
     ends = [*began[1:], began[-1] + seconds]
     phases = list(zip([first, *began[1:]], ends, rates, strict=True))
     rows = {}
     for number, (start, end, rate) in enumerate(phases, 1):
-        rows |= fared(f"{number}. {rate}/s, after {settle:.0f} s", calls, [(start + settle, end, rate)])
-    rows |= fared(
-        f"all of it, after the first {settle:.0f} s",
+        rows |= shares(f"{number}. {rate}/s, after {settle:.0f} s", calls, [(start + settle, end, rate)])
+    rows |= shares(
+        f"all phases, after the first {settle:.0f} s",
         calls,
         [(first + settle, ends[0], rates[0]), *phases[1:]],
     )
@@ -344,7 +344,7 @@ def budget(
 
 
 def operation(*, images: int = 20_000, rate: int = 5, before: float = 20.0, seconds: float = 60.0) -> None:
-    """Status calls throttled alone, beside listings that are not: judged after half of the time."""
+    """Only status calls are throttled. Figures of status calls are those of the second half."""
     config = f"{WATCH_ALL}requests_per_second: 400\ndiscovery_interval: 1s\n"
     with ecr(images=images) as server, exporter(server, config):
         eventually(lambda: server.control("/status-calls"))
@@ -354,7 +354,7 @@ def operation(*, images: int = 20_000, rate: int = 5, before: float = 20.0, seco
         statuses = server.control(f"/calls?operation={STATUS}")
         listed = server.control("/calls?operation=DescribeImages")["served"]
     middle, end = throttled + seconds / 2, throttled + seconds
-    rows = fared("status", statuses, [(middle, end, rate)])
+    rows = shares("status", statuses, [(middle, end, rate)])
     for when, since, until in (
         ("before", throttled - before / 2, throttled),
         (f"in the first {seconds / 2:.0f} s", throttled, middle),
@@ -364,15 +364,15 @@ def operation(*, images: int = 20_000, rate: int = 5, before: float = 20.0, seco
     table(f"One operation throttled: 400/s configured; {rate} status calls a second allowed", rows)
 
 
-def fared(
+def shares(
     when: str, calls: Mapping[str, list[float]], phases: Sequence[tuple[float, float, int]]
 ) -> dict[str, str]:
     served = sum(between(calls["served"], start, end) for start, end, _ in phases)
     refused = sum(between(calls["refused"], start, end) for start, end, _ in phases)
     allowed = sum((end - start) * rate for start, end, rate in phases)
     return {
-        f"{when}: of the allowance used": f"{100 * served / allowed:.1f} %",
-        f"{when}: of the calls refused": f"{100 * refused / (served + refused):.1f} %",
+        f"{when}: share of the allowance used": f"{100 * served / allowed:.1f} %",
+        f"{when}: share of the calls refused": f"{100 * refused / (served + refused):.1f} %",
     }
 
 
@@ -399,9 +399,9 @@ def run(
     description: str | None,
     compared: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
-    """The parts that the command line names; all of them if it names none."""
+    """Run the parts that the command line names, by default all."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all by default")
+    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(parts)}; all by default")
     if compared:
         parser.add_argument("--baseline", type=Path, help="another checkout, with its own .venv")
     flags = parser.parse_args()
@@ -413,7 +413,7 @@ def run(
         return
     wanted = flags.parts or list(parts)
     for unknown in set(wanted) - parts.keys():
-        parser.error(f"there is no {unknown}; there are {', '.join(parts)}")
+        parser.error(f"unknown part {unknown}; the parts are {', '.join(parts)}")
     for part in wanted:
         parts[part]()
 

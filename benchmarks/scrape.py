@@ -1,10 +1,9 @@
-"""What a scrape costs: this exporter, prometheus_client and client_golang over the same facts and HTTP.
+"""Cost of a scrape: this exporter, prometheus_client and client_golang serve the same facts over HTTP.
 
-Run it with `make bench-scrape`, or a part of it with `make bench-scrape ARGS="times polling"`. With
-`ARGS="--baseline DIR"` it compares this checkout with another one, which has its own .venv. Needs
-Linux (/proc tells what a process uses); client_golang is measured where Go and Debian's packages are.
-Each server is a process of its own; all are scraped in turn, in one run. Medians of one run on one
-machine: compare the ratios.
+Run all parts with `make bench-scrape`, or some with `make bench-scrape ARGS="times polling"`. With
+`ARGS="--baseline DIR"` it compares this checkout with another one, which has its own .venv. Needs Linux
+(/proc). client_golang is measured if Go and the Debian packages are installed. Each server has its own
+process. All are scraped in turn. Figures are medians of one run on one machine, so compare the ratios.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from fast_ecr import repository_name
 
 HERE = Path(__file__).parent
 IMAGES = 10_000
-OURS, PYTHON, GO = "exporter", "prometheus_client", "client_golang"
+EXPORTER, PYTHON, GO = "exporter", "prometheus_client", "client_golang"
 GOPATH = Path("/usr/share/gocode")
 GO_PACKAGES = "golang-go golang-github-prometheus-client-golang-dev"
 ENCODINGS = ("plain", "gzip")
@@ -42,7 +41,7 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Scrape(NamedTuple):
-    """One scrape: seconds until all of it was read, and of the server's processor; bytes of the body."""
+    """Seconds until the last byte, seconds of the server's processor time, and bytes of the body."""
 
     wall: float
     processor: float
@@ -50,14 +49,14 @@ class Scrape(NamedTuple):
 
 
 class Taker:
-    """Takes pages without keeping them, at next to no cost."""
+    """Reads pages with little processor time, without keeping them."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._room = bytearray(MIB)
+        self._buffer = bytearray(MIB)
 
     def take(self, encoding: str, *, keep: bytearray | None = None) -> int:
-        """Bytes of the body. A connection for each, and HTTP/1.0, so that nobody need look for chunks."""
+        """Read a page and return the bytes of its body. Uses HTTP/1.0, so the body has no chunks."""
         with socket.create_connection(("127.0.0.1", self._port), timeout=polling.PATIENCE) as connection:
             accept = "Accept-Encoding: gzip\r\n" if encoding == "gzip" else ""
             connection.sendall(f"GET /metrics HTTP/1.0\r\nHost: localhost\r\n{accept}\r\n".encode())
@@ -68,16 +67,16 @@ class Taker:
             size = len(body)
             if keep is not None:
                 keep += body
-            while more := connection.recv_into(self._room):
+            while more := connection.recv_into(self._buffer):
                 size += more
                 if keep is not None:
-                    keep += self._room[:more]
+                    keep += self._buffer[:more]
         assert b" 200 " in head.partition(b"\r\n")[0], head
         return size
 
 
 class Server:
-    """One of those that are scraped."""
+    """A server that is measured."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -101,23 +100,23 @@ class Server:
         return Scrape(time.perf_counter() - began, processor(self.pid) - before, size)
 
     def series(self) -> Counter[tuple[str, frozenset[tuple[str, str]], float]]:
-        """The facts it tells, whatever the order of lines and labels."""
+        """The series of images and repositories, with any order of lines and labels."""
         page = bytearray()
         self._taker.take("gzip", keep=page)
         lines = (line for line in gzip.decompress(page).decode().splitlines() if line.startswith("ecr_"))
-        told = ((line.partition("{")[0], line) for line in lines if line.startswith(("ecr_im", "ecr_repo")))
+        facts = ((line.partition("{")[0], line) for line in lines if line.startswith(("ecr_im", "ecr_repo")))
         return Counter(
-            (name, frozenset(_LABEL.findall(line)), float(line.rpartition(" ")[2])) for name, line in told
+            (name, frozenset(_LABEL.findall(line)), float(line.rpartition(" ")[2])) for name, line in facts
         )
 
 
 def processor(pid: int) -> float:
-    """Seconds of processor time of a process, all threads that ever were, to the nanosecond."""
-    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) makes of it
+    """Seconds of processor time of a process, with those of its ended threads."""
+    return time.clock_gettime(~pid << 3 | 2)  # the clock id of clock_getcpuclockid(3)
 
 
 def memory(pid: int, what: str) -> int:
-    """Bytes: VmRSS is what is resident, VmHWM the most that was."""
+    """Bytes: VmRSS is resident memory, VmHWM its maximum."""
     found = re.search(rf"^{what}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
@@ -139,10 +138,10 @@ def running(command: Sequence[str], *, home: Path = HERE.parent) -> Iterator[Ser
 
 
 @contextmanager
-def commands() -> Iterator[dict[str, list[str]]]:
-    """How each of those that can run here is started."""
+def command_lines() -> Iterator[dict[str, list[str]]]:
+    """The command lines of the servers that can run on this machine."""
     script = str(HERE / "scraped.py")
-    found = {name: [sys.executable, script, name, str(IMAGES)] for name in (OURS, PYTHON)}
+    commands = {name: [sys.executable, script, name, str(IMAGES)] for name in (EXPORTER, PYTHON)}
     with tempfile.TemporaryDirectory() as directory:
         program = str(Path(directory, "client_golang"))
         if shutil.which("go") and (GOPATH / "src/github.com/prometheus/client_golang").is_dir():
@@ -151,30 +150,30 @@ def commands() -> Iterator[dict[str, list[str]]]:
                 env=os.environ | {"GO111MODULE": "off", "GOPATH": str(GOPATH)},
                 check=True,
             )
-            found[GO] = [program, str(IMAGES)]
+            commands[GO] = [program, str(IMAGES)]
         else:
-            print(f"Without {GO}, which needs Debian's {GO_PACKAGES}")
-        yield found
+            print(f"Without {GO}: install the Debian packages {GO_PACKAGES}")
+        yield commands
 
 
 @contextmanager
 def all_of_them() -> Iterator[dict[str, Server]]:
-    with commands() as found, ExitStack() as stack:
-        yield {name: stack.enter_context(running(command)) for name, command in found.items()}
+    with command_lines() as commands, ExitStack() as stack:
+        yield {name: stack.enter_context(running(command)) for name, command in commands.items()}
 
 
 # -- tables ------------------------------------------------------------------------------------
 
 
 def compare(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Milliseconds of each, and how many times ours the others take."""
+    """Print milliseconds of each server, and the ratio of the others to the exporter."""
     print(f"\n{title}")
     names = list(next(iter(rows.values())))
     print(f"  {'':<40}" + "".join(f"{name:>26}" for name in names))
     for what, figures in rows.items():
-        ours = figures[OURS]
+        ours = figures[EXPORTER]
         cells = [f"{1000 * ours:.2f}"]
-        cells += [f"{1000 * figures[n]:.0f} ({figures[n] / ours:.0f} x)" for n in names if n != OURS]
+        cells += [f"{1000 * figures[n]:.0f} ({figures[n] / ours:.0f} x)" for n in names if n != EXPORTER]
         print(f"  {what:<40}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
 
@@ -182,11 +181,13 @@ def compare(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def times(*, rounds: int = 3, repeats: int = 5) -> None:
-    """In turn, at rest and after changes. Ours is so short that each turn takes the median of several."""
+    """Scrape all servers in turn, without and after changes; the exporter several times in a turn."""
     with all_of_them() as servers:
-        told = {name: server.series() for name, server in servers.items()}
-        assert all(series == told[OURS] for series in told.values()), "they do not tell the same"
-        count = told[OURS].total()
+        shown = {name: server.series() for name, server in servers.items()}
+        assert all(series == shown[EXPORTER] for series in shown.values()), (
+            "the servers show different series"
+        )
+        count = shown[EXPORTER].total()
         print(f"{IMAGES} images, 3 destinations: {count} series, the same from {', '.join(servers)}")
         wall: dict[str, dict[str, float]] = {}
         used: dict[str, dict[str, float]] = {}
@@ -196,7 +197,7 @@ def times(*, rounds: int = 3, repeats: int = 5) -> None:
                 taken: dict[str, list[Scrape]] = {name: [] for name in servers}
                 for _ in range(rounds):
                     for name, server in servers.items():
-                        for _ in range(repeats if name == OURS else 1):
+                        for _ in range(repeats if name == EXPORTER else 1):
                             if changes:
                                 server.change(changes)
                             taken[name].append(server.scrape(encoding))
@@ -210,7 +211,7 @@ def times(*, rounds: int = 3, repeats: int = 5) -> None:
             polling.table(f"Bytes sent, {encoding}", {name: f"{size}" for name, size in sent.items()})
 
 
-#: Images that change between two scrapes: 20 a second, for who scrapes every second.
+#: Images that change between two scrapes. 20 means 20 changes a second with a scrape every second.
 CHANGES = {0: "at rest", 20: "20 images changed", IMAGES // 100: "1 % changed"}
 
 
@@ -219,11 +220,11 @@ CHANGES = {0: "at rest", 20: "20 images changed", IMAGES // 100: "1 % changed"}
 
 def first(*, starts: int = 3) -> None:
     rows: dict[str, dict[str, float]] = {}
-    with commands() as found:
+    with command_lines() as commands:
         for encoding in ENCODINGS:
-            taken: dict[str, list[float]] = {name: [] for name in found}
+            taken: dict[str, list[float]] = {name: [] for name in commands}
             for _ in range(starts):
-                for name, command in found.items():
+                for name, command in commands.items():
                     with running(command) as server:
                         taken[name].append(server.scrape(encoding).wall)
             rows[f"first scrape, {encoding}"] = {n: statistics.median(t) for n, t in taken.items()}
@@ -234,7 +235,11 @@ def first(*, starts: int = 3) -> None:
 
 
 def together(*, scrapers: int = 10, rounds: int = 9) -> None:
-    with commands() as found, running(found[OURS]) as server, ThreadPoolExecutor(scrapers) as pool:
+    with (
+        command_lines() as commands,
+        running(commands[EXPORTER]) as server,
+        ThreadPoolExecutor(scrapers) as pool,
+    ):
         takers = [Taker(server.port) for _ in range(scrapers)]
         rows: dict[str, str] = {}
         for encoding in ENCODINGS:
@@ -255,7 +260,7 @@ def together(*, scrapers: int = 10, rounds: int = 9) -> None:
 
 # -- under a poller ----------------------------------------------------------------------------
 
-#: What the poller can never keep up with, so that it asks as fast as it can.
+#: Intervals so short that the poller always calls AWS as fast as it can.
 RESTLESS = polling.UNBOUNDED + "settled_interval: 5s\ndiscovery_interval: 1s\n"
 
 
@@ -264,7 +269,7 @@ def under_polling(*, images: int = 7_000, scrapes: int = 300, pushes: float = 20
         exporter.pause_until_settled(server, images)
         pid, taker = exporter.process.pid, Taker(int(exporter.url.rpartition(":")[2]))
         for encoding in ENCODINGS:
-            taker.take(encoding)  # renders all: what that takes is for `first` to say
+            taker.take(encoding)  # renders everything, which `first` measures
         rows: dict[str, str] = {}
         ended = threading.Event()
 
@@ -301,7 +306,7 @@ def under_polling(*, images: int = 7_000, scrapes: int = 300, pushes: float = 20
 
 
 def resident() -> None:
-    """Of the real command, after a first pass, and as scrapes come."""
+    """Memory of the real command after a first pass and after scrapes."""
     with polling.ecr(images=IMAGES) as server, polling.exporter(server, polling.UNBOUNDED) as exporter:
         exporter.pause_until_settled(server, IMAGES)
         pid, taker = exporter.process.pid, Taker(int(exporter.url.rpartition(":")[2]))
@@ -323,7 +328,7 @@ def resident() -> None:
             for encoding in (*ENCODINGS, *ENCODINGS):
                 running_server.scrape(encoding)
             rows[f"{name}, MiB"] = f"{memory(running_server.pid, 'VmRSS') / MIB:.0f}"
-        polling.table("Memory of those that are compared, after four scrapes", rows)
+        polling.table("Memory of the compared servers, after four scrapes", rows)
 
 
 # -- beside another checkout -------------------------------------------------------------------
@@ -331,15 +336,15 @@ def resident() -> None:
 
 @contextmanager
 def scraped(home: Path) -> Iterator[Server]:
-    """The server of a checkout, which runs that checkout's benchmarks/scraped.py in its own .venv."""
+    """Run benchmarks/scraped.py of a checkout in the .venv of that checkout."""
     python = sys.executable if home == HERE.parent else str(home / ".venv/bin/python")
     script = str(home / "benchmarks/scraped.py")
-    with running([python, script, OURS, str(IMAGES)], home=home) as server:
+    with running([python, script, EXPORTER, str(IMAGES)], home=home) as server:
         yield server
 
 
 def compared(title: str, pairs: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> None:
-    """Medians of this checkout and of the other one, and the median of the ratios of pairs."""
+    """Print the medians of both checkouts and the median of the ratios of pairs."""
     print(f"\n{title}\n  {'':<28}{'here, ' + unit:>18}{'baseline, ' + unit:>22}{'ratio of pairs':>18}")
     for what, values in pairs.items():
         here, baseline = (statistics.median(each) for each in zip(*values, strict=True))
@@ -387,7 +392,7 @@ def first_compared(baseline: Path, *, starts: int = 7) -> None:
 
 
 def memory_compared(baseline: Path, *, images: int = 100, rounds: int = 3) -> None:
-    """Of the real command, after a first pass and ten scrapes of either encoding."""
+    """Memory of the real command after a first pass and ten scrapes in each encoding."""
     rows: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
         found = []

@@ -1,8 +1,7 @@
-"""What `make bench-scrape` scrapes: this exporter's exposition and server, or prometheus_client's, over
-the same facts. benchmarks/client_golang is the third.
+"""A server for `make bench-scrape`: the exposition and server of this exporter or of prometheus_client.
 
-Serves on a free port of 127.0.0.1, which goes to standard output, and changes as many images as a line
-of standard input says.
+Both show the same facts, as does benchmarks/client_golang. It serves on a free port of 127.0.0.1 and prints
+the port. Each line of standard input is a number of images to change.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from exporter.replication.model import Destination, ImageState, Name, Replicatio
 from exporter.replication.store import ImageFacts, RegistryFacts, RepositoryFacts, Store
 
 REPOSITORIES = 20
-#: Of one image to the next that changes: all have their turn, and neighbours are far apart, which is
-#: the worst for text that is kept in blocks.
+#: Distance between two images that change. Every image has a turn, and changes are far apart, which is the
+#: worst case for text that is kept in blocks.
 STEP = 7919
 HOME = Source("111122223333", "us-east-1")
 DESTINATIONS = (
@@ -73,7 +72,7 @@ class World:
 
 @cache
 def _replications(states: tuple[str, ...]) -> tuple[Replication, ...]:
-    """One object for all images in the same states, as in the exporter."""
+    """One object for all images with the same states, as in the exporter."""
     return tuple(PAIRS[pair] for pair in zip(DESTINATIONS, states, strict=True))
 
 
@@ -94,7 +93,7 @@ def _image(number: int, build: int) -> ImageFacts:
 
 
 class Reference(Collector):
-    """The catalogue's rows through prometheus_client alone."""
+    """The rows of the catalogue as a collector of prometheus_client."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -124,7 +123,7 @@ def _add(
 
 
 class App:
-    """Nothing but metrics, and a poller with nothing to tell."""
+    """An app with metrics and an idle poller."""
 
     def __init__(self, store: Store) -> None:
         self._exposition = Exposition(instruments=Instruments(), store=store, figures=self, clock=time)
@@ -155,14 +154,14 @@ class App:
 
 
 def serve_exporter(store: Store) -> int:
-    """The port."""
+    """Serve with this exporter. Returns the port."""
     server = Server([("127.0.0.1", 0)], Routes(App(store)), WebConfig(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])
 
 
 def serve_prometheus_client(store: Store) -> int:
-    """The port."""
+    """Serve with prometheus_client. Returns the port."""
     registry = CollectorRegistry()
     registry.register(Reference(store))
     server, _ = start_http_server(0, addr="127.0.0.1", registry=registry)

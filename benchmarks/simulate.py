@@ -1,6 +1,6 @@
-"""A week of one large registry in virtual time: what is asked, what is refused, how late things are.
+"""A week of one large registry in virtual time: calls, refused calls and delays.
 
-Run it with `make simulate`. The engine is the real one; ECR is made up (tests/simulation.py).
+Run it with `make simulate`. The real engine polls a simulated ECR (tests/support/simulation.py).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ DAY = 86400.0
 HOUR = 3600.0
 REPOSITORIES = 24
 PUSHES_A_DAY, BURSTS_A_DAY = 500, 25
-#: Replication takes 8 s in the middle, and four minutes for one in a hundred.
+#: Replication takes 8 s in the median and four minutes in the 99th percentile.
 MEDIAN_SECONDS, SIGMA = 8.0, 1.5
 MEAN_SECONDS = 24.6
 FAILS = 0.01
-#: When AWS has a bad time, for how many hours, and of what kind: slow and losing answers, allowing less
-#: than is configured, a role that may not be assumed.
-WEATHER: tuple[tuple[float, float, dict[str, object]], ...] = (
+#: Failures of AWS: begin and length in hours, and the state: slow and lost answers, an allowance below the
+#: configured one, a role that cannot be assumed.
+OUTAGES: tuple[tuple[float, float, dict[str, object]], ...] = (
     (33, 4, {"latency": 1.0, "lost_share": 0.02}),
     (81, 6, {"allowed": 4.0}),
     (129, 3, {"revoked": True}),
@@ -32,14 +32,14 @@ WEATHER: tuple[tuple[float, float, dict[str, object]], ...] = (
 
 
 def sizes(images: int) -> list[int]:
-    """One repository with two fifths of all images, and the rest evenly."""
+    """The images of each repository: two fifths of all in the first, the rest evenly in the others."""
     large = images * 2 // 5
     small, over = divmod(images - large, REPOSITORIES - 1)
     return [large, *(small + (n < over) for n in range(REPOSITORIES - 1))]
 
 
 def bursts(simulation: Simulation, registry: Registry, days: float, random: Random) -> None:
-    """Pipelines that push to one repository for five minutes each."""
+    """Schedule bursts of pushes. Each pushes to one repository for five minutes."""
 
     def push(name: str) -> None:
         seconds = MEDIAN_SECONDS * random.lognormvariate(0, SIGMA)
@@ -68,11 +68,11 @@ def main() -> None:
     bursts(simulation, registry, days, Random(arguments.seed))
     started = simulation.clock.now
     bad = []
-    hour = HOUR * days / 7  # bad weather shrinks with the time that is played
-    for begins, lasts, state in WEATHER:
+    hour = HOUR * days / 7  # the outages scale with the simulated time
+    for begins, lasts, state in OUTAGES:
         outage(registry, simulation, begins=begins * hour, lasts=lasts * hour, **state)
         bad.append((started + begins * hour, started + (begins + lasts) * hour))
-    gc.disable()  # nothing here is circular, and looking for it takes a sixth of the time
+    gc.disable()  # there are no reference cycles, and the collector takes a sixth of the time
     began = time.perf_counter(), time.process_time()
     simulation.run(days * DAY)
     took = time.perf_counter() - began[0], time.process_time() - began[1]
@@ -110,7 +110,7 @@ def report(
     print(f"{arguments.images} images in {REPOSITORIES} repositories ({sum(registry.pages)} pages), ", end="")
     print(f"{arguments.days:g} days, {len(registry.pushes)} pushes, ", end="")
     print(f"{settings.requests_per_second:g} calls/s allowed")
-    print("played in {:.0f} s, of which {:.0f} s on a processor\n".format(*took))
+    print("simulated in {:.0f} s, with {:.0f} s of processor time\n".format(*took))
     row("calls", "number", "per second")
     for operation, number in registry.calls.most_common():
         row(operation, f"{number}", f"{number / span:.3f}")
@@ -125,10 +125,10 @@ def report(
     quantiles("push to listed", [listed - at for at, listed, _ in seen])
     quantiles("listed to asked", [max(0.0, asked - listed) for _, listed, asked in seen])
     quantiles("push to asked", [asked - at for at, _, asked in seen])
-    early = settings.discovery_interval  # what a bad time begins with may have been pushed before it
+    early = settings.discovery_interval  # an outage also delays images that were pushed shortly before it
     fair = [times for times in seen if not any(begin - early < times[0] < end for begin, end in bad)]
-    quantiles("  in fair weather: listed to asked", [asked - listed for _, listed, asked in fair])
-    quantiles("  in fair weather: push to asked", [asked - at for at, _, asked in fair])
+    quantiles("  without outage: listed to asked", [asked - listed for _, listed, asked in fair])
+    quantiles("  without outage: push to asked", [asked - at for at, _, asked in fair])
     quantiles("overdue", simulation.overdue)
     late = [max(0.0, gap - settings.settled_interval) for gap in registry.gaps]
     quantiles("settled image beyond its interval", late)

@@ -1,17 +1,18 @@
-"""A long life in short: the real command under churn, faults, reloads and scrapes, watched all the time.
+"""Runs the real command under changes of images, faults of AWS, reloads and scrapes, and checks it meanwhile.
 
-Run it with `make soak` (ten minutes; ARGS="--minutes 60" for an hour). Needs Linux: /proc tells what it uses.
-The intervals are seconds, not minutes and hours. It ends with exit code 1 if any of this does not hold:
+Run it with `make soak` (ten minutes; ARGS="--minutes 60" for an hour). Needs Linux (/proc). Intervals are
+seconds instead of minutes and hours. The exit code is 1 unless all of this is true:
 
-- What /metrics says was true of that image within `STATUS_WITHIN` seconds (`NAMES_WITHIN` for which
-  images there are), and what stood unchanged for as long is shown. While AWS fails and the exporter
-  recovers, series may be as old as `stale_after` allows, or absent, but not false. Recovery, which is that
-  all this holds for a while, no target fails, and nothing is overdue, takes `HEALED_WITHIN` at most.
-- Memory, threads and file descriptors do not grow: of what is left after warming up, which takes a quarter
-  and until each fault was played once, the last fifth is compared with the first by medians.
-- No log line is an error, but for those about the bad files of reloads; none holds a traceback.
-- Every scrape is answered whole within ten seconds; every reload is taken, or refused, as it deserves.
-- SIGTERM ends it with 0 within five seconds.
+- Each status on /metrics was true of its image within the last `STATUS_WITHIN` seconds, and each name within
+  `NAMES_WITHIN`. Series that did not change in this time are present. While AWS fails and the exporter
+  recovers, series may be absent or as old as `stale_after`, but not false.
+- The exporter recovers from a fault within `RECOVERED_WITHIN` seconds: the first rule holds for a while, no
+  target fails and no call is overdue.
+- Memory, threads and file descriptors do not grow. The warm-up ends after a quarter of the run and after each
+  fault was played once. The median of the last fifth of the rest is compared with that of the first fifth.
+- No log line is an error, except for invalid files of reloads, and none has a traceback.
+- Every scrape gets a whole answer within ten seconds. A reload accepts valid files and refuses others.
+- SIGTERM ends the command with exit code 0 within five seconds.
 """
 
 from __future__ import annotations
@@ -31,42 +32,42 @@ from random import Random
 from typing import NamedTuple
 
 from soak_truth import Shown, Truth, Watching, read
-from soak_world import HOMES, OTHER, Churn, Scrapers, Weather
+from soak_world import HOMES, OTHER, Churn, Faults, Scrapers
 from support.command import Command, ask, running
 from support.embedded_aws import EmbeddedAWS
 
 from exporter.demo import REGION
 from exporter.polling.workers import MAX_IN_FLIGHT
 
-#: Seconds: what the exporter is configured to.
+#: The configured intervals in seconds.
 DISCOVERY, PENDING, FAILED, SETTLED, STALE_AFTER = 2.0, 2.0, 4.0, 8.0, 20.0
 RATE = 60.0
-#: Seconds that a busy machine may add to anything.
+#: Seconds that a busy machine may add to any step.
 SLACK = 6.0
-#: A new image is found by a listing of repositories and then one of images, and asked about at once.
+#: A listing of repositories and one of images find a new image. Its status is read at once.
 NAMES_WITHIN = 2 * DISCOVERY + SLACK
-#: An answer is good for the longest of the intervals; a tag moved by then is seen by a listing.
+#: A status is valid for the longest interval. A listing finds a tag that moved.
 STATUS_WITHIN = SETTLED + DISCOVERY + SLACK
-#: After an episode of n seconds a back-off may last 2n + 1 more, a hanging call 10. What throttling taught
-#: lasts longest: a rate that fell to 3 a second is at 8 after a minute, and at 19 after 80 s (budget.py).
+#: After an episode of n seconds a back-off may last for 2n + 1 s, a hanging call for 10 s. The rate recovers
+#: last after throttling, so a minute is added.
 EPISODE, CALM = (4.0, 12.0), (15.0, 30.0)
-HEALED_WITHIN = 2 * EPISODE[1] + 1 + 10.0 + 60.0
-#: In the first round, which is to warm up: shorter ones.
+RECOVERED_WITHIN = 2 * EPISODE[1] + 1 + 10.0 + 60.0
+#: Shorter times in the first round, the warm-up.
 FIRST_EPISODE, FIRST_CALM = (3.0, 3.0), (1.0, 1.0)
 #: Seconds between two reloads.
 RELOAD_EVERY = (4.0, 12.0)
 
-#: Growth that is none. Memory: the allocator keeps what a burst needed, and after expired credentials
-#: there are two sessions until the old one is collected, which is some 10 MiB.
+#: Allowed growth in MiB. The allocator keeps the memory of a burst. After credentials expired, two sessions
+#: exist until the old one is collected, which takes about 10 MiB.
 MORE_MEMORY = 12.0
-#: Threads and descriptors: each registry may have its workers, with a connection each; the rest are the
-#: process's own, and scrapes. Up to here they are not judged, beyond it they must not grow by more.
+#: Threads and descriptors: each registry has workers with one connection each. The others belong to the
+#: process and to scrapes. Growth counts only above MOST, and if it is larger than MORE.
 MOST_THREADS, MORE_THREADS = len(HOMES) * MAX_IN_FLIGHT + 12, 4
 MOST_DESCRIPTORS, MORE_DESCRIPTORS = len(HOMES) * MAX_IN_FLIGHT + 20, 8
-#: Shorter runs say nothing about growth.
-SHORTEST_JUDGED = 120.0
+#: Shorter runs, in seconds, are not checked for growth.
+SHORTEST_CHECKED = 120.0
 
-_REST = f"""
+_COMMON = f"""
 registries:
   - name: home
     region: {HOMES[0].region}
@@ -81,7 +82,7 @@ settled_interval: {SETTLED:.0f}s
 stale_after: {STALE_AFTER:.0f}s
 requests_per_second: {RATE:.0f}
 """
-#: The configurations that reloads change between: targets next to `latest`, and what they mean.
+#: The configurations of reloads: targets in addition to `latest`, as text and as selections.
 CONFIGURATIONS = (
     (
         "{repository: 'team/*'}, {repository: 'lib/*', tags: ['v*'], latest: 6}",
@@ -106,11 +107,11 @@ BAD_FILES = (
 
 
 def configure(file: Path, number: int) -> tuple[Watching, ...]:
-    """Write a configuration; what it watches."""
+    """Write a configuration. Returns its selections."""
     targets, watching = CONFIGURATIONS[number]
     state = file.with_name("state")
     file.write_text(
-        f"targets: [{targets}, {{repository: team/api, tag: latest}}]\nstate_file: {state}\n{_REST}"
+        f"targets: [{targets}, {{repository: team/api, tag: latest}}]\nstate_file: {state}\n{_COMMON}"
     )
     return (*watching, Watching("team/api", ("latest",)))
 
@@ -134,7 +135,7 @@ def usage(pid: int) -> Usage:
 
 @dataclass(slots=True)
 class Findings:
-    """What was wrong, each thing once; said when it is found."""
+    """The problems, each counted, and printed when it is found first."""
 
     began: float
     found: Counter[str] = field(default_factory=Counter)
@@ -146,16 +147,16 @@ class Findings:
 
 
 class LogReader:
-    """Reads the log as it grows, and finds what must not be in it."""
+    """Reads new lines of the log and finds forbidden ones."""
 
     def __init__(self, file: Path, findings: Findings) -> None:
         self._file = file.open()
         self._findings = findings
-        self._rest = ""
+        self._partial_line = ""
         self.lines = 0
 
     def check(self) -> None:
-        *lines, self._rest = (self._rest + self._file.read()).split("\n")
+        *lines, self._partial_line = (self._partial_line + self._file.read()).split("\n")
         for line in lines:
             self.lines += 1
             error = " level=error " in line and " msg=config_invalid " not in line
@@ -164,7 +165,7 @@ class LogReader:
 
 
 class Reloads:
-    """Good files and bad ones, by signal and by request."""
+    """Reloads valid and invalid files by signal and by request."""
 
     def __init__(
         self, command: Command, file: Path, truth: Truth, findings: Findings, random: Random
@@ -209,7 +210,7 @@ class Reloads:
         self._post()
 
     def _post_many(self) -> None:
-        """At the same time: they come one after the other."""
+        """Three requests at the same time. The exporter serves them one after the other."""
         self._good()
         threads = [threading.Thread(target=self._posted, args=(200,)) for _ in range(3)]
         for thread in threads:
@@ -243,24 +244,24 @@ class Reloads:
             pause.wait(0.1)
 
 
-class Sky:
-    """Fault, recovery, calm, and so on: what is asked of a page depends on it."""
+class Phases:
+    """The phases fault, healing and calm in turn. The checks of a page depend on the phase."""
 
-    def __init__(self, weather: Weather, findings: Findings, random: Random) -> None:
-        self._weather = weather
+    def __init__(self, faults: Faults, findings: Findings, random: Random) -> None:
+        self._faults = faults
         self._findings = findings
         self._random = random
-        self._kinds = list(weather.kinds)
+        self._kinds = list(faults.kinds)
         self._deck: list[str] = list(self._kinds)
         self.kind = "start"
         self.phase = "healing"
         self.rounds = 0
-        self.warm = time.monotonic()  # when each fault had been played once
-        #: When the episode began, when it ended, and when the phase ends.
+        self.warm = time.monotonic()  # the time when each fault had been played once
+        #: The begin and the end of the episode, and the end of the phase.
         self.began = self._ended = time.monotonic()
         self._until = 0.0
-        self._well_since: float | None = None  # after a fault
-        self.healed: dict[str, float] = {}
+        self._correct_since: float | None = None  # since when pages are correct again
+        self.recovered: dict[str, float] = {}
         self.episodes: Counter[str] = Counter()
 
     def step(self, now: float) -> None:
@@ -270,23 +271,23 @@ class Sky:
             self.phase, self.began = "fault", now
             self._until = now + self._random.uniform(*(EPISODE if self.rounds else FIRST_EPISODE))
             self.episodes[self.kind] += 1
-            self._weather.turn(self.kind)
+            self._faults.begin(self.kind)
         elif self.phase == "fault" and now >= self._until:
-            self._weather.clear()
-            self.phase, self._ended, self._well_since = "healing", now, None
+            self._faults.clear()
+            self.phase, self._ended, self._correct_since = "healing", now, None
 
-    def judged(self, now: float, problems: list[str]) -> None:
-        """Take whether a page is as it should be when all is calm."""
+    def checked(self, now: float, problems: list[str]) -> None:
+        """Take the problems of a page by the rules of the phase calm."""
         if self.phase == "calm":
             for problem in problems:
                 self._findings.add(f"{problem} (calm since {self.kind})")
         elif self.phase == "healing":
-            # Being well lasts: what a reload added meanwhile has to be on the page only after a while.
-            self._well_since = None if problems else self._well_since or now
-            if (late := now - self._ended > HEALED_WITHIN) and problems:
-                self._findings.add(f"{self.kind} is not over: {'; '.join(problems[:3])}")
-            if late or now - (self._well_since or now) > NAMES_WITHIN:
-                self.healed[self.kind] = max(self.healed.get(self.kind, 0.0), now - self._ended)
+            # Pages are correct for a while, because a reload may add series later.
+            self._correct_since = None if problems else self._correct_since or now
+            if (late := now - self._ended > RECOVERED_WITHIN) and problems:
+                self._findings.add(f"no recovery from {self.kind}: {'; '.join(problems[:3])}")
+            if late or now - (self._correct_since or now) > NAMES_WITHIN:
+                self.recovered[self.kind] = max(self.recovered.get(self.kind, 0.0), now - self._ended)
                 if not self._deck:
                     self.rounds += 1
                     self.warm = now if self.rounds == 1 else self.warm
@@ -308,14 +309,14 @@ class Soak:
         self.aws = aws
         self.truth: Truth = arguments.truth
         self.churn: Churn = arguments.churn
-        self.weather = Weather(aws, Random(arguments.seed + 1))
-        self.sky = Sky(self.weather, self.findings, random)
+        self.faults = Faults(aws, Random(arguments.seed + 1))
+        self.phases = Phases(self.faults, self.findings, random)
         self.reloads = Reloads(command, directory / "config.yaml", self.truth, self.findings, random)
         self.log = LogReader(directory / "exporter.log", self.findings)
         self.usages: list[Usage] = []
         self.lag = 0.0
         self.names = 0
-        self.judged: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
         self._random = random
         self._failing_since: float | None = None
 
@@ -325,13 +326,13 @@ class Soak:
         next_reload, next_line = self.began + 10.0, self.began + 60.0
         while (now := time.monotonic()) < self.end:
             if self.command.process.poll() is not None:
-                self.findings.add(f"it ended by itself with {self.command.process.returncode}")
+                self.findings.add(f"the command ended by itself with {self.command.process.returncode}")
                 return
-            self.sky.step(now)
+            self.phases.step(now)
             self.churn.step(now)
             self.truth.record()
             if now >= next_page:
-                self._judge()
+                self._check_page()
                 next_page = now + 0.5
             if now >= next_usage:
                 self.usages.append(usage(self.command.process.pid))
@@ -345,37 +346,37 @@ class Soak:
                 next_line += 60.0
             pause.wait(0.1)
 
-    def _judge(self) -> None:
+    def _check_page(self) -> None:
         at = time.monotonic()
         shown = read(self.command.page())
-        self.truth.record()  # what became true while the page was made
-        self.judged[self.sky.phase] += 1
+        self.truth.record()  # changes while the page was rendered
+        self.checked[self.phases.phase] += 1
         for problem in shown.problems:
             self.findings.add(problem)
         strict = [
-            *self.truth.false(shown, names_since=at - NAMES_WITHIN, status_since=at - STATUS_WITHIN),
-            *self.truth.absent(shown, since=at - NAMES_WITHIN),
-            *self._unwell(shown, at),
+            *self.truth.false_series(shown, names_since=at - NAMES_WITHIN, status_since=at - STATUS_WITHIN),
+            *self.truth.absent_series(shown, since=at - NAMES_WITHIN),
+            *self._not_recovered(shown, at),
         ]
-        if self.sky.phase == "calm":
+        if self.phases.phase == "calm":
             self.names = len(shown.digests)
             if not strict:
                 self.lag = max(self.lag, self.truth.lag(shown, at))
         else:
-            oldest = max(self.sky.began - STATUS_WITHIN, at - SETTLED - STALE_AFTER - SLACK)
-            for problem in self.truth.false(shown, names_since=oldest, status_since=oldest):
-                self.findings.add(f"{problem} (during {self.sky.kind})")
-        self.sky.judged(at, strict)
+            oldest = max(self.phases.began - STATUS_WITHIN, at - SETTLED - STALE_AFTER - SLACK)
+            for problem in self.truth.false_series(shown, names_since=oldest, status_since=oldest):
+                self.findings.add(f"{problem} (during {self.phases.kind})")
+        self.phases.checked(at, strict)
 
-    def _unwell(self, shown: Shown, at: float) -> Iterator[str]:
-        """In calm a target may fail for a moment: a repository was deleted between two calls."""
+    def _not_recovered(self, shown: Shown, at: float) -> Iterator[str]:
+        """Problems that recovery ends. In calm a target may fail briefly if its repository was deleted."""
         if not shown.failing_targets:
             self._failing_since = None
         else:
             self._failing_since = self._failing_since or at
-            if self.sky.phase != "calm" or at - self._failing_since > NAMES_WITHIN:
+            if self.phases.phase != "calm" or at - self._failing_since > NAMES_WITHIN:
                 yield f"targets fail: {', '.join(sorted(shown.failing_targets))}"
-        if self.sky.phase != "calm":
+        if self.phases.phase != "calm":
             if shown.least_rate < RATE / 3:
                 yield f"the rate is down to {shown.least_rate:.1f}"
             if shown.overdue > 1.0:
@@ -385,15 +386,15 @@ class Soak:
         now = self.usages[-1]
         print(
             f"{now.at - self.began:7.1f} s  {self.names} names, {sum(self.aws.calls.values())} calls,"
-            f" {sum(self.sky.episodes.values())} episodes, {sum(self.reloads.done.values())} reloads,"
+            f" {sum(self.phases.episodes.values())} episodes, {sum(self.reloads.done.values())} reloads,"
             f" {now.memory:.1f} MiB, {now.threads} threads, {now.descriptors} descriptors,"
             f" {len(self.findings.found)} wrong",
             flush=True,
         )
 
     def grown(self) -> list[tuple[str, float, float]]:
-        """Medians of the first and of the last fifth of what is left after warming up."""
-        warm = max(self.sky.warm, self.began + (self.end - self.began) / 4)
+        """The medians of the first and of the last fifth of the run after the warm-up."""
+        warm = max(self.phases.warm, self.began + (self.end - self.began) / 4)
         rest = [each for each in self.usages if each.at >= warm] or self.usages
         fifth = max(1, len(rest) // 5)
         return [
@@ -405,8 +406,8 @@ class Soak:
             )
         ]
 
-    def judge_growth(self) -> None:
-        if self.end - self.began < SHORTEST_JUDGED:
+    def check_growth(self) -> None:
+        if self.end - self.began < SHORTEST_CHECKED:
             return
         allowed = (
             (0.0, MORE_MEMORY),
@@ -425,12 +426,15 @@ def report(soak: Soak, scrapers: Scrapers, code: int, seconds: float) -> None:
         ("names watched at the end", soak.names),
         ("changes", sum(soak.churn.changes.values())),
         ("calls", sum(soak.aws.calls.values())),
-        ("faults", ", ".join(f"{n} {kind}" for kind, n in sorted(soak.weather.played.items()))),
-        ("episodes", sum(soak.sky.episodes.values())),
-        ("slowest recovery, s", ", ".join(f"{kind} {s:.1f}" for kind, s in sorted(soak.sky.healed.items()))),
+        ("faults", ", ".join(f"{n} {kind}" for kind, n in sorted(soak.faults.played.items()))),
+        ("episodes", sum(soak.phases.episodes.values())),
+        (
+            "slowest recovery, s",
+            ", ".join(f"{kind} {s:.1f}" for kind, s in sorted(soak.phases.recovered.items())),
+        ),
         ("reloads", ", ".join(f"{n} {kind}" for kind, n in sorted(soak.reloads.done.items()))),
         ("scrapes", ", ".join(f"{n} {kind}" for kind, n in sorted(scrapers.scrapes.items()))),
-        ("pages judged", ", ".join(f"{n} in {phase}" for phase, n in sorted(soak.judged.items()))),
+        ("pages checked", ", ".join(f"{n} in {phase}" for phase, n in sorted(soak.checked.items()))),
         ("longest lag in calm, s", f"{soak.lag:.1f}"),
         ("scrape, median and p99, ms", "-"),
         ("log lines", soak.log.lines),
@@ -472,16 +476,16 @@ def main() -> int:
             soak = Soak(command, directory, aws, arguments)
             with Scrapers(command.url, seed=arguments.seed) as scrapers:
                 soak.run()
-            soak.weather.clear()
+            soak.faults.clear()
             code, seconds = command.stop()
         for problem in scrapers.problems:
             soak.findings.add(problem)
         if code != 0 or seconds > 5.0:
-            soak.findings.add(f"SIGTERM ended it with {code} after {seconds:.1f} s")
+            soak.findings.add(f"SIGTERM ended the command with {code} after {seconds:.1f} s")
         if not file.with_name("state").exists():
             soak.findings.add("there is no state file")
         soak.log.check()
-        soak.judge_growth()
+        soak.check_growth()
         report(soak, scrapers, code, seconds)
         return 1 if soak.findings.found else 0
 

@@ -1,9 +1,9 @@
-"""What the make-believe AWS says, since when, and what that allows a page of metrics to say.
+"""The history of the simulated AWS, and the check of a metrics page against it.
 
-AWS is right at every moment; the exporter may be late, by so much as its intervals allow. So the truth
-is kept as histories, and a page is judged by all that was true within its window: a status must have
-been the image's own in it, a name must have been the image's, and what stood unchanged throughout must
-be shown. While AWS fails, the window grows back to before the failure, and anything may be absent.
+The exporter may be late by the length of its intervals. So a page is compared with everything that was true
+in a time window. Each status and each name on the page was true for the image in the window. Everything that
+did not change in the window is on the page. While AWS fails, the window begins before the failure, and
+anything may be absent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Home(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an image is copied to."""
+    """A destination of an image."""
 
     region: str
     account: str
@@ -40,14 +40,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """What a configuration selects of the repositories of a prefix; the newest `latest` of the images."""
+    """A target of a configuration: repositories with a prefix, tag globs, and the newest `latest` images."""
 
     prefix: str
     tags: tuple[str, ...] = ("*",)
     latest: int | None = None
 
     def names(self, images: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-        """The digest of each tag that is watched."""
+        """The digest of each watched tag."""
         matching = []
         for image in images:
             tags = [t for t in image.get("imageTags", ()) if any(fnmatchcase(t, glob) for glob in self.tags)]
@@ -58,13 +58,13 @@ class Watching:
 
 
 class Histories:
-    """The values that keys had, and since when. A key that has none is None."""
+    """The values of keys over time. A key without a value has None."""
 
     def __init__(self) -> None:
         self._of: dict[Hashable, list[tuple[float, Any]]] = {}
 
     def record(self, values: Mapping[Any, Any], at: float) -> None:
-        """These are all values there are at the time."""
+        """Record all values at a time. Keys that are absent get None."""
         for key in self._of.keys() - values.keys():
             self._put(key, None, at)
         for key, value in values.items():
@@ -83,12 +83,12 @@ class Histories:
         return iter(self._of)
 
     def now(self, key: Hashable) -> tuple[float, Any]:
-        """The value, and since when it is that."""
+        """The current value, and the time since when it is valid."""
         history = self._of.get(key)
         return history[-1] if history else (float("-inf"), None)
 
     def within(self, key: Hashable, since: float) -> set[Any]:
-        """All values from a time on."""
+        """All values since a time."""
         history = self._of.get(key, [(float("-inf"), None)])
         ends = [at for at, _ in history[1:]] + [float("inf")]
         return {value for (_, value), end in zip(history, ends, strict=True) if end >= since}
@@ -96,12 +96,12 @@ class Histories:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A page of metrics, as far as it is judged."""
+    """The parts of a metrics page that are checked."""
 
     status: Mapping[tuple[Home, str, str, Place], str]
     digests: Mapping[tuple[Home, str, str], str]
     failing_targets: frozenset[str]
-    #: Of the registries' request rate limits.
+    #: The lowest request rate limit of the registries.
     least_rate: float
     overdue: float
     reload_successful: bool
@@ -110,7 +110,7 @@ class Shown:
 
 
 def read(page: str) -> Shown:
-    """Take a page apart; what is wrong with it by itself becomes a problem."""
+    """Parse a page. Contradictions within the page become problems."""
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -157,17 +157,17 @@ def _place(labels: Mapping[str, str]) -> Place:
 
 @dataclass(slots=True)
 class Truth:
-    """All that AWS said lately, about what the configuration in force watches."""
+    """The recent answers of AWS about everything that the current configuration selects."""
 
     aws: EmbeddedAWS
     homes: tuple[Home, ...]
     watching: tuple[Watching, ...]
-    #: (home, repository, tag) -> digest, of what is watched; (home, repository, digest, place) -> status.
+    #: (home, repository, tag) -> digest of watched names, and (home, repository, digest, place) -> status.
     names: Histories = field(default_factory=Histories)
     statuses: Histories = field(default_factory=Histories)
 
     def record(self) -> None:
-        """Look at everything. Called after each change, so that none is missed, and now and then."""
+        """Record the state of AWS. Called after each change and at intervals."""
         names: dict[tuple[Home, str, str], str] = {}
         statuses: dict[tuple[Home, str, str, Place], str] = {}
         for home in self.homes:
@@ -179,7 +179,7 @@ class Truth:
                     if repository.startswith(watching.prefix):
                         for tag, digest in watching.names(images).items():
                             names[home, repository, tag] = digest
-                expected = set(_owed(rules, repository))
+                expected = set(_expected_by(rules, repository))
                 for image in images:
                     digest = image["imageDigest"]
                     found = self.reported(home, repository, digest)
@@ -198,10 +198,10 @@ class Truth:
         try:
             return any(image["imageDigest"] == digest for image in self.images(home, repository))
         except Refuse:
-            return False  # nor does the repository
+            return False  # the repository does not exist
 
     def reported(self, home: Home, repository: str, digest: str) -> dict[Place, str]:
-        """The status at each destination that ECR reports."""
+        """The status that ECR reports for each destination."""
         answer = self._ask(
             home,
             "DescribeImageReplicationStatus",
@@ -213,30 +213,30 @@ class Truth:
         }
 
     def _ask(self, home: Home, operation: str, **params: Any) -> dict[str, Any]:
-        """By-passes the server, and so its faults."""
+        """Call ECR without the server, so without faults."""
         return self.aws.serve(Call(CallKind("ecr", operation, *home), params))
 
-    # -- judging -----------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------
 
-    def false(self, shown: Shown, *, names_since: float, status_since: float) -> Iterator[str]:
-        """What the page says and what was not true at any time since then."""
+    def false_series(self, shown: Shown, *, names_since: float, status_since: float) -> Iterator[str]:
+        """Series on the page that were not true at any time since the given times."""
         for key, status in shown.status.items():
             home, repository, tag, place = key
             digests = self.names.within((home, repository, tag), names_since) - {None}
             if not digests:
-                yield f"{_said(key)} is shown {status}, and the name is not watched"
+                yield f"{_label(key)} is shown as {status}, but the name is not watched"
                 continue
             true: set[Any] = set()
             for digest in digests:
                 true |= self.statuses.within((home, repository, digest, place), status_since)
             if status not in true:
-                yield f"{_said(key)} is shown {status}; true was {sorted(map(str, true))}"
+                yield f"{_label(key)} is shown as {status}; true values are {sorted(map(str, true))}"
         for name, digest in shown.digests.items():
             if digest not in self.names.within(name, names_since):
-                yield f"{_said(name)} is shown as {digest[:19]}, which it was not"
+                yield f"{_label(name)} is shown as {digest[:19]}, which is false"
 
-    def absent(self, shown: Shown, *, since: float) -> Iterator[str]:
-        """What stood unchanged since then, and the page does not show."""
+    def absent_series(self, shown: Shown, *, since: float) -> Iterator[str]:
+        """Series that did not change since that time and are absent from the page."""
         places: dict[tuple[Home, str, str], list[Place]] = {}
         for home, repository, digest, place in self.statuses:
             if None not in self.statuses.within((home, repository, digest, place), since):
@@ -246,13 +246,13 @@ class Truth:
             if len(digests) > 1 or None in digests:
                 continue
             if name not in shown.digests:
-                yield f"{_said(name)} is not shown"
+                yield f"{_label(name)} is not shown"
             for place in places.get((name[0], name[1], next(iter(digests))), ()):
                 if (*name, place) not in shown.status:
-                    yield f"{_said((*name, place))} has no status"
+                    yield f"{_label((*name, place))} has no status"
 
     def lag(self, shown: Shown, at: float) -> float:
-        """For how many seconds the page is behind AWS in what it says worst."""
+        """The longest time in seconds by which a series of the page is behind AWS."""
         shows: dict[tuple[Home, str, str], dict[Place, str]] = {}
         for (*name, place), status in shown.status.items():
             shows.setdefault((name[0], name[1], name[2]), {})[place] = status
@@ -270,7 +270,7 @@ class Truth:
         return worst
 
 
-def _owed(rules: Iterable[Mapping[str, Any]], repository: str) -> Iterator[Place]:
+def _expected_by(rules: Iterable[Mapping[str, Any]], repository: str) -> Iterator[Place]:
     for rule in rules:
         prefixes = [each["filter"] for each in rule.get("repositoryFilters", ())]
         if not prefixes or any(repository.startswith(prefix) for prefix in prefixes):
@@ -278,7 +278,7 @@ def _owed(rules: Iterable[Mapping[str, Any]], repository: str) -> Iterator[Place
                 yield Place(to["region"], to["registryId"])
 
 
-def _said(key: tuple[Any, ...]) -> str:
+def _label(key: tuple[Any, ...]) -> str:
     home, repository, tag, *place = key
     to = f" to {place[0].account}/{place[0].region}" if place else ""
     return f"{home.account}/{home.region} {repository}:{tag}{to}"

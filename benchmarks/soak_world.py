@@ -1,4 +1,4 @@
-"""What happens to the exporter in a soak: pushes and deletions, bad weather, and people who scrape."""
+"""The environment of the exporter in a soak: changes of images, faults of AWS, and clients."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from exporter.replication.model import Destination
 OTHER, PARTNER = "222233334444", "444455556666"
 HOMES = (Home(ACCOUNT, REGION), Home(OTHER, "eu-central-1"))
 REPOSITORIES = ("team/api", "team/web", "lib/base", "lib/tools")
-#: The images of a repository; the oldest go.
+#: Images of a repository. Older ones are deleted.
 MOST_IMAGES = 20
-#: Repositories that come and go, at once; each has a name that was never there before.
+#: Repositories with new names that are created and deleted, at the same time and for each home.
 PASSING = 2
 #: Seconds between two changes.
 CHANGE_EVERY = (0.2, 0.8)
@@ -39,7 +39,7 @@ def _rule(prefix: str, *to: tuple[str, str]) -> dict[str, Any]:
 
 
 class Churn:
-    """Teams at work in two registries. Every change is recorded as it is made. One thread only."""
+    """Changes images in two registries, and records every change. For one thread only."""
 
     def __init__(self, aws: EmbeddedAWS, truth: Truth, random: Random) -> None:
         self._aws = aws
@@ -62,7 +62,7 @@ class Churn:
         truth.record()
 
     def step(self, now: float) -> None:
-        """Change something if it is time."""
+        """Make a change if one is due."""
         if now >= self._due:
             self._due = now + self._random.uniform(*CHANGE_EVERY)
             self._change()
@@ -104,12 +104,12 @@ class Churn:
         self._aws.push(*home, repository, tag, digest=digest)
 
     def _move(self, home: Home, repository: str) -> None:
-        """A tag that is there already, or a new one, for any image."""
+        """Give an image a tag, which may be in use."""
         if self._truth.images(home, repository):
             self._name(home, repository, self._random.choice(("latest", "latest", "v-stable", "canary")))
 
     def _expendable(self, home: Home, repository: str) -> list[dict[str, Any]]:
-        """`latest` is what one target names, so its image stays."""
+        """The images without the tag `latest`, which a target names."""
         images = self._truth.images(home, repository)
         return [image for image in images if "latest" not in image.get("imageTags", ())]
 
@@ -125,19 +125,19 @@ class Churn:
             self._aws.untag(*home, repository, self._random.choice(tagged)["imageTags"][0])
 
     def _push_again(self, home: Home, repository: str) -> None:
-        """An image that was deleted, byte for byte: the same digest replicates anew."""
-        again = [digest for at, name, digest in self._gone if (at, name) == (home, repository)]
-        self._push(home, repository, self._random.choice(again) if again else None)
+        """Push a deleted image. It has the same digest and replicates again."""
+        deleted = [digest for at, name, digest in self._gone if (at, name) == (home, repository)]
+        self._push(home, repository, self._random.choice(deleted) if deleted else None)
 
     def _pin(self, home: Home, repository: str) -> None:
-        """ECR changes its mind about an image, also about one that was COMPLETE for long."""
+        """ECR changes the status of an image that may be COMPLETE."""
         for image in self._random.sample(images := self._expendable(home, repository), min(1, len(images))):
             digest = image["imageDigest"]
             report = self._truth.reported(home, repository, digest)
-            word = self._random.choice(
+            state = self._random.choice(
                 ({"status": "FAILED", "failureCode": "SOAKED"}, {"status": "TELEPORTED"})
             )
-            pinned = [{"region": to.region, "registryId": to.account} | word for to in report]
+            pinned = [{"region": to.region, "registryId": to.account} | state for to in report]
             if pinned:
                 self._aws.set_status(*home, repository, digest, pinned)
                 self._pinned.append((home, repository, digest))
@@ -163,19 +163,19 @@ class Churn:
             self._aws.delete_repository(*home, name)
 
     def _replicate(self, home: Home, _: str) -> None:
-        """The rules as a whole, with one more destination or without it."""
+        """Replace the rules, with or without one destination."""
         self._rules(home, more=self._random.random() < 0.5)
 
     def _rules(self, home: Home, *, more: bool) -> None:
         rules = [
             _rule("team/", ("eu-west-1", home.account), ("us-west-2", home.account)),
-            _rule("team/w", ("us-west-1", PARTNER)),  # which refuses it
+            _rule("team/w", ("us-west-1", PARTNER)),  # this destination refuses it
             _rule("lib/", ("eu-west-1", home.account)),
         ]
         self._aws.set_rules(*home, [*rules, *([_rule("lib/", ("us-west-2", PARTNER))] if more else [])])
 
 
-# -- bad weather -------------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------------
 
 _GARBAGE = (
     b"",
@@ -192,12 +192,12 @@ _OPERATIONS = (
     "DescribeImageReplicationStatus",
     "AssumeRole",
 )
-#: Calls a second that AWS allows an account while it throttles.
+#: Calls a second that AWS allows each account during throttling.
 _ALLOWED = 8.0
 
 
-class Weather:
-    """Which faults the server plays now. `clear` ends them, and lets go what hangs."""
+class Faults:
+    """The faults of the server. `clear` ends them and releases calls that hang."""
 
     def __init__(self, aws: EmbeddedAWS, random: Random) -> None:
         self._aws = aws
@@ -216,13 +216,13 @@ class Weather:
             "mixed": lambda: self._often(0.5, self._anything),
         }
 
-    def turn(self, kind: str) -> None:
-        """Begin an episode."""
+    def begin(self, kind: str) -> None:
+        """Begin an episode of a kind of fault."""
         self._released = threading.Event()
         play = self.kinds[kind]()
 
         def fault(call: Call) -> Fault | None:
-            with self._lock:  # the server has many threads
+            with self._lock:  # the server calls this from many threads
                 found = play(call)
                 self.played[kind] += found is not None
                 return found
@@ -280,7 +280,7 @@ class Weather:
 
 
 class Scrapers:
-    """Clients of several kinds, each in a thread of its own, until they are stopped."""
+    """Several kinds of clients, each in its own thread, until the end of the context."""
 
     def __init__(self, url: str, *, seed: int) -> None:
         self._address = urlsplit(url).netloc
@@ -306,11 +306,11 @@ class Scrapers:
 
     def _scrape(self, kind: Callable[[], None], random: Random) -> None:
         name = kind.__name__.strip("_")
-        longest = 6.0 if kind == self._openmetrics else 2.0  # whose parser is slow, and shares our processor
+        longest = 6.0 if kind == self._openmetrics else 2.0  # its parser is slow and uses the same processor
         while not self._stopped.wait(random.uniform(0.2, longest)):
             try:
                 kind()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the soak has failed
+            except Exception as error:  # noqa: BLE001 - any error fails the soak
                 self.problems.append(f"scrape ({name}): {error!r}")
             self.scrapes[name] += 1
 
@@ -330,7 +330,7 @@ class Scrapers:
 
     def _plain(self) -> None:
         if not self._get().endswith(b"\n"):
-            raise ValueError("the page is cut")
+            raise ValueError("the page is truncated")
 
     def _gzip(self) -> None:
         gzip.decompress(self._get(Accept_Encoding="gzip"))
@@ -344,10 +344,10 @@ class Scrapers:
         page = self._get("/metrics?name[]=ecr_image_info").decode()
         others = [line for line in page.splitlines() if line and "ecr_image_info" not in line]
         if others:
-            raise ValueError(f"name[] lets through {others[0]}")
+            raise ValueError(f"name[] does not remove {others[0]}")
 
     def _aborted(self) -> None:
-        """A client that leaves in the middle of the answer."""
+        """Close the connection in the middle of the answer."""
         connection = http.client.HTTPConnection(self._address, timeout=10.0)
         try:
             connection.request("GET", "/metrics")

@@ -1,8 +1,7 @@
 // An exporter of the facts of ../scraped.py with client_golang, for `make bench-scrape`.
 //
-// As fast as client_golang is meant to be used: a collector of const metrics, which are kept per
-// image and made anew only for images that change. It serves on a free port of 127.0.0.1, which goes
-// to standard output, and changes as many images as a line of standard input says.
+// It is a collector that keeps const metrics for each image and renders only images that changed. It serves
+// on a free port of 127.0.0.1 and prints the port. Each line of standard input is a number of images to change.
 package main
 
 import (
@@ -62,104 +61,104 @@ func gauge(desc *prometheus.Desc, value float64, labels ...[]string) prometheus.
 	return prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, join(labels...)...)
 }
 
-// facts of one image: its state at each destination, and what is told of it.
+// facts of one image: its state at each destination, and its metrics.
 type facts struct {
 	states  []string
 	metrics []prometheus.Metric
 }
 
-type ledger struct {
+type store struct {
 	sync.Mutex
 	images  []*facts
 	changes int
 }
 
-func newLedger(size int) *ledger {
-	l := &ledger{images: make([]*facts, size)}
-	for i := range l.images {
+func newStore(size int) *store {
+	s := &store{images: make([]*facts, size)}
+	for i := range s.images {
 		build := i % (size / repositories)
 		states := []string{"COMPLETE", "COMPLETE", "COMPLETE"}
 		if build%50 == 0 {
 			states[build%3] = "IN_PROGRESS"
 		}
-		l.images[i] = &facts{states: states}
-		l.render(i)
+		s.images[i] = &facts{states: states}
+		s.render(i)
 	}
-	return l
+	return s
 }
 
 func repository(number int) string { return fmt.Sprintf("team/app-%d", number) }
 
-func (l *ledger) render(i int) {
-	size := len(l.images) / repositories
+func (s *store) render(i int) {
+	size := len(s.images) / repositories
 	number, build := i/size, i%size
 	tag := []string{repository(number), fmt.Sprintf("build-%d", build)}
-	own := join(tag, []string{""}, source)
+	labels := join(tag, []string{""}, source)
 	digest := join(tag, []string{fmt.Sprintf("sha256:%032x%032x", number, build)}, source)
-	metrics := []prometheus.Metric{gauge(info, 1, digest), gauge(pushedAt, pushed+float64(build), own)}
+	metrics := []prometheus.Metric{gauge(info, 1, digest), gauge(pushedAt, pushed+float64(build), labels)}
 	for d, where := range destinations {
 		for _, state := range statuses {
 			value := 0.0
-			if state == l.images[i].states[d] {
+			if state == s.images[i].states[d] {
 				value = 1
 			}
-			metrics = append(metrics, gauge(status, value, own, where, []string{state}))
+			metrics = append(metrics, gauge(status, value, labels, where, []string{state}))
 		}
 	}
-	l.images[i].metrics = metrics
+	s.images[i].metrics = metrics
 }
 
-func (l *ledger) change(count int) {
-	l.Lock()
-	defer l.Unlock()
+func (s *store) change(count int) {
+	s.Lock()
+	defer s.Unlock()
 	for ; count > 0; count-- {
-		l.changes++
-		i := l.changes * step % len(l.images)
-		states := l.images[i].states
+		s.changes++
+		i := s.changes * step % len(s.images)
+		states := s.images[i].states
 		if states[0] == "COMPLETE" {
 			states[0] = "IN_PROGRESS"
 		} else {
 			states[0] = "COMPLETE"
 		}
-		l.render(i)
+		s.render(i)
 	}
 }
 
-func (l *ledger) Describe(out chan<- *prometheus.Desc) {
+func (s *store) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{status, info, pushedAt, images, oldest} {
 		out <- desc
 	}
 }
 
-func (l *ledger) Collect(out chan<- prometheus.Metric) {
-	l.Lock()
-	defer l.Unlock()
-	size := len(l.images) / repositories
+func (s *store) Collect(out chan<- prometheus.Metric) {
+	s.Lock()
+	defer s.Unlock()
+	size := len(s.images) / repositories
 	for number := 0; number < repositories; number++ {
-		l.collect(repository(number), l.images[number*size:(number+1)*size], out)
+		s.collect(repository(number), s.images[number*size:(number+1)*size], out)
 	}
 }
 
-func (l *ledger) collect(repository string, all []*facts, out chan<- prometheus.Metric) {
+func (s *store) collect(repository string, all []*facts, out chan<- prometheus.Metric) {
 	for _, image := range all {
 		for _, metric := range image.metrics {
 			out <- metric
 		}
 	}
-	own := join([]string{repository}, source)
+	labels := join([]string{repository}, source)
 	for d, where := range destinations {
-		tally, first := map[string]int{}, -1
+		tally, oldestBuild := map[string]int{}, -1
 		for build, image := range all {
 			tally[image.states[d]]++
-			if first < 0 && image.states[d] == "IN_PROGRESS" {
-				first = build
+			if oldestBuild < 0 && image.states[d] == "IN_PROGRESS" {
+				oldestBuild = build
 			}
 		}
 		for _, state := range statuses {
-			out <- gauge(images, float64(tally[state]), own, where, []string{state})
+			out <- gauge(images, float64(tally[state]), labels, where, []string{state})
 		}
-		if first >= 0 {
-			out <- gauge(oldest, pushed+float64(first), own, where)
+		if oldestBuild >= 0 {
+			out <- gauge(oldest, pushed+float64(oldestBuild), labels, where)
 		}
 	}
 }
@@ -169,10 +168,10 @@ func main() {
 	if err != nil {
 		panic(err)
 	}
-	facts := newLedger(size)
-	own := prometheus.NewRegistry()
-	own.MustRegister(facts)
-	http.Handle("/metrics", promhttp.HandlerFor(own, promhttp.HandlerOpts{}))
+	facts := newStore(size)
+	gatherer := prometheus.NewRegistry()
+	gatherer.MustRegister(facts)
+	http.Handle("/metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)

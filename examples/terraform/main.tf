@@ -1,4 +1,4 @@
-# An IAM role for the exporter on EKS, by IRSA, that may read ECR and nothing else. Then, in the chart's values:
+# An IAM role for the exporter on EKS (IRSA). It can only read ECR. Set it in the chart's values:
 #   serviceAccount:
 #     annotations:
 #       eks.amazonaws.com/role-arn: <output role_arn>
@@ -37,7 +37,7 @@ variable "role_name" {
 }
 
 variable "reader_role_arns" {
-  description = "Roles in other accounts that the exporter assumes, as in its registries[].role_arn."
+  description = "ARNs of the roles in other accounts that the exporter assumes (its registries[].role_arn)."
   type        = list(string)
   default     = []
 }
@@ -93,6 +93,6 @@ resource "aws_iam_role_policy" "assume" {
 }
 
 output "role_arn" {
-  description = "For the service account's annotation eks.amazonaws.com/role-arn."
+  description = "ARN of the role, for the service account's annotation eks.amazonaws.com/role-arn."
   value       = aws_iam_role.exporter.arn
 }

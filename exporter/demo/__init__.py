@@ -1,10 +1,10 @@
-"""A make-believe AWS inside the process, for `--demo` and for tests. Reading order:
+"""A simulated AWS inside the process, for `--demo` and for tests. Reading order:
 
 ecr      registries in memory; a clock drives replication
 aws      a server on 127.0.0.1 with that ECR and moto's STS
-world    teams that push images; `start()` runs everything
+world    teams that push images; `start()` starts everything
 
-It reads no environment variable and no file, writes none, and connects to 127.0.0.1 only.
+It reads no environment variable, reads and writes no file, and connects to 127.0.0.1 only.
 """
 
 from exporter.demo.aws import ACCOUNT, REGION, DemoAWS

@@ -1,6 +1,6 @@
-"""The make-believe AWS as a server: its ECR beside moto's STS, on one port of 127.0.0.1.
+"""The simulated AWS as a server on one port of 127.0.0.1: the ECR of this package and the STS of moto.
 
-Only STS is moto's. Its roles need not exist, and they lend credentials of the account that their ARN names.
+Every role can be assumed. Its credentials belong to the account in its ARN.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Answer:
     body: bytes
 
 
-class Asked(NamedTuple):
-    """An HTTP request. The names of its headers are in lower case."""
+class HttpRequest(NamedTuple):
+    """An HTTP request. Header names are in lower case."""
 
     headers: Mapping[str, str]
     body: bytes
 
     def call(self) -> Call:
-        """The operation and its caller. Raises Refuse if the request does not say them."""
+        """The operation and its caller. Raises Refuse if it is not signed or not JSON."""
         credential = _CREDENTIAL.search(self.headers.get("authorization", ""))
         target = self.headers.get("x-amz-target")
         params = _parameters(self.body) if target else dict(parse_qsl(self.body.decode(errors="replace")))
@@ -70,7 +70,7 @@ class Asked(NamedTuple):
             kind = CallKind(
                 credential["service"], operation, _account_of(credential["key"]), credential["region"]
             )
-        elif operation.startswith("AssumeRoleWith"):  # signed by a token in the body
+        elif operation.startswith("AssumeRoleWith"):  # the body has a token instead of a signature
             kind = CallKind("sts", operation, ACCOUNT, REGION)
         else:
             raise Refuse(403, "MissingAuthenticationTokenException", "the request is not signed")
@@ -78,20 +78,20 @@ class Asked(NamedTuple):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the requests of one connection, which is kept alive: that halves what a call costs boto3."""
+    """Answers the requests of one connection. It stays open, which halves the cost of a call in boto3."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body leave in one packet
+    wbufsize = -1  # sends head and body in one packet
     disable_nagle_algorithm = True
     server: _Server
 
     def do_POST(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers.get("content-length", 0)))
-        self.reply(self.server.answer(Asked(headers, body)))
+        self.reply(self.server.answer(HttpRequest(headers, body)))
 
     def reply(self, answer: Answer) -> None:
-        """Send the answer."""
+        """Send the answer to the client."""
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def log_message(self, *args: Any) -> None:
-        """No access log."""
+        """Write no access log."""
 
 
 class DemoAWS(ECR):
@@ -114,7 +114,7 @@ class DemoAWS(ECR):
         self, *, clock: Callable[[], float] = time.time, delay: Delay = lambda _: COPIED_AFTER
     ) -> None:
         super().__init__(clock=clock, delay=delay)
-        #: Where clients connect to; "" before the start.
+        #: The URL for clients; "" before the start.
         self.endpoint_url = ""
         self._server: _Server | None = None
 
@@ -127,7 +127,7 @@ class DemoAWS(ECR):
         return self
 
     def stop(self) -> None:
-        """Refuse new connections and cut open ones."""
+        """Refuse new connections and close open ones."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -155,23 +155,23 @@ class DemoAWS(ECR):
             aws_access_key_id=_KEY + account, aws_secret_access_key=_KEY, botocore_session=core
         )
 
-    def answer(self, call: Call, asked: Asked) -> Answer:
+    def answer(self, call: Call, request: HttpRequest) -> Answer:
         """The answer to a call. Raises Refuse."""
         if call.kind.service == "sts":
-            return _sts(asked, call.kind.account)
+            return _sts(request, call.kind.account)
         if call.kind.service != "ecr":
             raise Refuse(400, "UnknownOperationException", f"no {call.kind.service or 'such service'} here")
         return Answer(200, _JSON, json.dumps(self.serve(call)).encode())
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _answer(self, request: HttpRequest) -> Answer:
         service = ""
         try:
-            call = asked.call()
+            call = request.call()
             service = call.kind.service
-            return self.answer(call, asked)
+            return self.answer(call, request)
         except Refuse as refusal:
             return _refusal(service, refusal)
-        except Exception as error:  # noqa: BLE001 - a client sees it as a fault of AWS
+        except Exception as error:  # noqa: BLE001 - the client gets an error of AWS
             return _refusal(service, Refuse(500, "ServerException", repr(error)))
 
 
@@ -201,11 +201,11 @@ def _refusal(service: str, refusal: Refuse) -> Answer:
     return Answer(refusal.status, _JSON, json.dumps(error).encode())
 
 
-def _sts(asked: Asked, account: str) -> Answer:
-    """The answer of moto to a caller of the account."""
-    headers = {**asked.headers, "x-moto-account-id": account}
-    request = Request.from_primitives("POST", "http://127.0.0.1/", headers, asked.body)
-    status, _, body = TokenResponse.dispatch(request, request.url, request.headers)
+def _sts(request: HttpRequest, account: str) -> Answer:
+    """The answer of moto's STS to a caller of the account."""
+    headers = {**request.headers, "x-moto-account-id": account}
+    post = Request.from_primitives("POST", "http://127.0.0.1/", headers, request.body)
+    status, _, body = TokenResponse.dispatch(post, post.url, post.headers)
     return Answer(status, "text/xml", str(body).encode())
 
 
@@ -213,7 +213,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, handler: type[Handler], answer: Callable[[Asked], Answer]) -> None:
+    def __init__(self, handler: type[Handler], answer: Callable[[HttpRequest], Answer]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self.answer = answer
         self._connections: set[socket.socket] = set()
@@ -227,7 +227,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Silent if a client disconnects."""
+        """Report errors, except that a client disconnected."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 

@@ -1,6 +1,6 @@
-"""ECR as its callers meet it: registries in memory, with its pages, limits and refusals.
+"""A simulated ECR: registries in memory, with the pages, limits and errors of the real API.
 
-moto's ECR has no DescribeImageReplicationStatus, no pages and no limits, and scans a list for every look-up.
+moto's ECR is not used. It has no DescribeImageReplicationStatus, pages or limits, and its look-ups are slow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from exporter.replication.model import LOOKUP_SIZE, PAGE_SIZE, Destination
 
-#: Seconds until a destination refuses.
+#: Seconds from a push until a destination that refuses replicas reports FAILED.
 DENIED_AFTER = 2.0
 #: ECR's page when maxResults is not given (botocore service model).
 DEFAULT_PAGE = 100
@@ -24,12 +24,12 @@ DEFAULT_PAGE = 100
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 T = TypeVar("T")
-#: Seconds that a copy takes to a destination; infinity hangs it.
+#: Seconds until the copy at a destination is COMPLETE; with infinity it stays IN_PROGRESS.
 Delay = Callable[[Destination], float]
 
 
 class CallKind(NamedTuple):
-    """What calls are counted by."""
+    """What identifies a kind of call. The account is the caller's."""
 
     service: str
     operation: str
@@ -39,7 +39,7 @@ class CallKind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request; `account` is the caller's, and `params` are as sent."""
+    """One request, with its parameters as sent."""
 
     kind: CallKind
     params: Mapping[str, Any]
@@ -50,11 +50,11 @@ class Call:
 
     @property
     def registry_id(self) -> str:
-        """Whose registry is meant: another account's may be named (repository policies allow it)."""
+        """The account of the registry: the parameter registryId, or the caller's account without it."""
         return str(self.params.get("registryId", self.kind.account))
 
 
-class Refuse(Exception):  # noqa: N818 - a fault to hand out as much as an error to raise
+class Refuse(Exception):  # noqa: N818 - tests also pass it around as a fault
     """An error answer of AWS."""
 
     def __init__(self, status: int, code: str, message: str = "") -> None:
@@ -65,7 +65,7 @@ class Refuse(Exception):  # noqa: N818 - a fault to hand out as much as an error
 
 
 def digest_of(content: bytes) -> str:
-    """The digest by which a registry knows the content."""
+    """The digest of the content, as in a registry."""
     return "sha256:" + sha256(content).hexdigest()
 
 
@@ -89,7 +89,7 @@ class _Copy(NamedTuple):
 
 @dataclass(slots=True)
 class _Image:
-    #: Grows with every push to the registry: the order of listings, and what page tokens stand on.
+    #: Number of the push in the registry. It gives the order of listings and the position of page tokens.
     serial: int
     digest: str
     pushed_at: float
@@ -112,7 +112,7 @@ class _Repository:
     tags: dict[str, _Image] = field(default_factory=dict)
 
     def find(self, image_id: Mapping[str, str]) -> _Image:
-        """The image of a tag, of a digest, or of both. Raises Refuse if there is none."""
+        """The image with the tag, the digest or both. Raises Refuse if there is none."""
         digest, tag = image_id.get("imageDigest"), image_id.get("imageTag")
         image = self.images.get(digest) if digest else self.tags.get(tag or "")
         if image is None or (tag and tag not in image.tags):
@@ -120,7 +120,7 @@ class _Repository:
         return image
 
     def name_image(self, tag: str, image: _Image) -> None:
-        """Tag the image. The image that had the tag before loses it and stays, as in ECR."""
+        """Tag the image. The image that had the tag before stays without it, as in ECR."""
         if tag in self.tags:
             self.tags[tag].tags.remove(tag)
         self.tags[tag] = image
@@ -132,7 +132,7 @@ class _Repository:
             del self.tags[tag]
 
     def untag(self, tag: str) -> None:
-        """An image goes with its last tag, as ECR does it."""
+        """Remove a tag. An image without tags is deleted, as BatchDeleteImage does."""
         image = self.find({"imageTag": tag})
         if image.tags == [tag]:
             self.remove(image)
@@ -172,7 +172,7 @@ class _Registry:
     pushes: int = 0
 
     def repository(self, name: str) -> _Repository:
-        """Raises Refuse if there is none of that name."""
+        """The repository with the name. Raises Refuse if there is none."""
         if name not in self.repositories:
             raise Refuse(
                 400, "RepositoryNotFoundException", f"registry {self.registry_id} has no repository {name}"
@@ -201,9 +201,9 @@ def _wanted(tag_status: str) -> Callable[[_Image], bool]:
 
 
 def _page(call: Call, rows: Sequence[T], key: Callable[[T], Any]) -> tuple[Sequence[T], dict[str, str]]:
-    """The page of `rows`, sorted by `key`, that the call asks for, and the token of the next one.
+    """The requested page of `rows`, which are sorted by `key`, and the token of the next page.
 
-    A token names the row to go on from: what is deleted meanwhile hides nothing else.
+    A token contains the key of the next row, so a row that is deleted between two pages hides no other row.
     """
     size = call.params.get("maxResults", DEFAULT_PAGE)
     if not 1 <= size <= PAGE_SIZE:
@@ -231,22 +231,22 @@ def _position(token: str, scope: Sequence[Any]) -> Any:
 
 
 class ECR:
-    """Every account's registries, in memory. All methods may be called from any thread.
+    """The registries of all accounts, in memory. All methods are for any thread.
 
-    Replication happens once per push: the rules of that moment fix where an image goes, and whether a
-    destination refuses. After that only the clock moves, and no replica is ever put anywhere.
-    World control raises Refuse, as the API answers it, for what does not exist.
+    A push fixes the replication of the image: the rules at that time give the destinations, and `denied` says
+    which of them refuse. After that the state depends only on the clock. Destinations hold no replicas.
+    The methods that change the world raise Refuse like the API if something does not exist.
     """
 
     def __init__(self, *, clock: Callable[[], float], delay: Delay) -> None:
         self.clock = clock
         self.delay = delay
-        #: Registries whose policy refuses replicas, from the next push on.
+        #: Registries whose policy refuses replicas. A change affects later pushes only.
         self.denied: set[Destination] = set()
         self._lock = threading.RLock()
         self._registries: dict[tuple[str, str], _Registry] = {}
 
-    # -- world control --
+    # -- changes of the world --
 
     def create_repository(self, registry_id: str, region: str, name: str) -> None:
         with self._lock:
@@ -271,9 +271,9 @@ class ECR:
         digest: str | None = None,
         delay: Delay | None = None,
     ) -> str:
-        """Push a new image, or give one that is there (`digest`) another tag; the digest.
+        """Push a new image, or tag an existing one (`digest`). Returns the digest.
 
-        A tag that moves leaves its old image where it is, untagged if it was its last.
+        A tag that moves leaves its old image in the repository, even without tags.
         """
         with self._lock:
             home = self._repository(registry_id, region, repository)
@@ -292,17 +292,17 @@ class ECR:
             home.remove(home.find({"imageDigest": digest}))
 
     def untag(self, registry_id: str, region: str, repository: str, tag: str) -> None:
-        """An image that loses its last tag so is deleted, as BatchDeleteImage does it."""
+        """Remove a tag. An image without tags is deleted, as BatchDeleteImage does."""
         with self._lock:
             self._repository(registry_id, region, repository).untag(tag)
 
     def set_rules(self, registry_id: str, region: str, rules: Sequence[Any]) -> None:
-        """`rules` as AWS has them: {"destinations": [...], "repositoryFilters": [...]}."""
+        """Replace the rules, in the format of AWS: {"destinations": [...], "repositoryFilters": [...]}."""
         with self._lock:
             self._registry(registry_id, region).rules = list(rules)
 
     def set_status(self, registry_id: str, region: str, repository: str, digest: str, statuses: Any) -> None:
-        """Have any JSON at all reported as the image's replicationStatuses; None: what is true again."""
+        """Report this JSON as replicationStatuses of the image; with None the real statuses again."""
         with self._lock:
             self._repository(registry_id, region, repository).find({"imageDigest": digest}).pinned = statuses
 
@@ -330,7 +330,7 @@ class ECR:
         """The answer to an ECR call. Raises Refuse."""
         operation = self._OPERATIONS.get(call.operation)
         if operation is None:
-            raise Refuse(400, "UnknownOperationException", f"no {call.operation} in a make-believe ECR")
+            raise Refuse(400, "UnknownOperationException", f"the simulated ECR has no {call.operation}")
         with self._lock:
             return operation(self, call)
 
@@ -378,11 +378,11 @@ class ECR:
         return {"imageDetails": [home.image_row(image) for image in images]} | token
 
     def _found(self, home: _Repository, image_ids: Sequence[Mapping[str, str]], call: Call) -> list[_Image]:
-        """One row for each image, whatever names it was asked for by; one unknown name fails the call."""
+        """Each image once, even if several of its names are given. One unknown name fails the call."""
         if len(image_ids) > LOOKUP_SIZE:
-            raise _invalid(f"{len(image_ids)} imageIds; {LOOKUP_SIZE} at most")
+            raise _invalid(f"{len(image_ids)} imageIds; the limit is {LOOKUP_SIZE}")
         if call.params.keys() & {"maxResults", "nextToken"}:
-            raise _invalid("maxResults and nextToken do not go with imageIds")
+            raise _invalid("maxResults and nextToken are not allowed with imageIds")
         images = [home.find(image_id) for image_id in image_ids]
         return list({image.digest: image for image in images}.values())
 
@@ -399,7 +399,7 @@ class ECR:
         home, manifest, tag = self._home(call), call.params["imageManifest"], call.params.get("imageTag")
         digest = digest_of(manifest.encode())
         if digest in home.images and (tag is None or tag in home.images[digest].tags):
-            raise Refuse(400, "ImageAlreadyExistsException", f"{home.name} has this image already")
+            raise Refuse(400, "ImageAlreadyExistsException", f"{home.name} already has this image")
         self.push(home.registry_id, home.region, home.name, tag, digest=digest)
         home.images[digest].media_type = call.params.get("imageManifestMediaType", _MANIFEST)
         image_id = {"imageDigest": digest} | ({"imageTag": tag} if tag else {})

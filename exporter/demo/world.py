@@ -1,4 +1,4 @@
-"""A small living world, in which every state that an image can be in is to be seen at any time."""
+"""A small world of images that change. It shows every replication state at any time."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ PARTNER_OREGON = Destination("us-west-2", PARTNER)
 
 TEAMS = ("team/web", "team/api", "team/worker")
 BASE = "platform/base"
-#: A release whose copies never arrive, by the digest that the configuration names.
+#: Digest of a release whose copies stay IN_PROGRESS.
 STUCK = digest_of(b"team/api:v2.4.0")
 
-#: Builds that the lifecycle rule leaves in a repository.
+#: Builds that the lifecycle rule keeps in a repository.
 KEPT_BUILDS = 10
-#: Seconds from one push to the next, and that a copy takes: from, to.
+#: Seconds between two pushes and for a copy, as minimum and maximum.
 PUSH_EVERY = (5.0, 10.0)
 COPY_TAKES = (2.0, 8.0)
 MINUTE, DAY = 60.0, 86400.0
 
-#: What `--demo` watches; the intervals are short so that something happens while one looks.
+#: Configuration of `--demo`. Intervals are short so that changes are visible soon.
 DEMO_CONFIG = f"""\
 registries:
   - name: demo
     region: {REGION}
 targets:
-  - repository: team/*       # what the teams push: the newest builds, and whatever is deployed
+  - repository: team/*       # the five newest of the teams' images
     tags: ["build-*", latest]
     latest: 5
-  - repository: {BASE}  # pushed before there was a rule for it
+  - repository: {BASE}  # pushed before its rule existed, so MISSING
     tag: "12.4"
   - repository: {BASE}
     tag: "12.5"
-  - repository: team/api       # v2.4.0, which hangs
+  - repository: team/api       # v2.4.0, which stays IN_PROGRESS
     digest: {STUCK}
 discovery_interval: 5s
 pending_interval: 2s
@@ -76,10 +76,10 @@ RULES = (
 
 
 class World:
-    """Teams that push to one registry. Not thread-safe: one thread steps it."""
+    """Teams that push to one registry. For one thread only."""
 
     def __init__(self, aws: DemoAWS, *, now: float, random: Random) -> None:
-        """A past that shows every state from the start. `now` is Unix time."""
+        """Create older images, so that every state is visible from the start. `now` is Unix time."""
         self._aws = aws
         self._random = random
         self._builds: dict[str, deque[str]] = defaultdict(deque)
@@ -97,14 +97,14 @@ class World:
                 self._build(name, now - ago * 10 * MINUTE)
 
     def step(self, now: float) -> None:
-        """Let happen what is due by `now`."""
+        """Push the builds that are due at `now` (Unix time)."""
         while self._next_push <= now:
-            with contextlib.suppress(Refuse):  # a visitor may have deleted anything
+            with contextlib.suppress(Refuse):  # a user may have deleted the repository
                 self._build(self._random.choice(TEAMS), self._next_push)
             self._next_push += self._random.uniform(*PUSH_EVERY)
 
     def _build(self, repository: str, at: float) -> None:
-        """A new build becomes the latest, and the lifecycle rule takes an old one."""
+        """Push a build and tag it latest. Delete the oldest build above KEPT_BUILDS."""
         self._number += 1
         digest = self._push(repository, f"build-{self._number}", at=at)
         self._aws.push(ACCOUNT, REGION, repository, "latest", digest=digest)
@@ -125,7 +125,7 @@ class World:
 
 
 class Demo:
-    """The world, alive in a thread of its own until it is stopped. A context manager."""
+    """The world, which a thread changes until it is stopped. A context manager."""
 
     def __init__(self, *, clock: Callable[[], float], random: Random) -> None:
         self.aws = DemoAWS(clock=clock).start()
@@ -137,7 +137,7 @@ class Demo:
         self._thread.start()
 
     def session(self) -> boto3.Session:
-        """Credentials of the account whose registry is watched."""
+        """A session of the account whose registry the demo watches."""
         return self.aws.session()
 
     def stop(self) -> None:
@@ -159,5 +159,5 @@ class Demo:
 
 
 def start(*, clock: Callable[[], float] = time.time, random: Random | None = None) -> Demo:
-    """The demo, up and running."""
-    return Demo(clock=clock, random=random or Random())  # noqa: S311 - a make-believe world's dice
+    """Start the demo."""
+    return Demo(clock=clock, random=random or Random())  # noqa: S311 - not for security

@@ -1,4 +1,4 @@
-"""From a FAILED image to a notification and back: what is shipped, in a real Prometheus and Alertmanager."""
+"""The shipped rules and examples in a real Prometheus and Alertmanager, up to the notification."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ requests_per_second: 100
 """
 SCRIPT = Path(__file__).parents[2] / "helm" / "rules.py"
 BUILD = "ecr_replication_exporter_build_info"
-#: Seconds that Alertmanager waits for more of a group, at first and later.
+#: Seconds that Alertmanager waits before the first and before later notifications of a group.
 GROUP_WAIT, GROUP_INTERVAL = 3, 2
 
 
@@ -61,7 +61,7 @@ def digests(aws: EmbeddedAWS) -> Mapping[str, str]:
 
 @contextmanager
 def exporter(folder: Path, aws: EmbeddedAWS, address: str, *, config: str = CONFIG) -> Iterator[Command]:
-    """The exporter at an address that Prometheus scrapes."""
+    """Run the exporter at an address that Prometheus scrapes."""
     keys = aws.session().get_credentials()
     assert keys is not None
     (folder / "config.yaml").write_text(config)
@@ -78,7 +78,7 @@ def exporter(folder: Path, aws: EmbeddedAWS, address: str, *, config: str = CONF
 
 
 def shipped_rules(folder: Path, values: Mapping[str, Any]) -> str:
-    """The rules, with values as a user of the chart gives them."""
+    """The rules for these values of the chart."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump({"prometheusRule": values}))
     done = subprocess.run([sys.executable, SCRIPT, file], capture_output=True, text=True, check=True)
@@ -86,7 +86,7 @@ def shipped_rules(folder: Path, values: Mapping[str, Any]) -> str:
 
 
 def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
-    """The example, told to hurry and whom to notify."""
+    """The example with short waits and the receiver of the test."""
     config: dict[str, Any] = example("alertmanager.yml")
     config["route"] |= {"group_wait": f"{GROUP_WAIT}s", "group_interval": f"{GROUP_INTERVAL}s"}
     for each in config["receivers"]:
@@ -95,7 +95,7 @@ def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
 
 
 def prometheus_config(rules: Path, scraped: str, *, alertmanager: str = "") -> Mapping[str, Any]:
-    """The example, told to hurry and whom to scrape and to tell."""
+    """The example with short intervals and the addresses of the test."""
     config: dict[str, Any] = example("prometheus.yml")
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(rules)]
@@ -108,7 +108,7 @@ def prometheus_config(rules: Path, scraped: str, *, alertmanager: str = "") -> M
     return config
 
 
-def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
+def test_failed_images_make_one_notification_that_resolves_after_a_good_push(
     tmp_path: Path,
     aws: EmbeddedAWS,
     digests: Mapping[str, str],
@@ -131,16 +131,16 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
             prometheus_config(rules, scraped, alertmanager=address),
         ) as scraping,
     ):
-        told = receiver.notifications
+        notifications = receiver.notifications
         with exporter(tmp_path, aws, scraped):
-            eventually(lambda: told)
+            eventually(lambda: notifications)
             eventually(lambda: len(scraping.query("ALERTS{alertstate='firing'}")) == 2)
         with exporter(tmp_path, aws, scraped) as restarted:
             eventually(lambda: restarted.statuses() == {"COMPLETE", "FAILED"})
-            # So many scrapes later Alertmanager would have told of a change, if the restart made one.
+            # After these scrapes Alertmanager would have notified if the restart had changed an alert.
             since = len(scraping.query(f"{BUILD}[1d]")[0]["values"])
             eventually(lambda: scraping.query(f"count_over_time({BUILD}[1d]) > {since + 2 * GROUP_INTERVAL}"))
-            (first,) = told
+            (first,) = notifications
             assert first["status"] == "firing"
             assert first["receiver"] == "on-call"
             assert first["groupLabels"] == {
@@ -158,9 +158,9 @@ def test_failed_images_are_one_notification_which_resolves_after_a_good_push(
             aws.denied.clear()
             for repository in digests:
                 aws.push(ACCOUNT, REGION, repository, "v1")
-            eventually(lambda: told[-1]["status"] == "resolved")
-            assert {each["status"] for each in told[-1]["alerts"]} == {"resolved"}
-            assert {each["groupKey"] for each in told} == {first["groupKey"]}
+            eventually(lambda: notifications[-1]["status"] == "resolved")
+            assert {each["status"] for each in notifications[-1]["alerts"]} == {"resolved"}
+            assert {each["groupKey"] for each in notifications} == {first["groupKey"]}
 
 
 TROUBLED = """
@@ -202,10 +202,10 @@ def troubled_aws() -> Iterator[EmbeddedAWS]:
         yield aws
 
 
-def test_a_real_exporter_in_trouble_makes_them_fire(
+def test_failures_of_a_real_exporter_fire_the_alerts(
     tmp_path: Path, troubled_aws: EmbeddedAWS, command: Callable[[str, str], str]
 ) -> None:
-    """Proves that the series which the promtool tests make up are those that the exporter has."""
+    """The promtool tests use made-up series. This test proves that the exporter has these series."""
     program = command("prometheus", "prometheus")
     rules, scraped = tmp_path / "rules.yaml", free_address()
     names = re.findall(r"alert: (\w+)", (EXAMPLES / "rules.yaml").read_text())
@@ -240,7 +240,7 @@ def test_a_real_exporter_in_trouble_makes_them_fire(
         assert not firing() & {"Failed", "RulesGone", "RulesChanged", "TargetDenied"}
 
 
-def test_promtool_takes_the_example(command: Callable[[str, str], str]) -> None:
+def test_promtool_accepts_the_example(command: Callable[[str, str], str]) -> None:
     done = subprocess.run(
         [command("promtool", "prometheus"), "check", "config", str(EXAMPLES / "prometheus.yml")],
         capture_output=True,
@@ -251,7 +251,7 @@ def test_promtool_takes_the_example(command: Callable[[str, str], str]) -> None:
     assert "1 rule files found" in done.stdout
 
 
-def test_amtool_takes_the_example(command: Callable[[str, str], str]) -> None:
+def test_amtool_accepts_the_example(command: Callable[[str, str], str]) -> None:
     done = subprocess.run(
         [command("amtool", "prometheus-alertmanager"), "check-config", str(EXAMPLES / "alertmanager.yml")],
         capture_output=True,
@@ -271,10 +271,10 @@ def test_amtool_takes_the_example(command: Callable[[str, str], str]) -> None:
     ],
     ids=["nothing", "a namespace", "a job", "both"],
 )
-def test_absent_quietens_what_it_speaks_of(
+def test_absent_inhibits_alerts_with_its_labels(
     absent: Mapping[str, str], quiet: set[str], tmp_path: Path, command: Callable[[str, str], str]
 ) -> None:
-    """Its labels are those of the selector, the others have all that a scrape gives."""
+    """Absent has the labels of the selector. The other alerts have all labels of a scrape."""
     program = command("prometheus-alertmanager", "prometheus-alertmanager")
     others = [{"namespace": namespace, "job": job} for namespace in "ab" for job in ("ecr", "other")]
     alerts = [
@@ -288,10 +288,10 @@ def test_absent_quietens_what_it_speaks_of(
         urllib.request.urlopen(urllib.request.Request(url, posted, headers)).close()
 
         def inhibited() -> set[str]:
-            told = json.loads(ask(url).body)
+            alerts = json.loads(ask(url).body)
             return {
                 f"{each['labels']['namespace']}/{each['labels']['job']}"
-                for each in told
+                for each in alerts
                 if each["status"]["inhibitedBy"]
             }
 
@@ -302,7 +302,9 @@ def test_absent_quietens_what_it_speaks_of(
     ("labels", "receiver"),
     [(("severity=critical",), "on-call"), (("severity=warning",), "team"), (("severity=info",), "team")],
 )
-def test_who_is_told(labels: tuple[str, ...], receiver: str, command: Callable[[str, str], str]) -> None:
+def test_the_receiver_of_each_severity(
+    labels: tuple[str, ...], receiver: str, command: Callable[[str, str], str]
+) -> None:
     amtool = command("amtool", "prometheus-alertmanager")
     file = f"--config.file={EXAMPLES / 'alertmanager.yml'}"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The ECR of the benchmarks answers as the real one does, as far as the client can tell."""
+"""The client gets the same answers from the ECR of the benchmarks as from the real one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_push_is_listed_with_its_time(client: EcrClient, url: str) -> None:
     assert newest.pushed_at is not None
 
 
-def test_what_is_beyond_the_allowance_is_refused_and_counted(client: EcrClient, url: str) -> None:
+def test_calls_above_the_allowance_are_refused_and_counted(client: EcrClient, url: str) -> None:
     client.repositories(None)
     control(url, "/allow?rate=0.001")
     with pytest.raises(ECRError) as refused:
@@ -80,7 +80,7 @@ def test_what_is_beyond_the_allowance_is_refused_and_counted(client: EcrClient, 
     assert (len(calls["served"]), len(calls["refused"]), control(url, "/status-calls")) == (1, 1, 0)
 
 
-def test_one_operation_may_be_allowed_less(client: EcrClient, url: str) -> None:
+def test_an_allowance_can_limit_one_operation(client: EcrClient, url: str) -> None:
     control(url, "/allow?rate=0.001&operation=DescribeImageReplicationStatus")
     client.repositories(None)
     with pytest.raises(ECRError):

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from support.command import PATIENCE, Command, ask, eventually, running
 
-#: Without its own traffic to the internet, and with a profile of its own.
+#: Flags of Chromium without its own traffic to the internet.
 CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--dump-dom"),
@@ -28,7 +28,7 @@ CHROMIUM = (
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Stands between a client and the exporter. Records what the exporter answers."""
+    """A proxy between a client and the exporter, which records the encoding of answers."""
 
     daemon_threads = True
 
@@ -41,7 +41,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
 
 class _Connection(socketserver.StreamRequestHandler):
-    """Passes one request and its answer on, byte for byte but for the connection's headers."""
+    """Forwards one request and its answer, and changes only the header Connection."""
 
     server: Proxy
 

@@ -1,4 +1,4 @@
-"""The installed command, as its users meet it: demo, configuration, a real Prometheus, bad weather."""
+"""The installed command: demo, configuration, a real Prometheus and failures of AWS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ failed_interval: 2s
 settled_interval: 1m
 requests_per_second: 100
 """
-#: Where the test's AWS sends everything, and who may not have it.
+#: Destinations.
 IRELAND = {"region": "eu-west-1", "registryId": ACCOUNT}
 OREGON = {"region": "us-west-2", "registryId": ACCOUNT}
 
@@ -76,7 +76,7 @@ def test_the_demo_shows_every_state_within_twenty_seconds(demo: Command) -> None
     eventually(lambda: demo.series("ecr_image_replication_duration_seconds_count"))
 
 
-def test_promtool_finds_nothing_to_say(demo: Command) -> None:
+def test_promtool_accepts_the_page(demo: Command) -> None:
     promtool = system_program("promtool", package="prometheus")
     eventually(lambda: demo.statuses() >= EVERY_STATE)
     done = subprocess.run(
@@ -115,7 +115,7 @@ def test_a_real_prometheus_scrapes_it(demo: Command, tmp_path: Path) -> None:
         try:
             return [row["metric"] for row in json.loads(ask(url).body)["data"]["result"]]
         except (OSError, ValueError):
-            return []  # not up yet
+            return []  # Prometheus has not started yet
 
     try:
         eventually(lambda: query('up{job="ecr"} == 1'))
@@ -152,7 +152,7 @@ def test_the_pages(demo: Command) -> None:
 def test_the_demo_needs_no_environment_and_writes_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    with running(tmp_path, "--demo", HOME=str(home), AWS_PROFILE="nobody") as command:
+    with running(tmp_path, "--demo", HOME=str(home), AWS_PROFILE="unknown") as command:
         eventually(lambda: command.statuses() >= EVERY_STATE)
         assert list(home.iterdir()) == []
         assert "level=error" not in command.log()
@@ -221,15 +221,13 @@ def test_all_mistakes_are_named_with_their_places(tmp_path: Path, check: list[st
     assert "planted" not in done.stderr
 
 
-def test_a_good_configuration_is_told_so_in_one_line(tmp_path: Path) -> None:
+def test_a_check_of_a_good_configuration_prints_one_line(tmp_path: Path) -> None:
     done = run(configured(tmp_path, "targets: [{repository: team/*}]"), "--config.check", AWS_REGION=REGION)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
 
 
-def test_a_web_configuration_that_breaks_is_a_metric_and_none_is_no_metric(
-    demo: Command, tmp_path: Path
-) -> None:
+def test_the_metric_of_a_web_configuration_exists_with_the_flag_only(demo: Command, tmp_path: Path) -> None:
     name = "ecr_replication_exporter_web_config_last_reload_successful"
     assert demo.series(name) == []
     file = tmp_path / "web.yaml"
@@ -241,7 +239,7 @@ def test_a_web_configuration_that_breaks_is_a_metric_and_none_is_no_metric(
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "said"),
+    ("flags", "code", "message"),
     [
         (["--no.such.flag"], 2, "--no.such.flag"),
         (["--log.level=loud"], 2, "loud"),
@@ -261,12 +259,12 @@ def test_a_web_configuration_that_breaks_is_a_metric_and_none_is_no_metric(
         (["--demo", "--web.listen-address=192.0.2.1:10042"], 1, "192.0.2.1:10042"),
     ],
 )
-def test_a_bad_start_takes_one_clear_line(flags: list[str], code: int, said: str) -> None:
+def test_a_failed_start_logs_one_line(flags: list[str], code: int, message: str) -> None:
     done = run(*flags)
     assert done.returncode == code, done.stderr
-    complaint = [line for line in done.stderr.splitlines() if "demo_started" not in line]
-    assert len(complaint) == 1
-    assert said in complaint[0]
+    error = [line for line in done.stderr.splitlines() if "demo_started" not in line]
+    assert len(error) == 1
+    assert message in error[0]
 
 
 def test_a_taken_port_is_exit_code_1() -> None:
@@ -286,9 +284,9 @@ def test_no_region_is_a_problem_of_the_configuration(tmp_path: Path) -> None:
 
 def test_an_unknown_profile_is_one_line(tmp_path: Path) -> None:
     file = configured(tmp_path, "targets: [{repository: team/*}]")
-    done = run(file, AWS_PROFILE="nobody", AWS_REGION=REGION)
+    done = run(file, AWS_PROFILE="unknown", AWS_REGION=REGION)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "nobody" in done.stderr
+    assert "unknown" in done.stderr
 
 
 def test_the_version() -> None:
@@ -308,7 +306,7 @@ def test_the_installed_script_is_the_command() -> None:
 # -- reload ----------------------------------------------------------------------------------------
 
 
-def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
+def test_a_reload_accepts_a_good_file_and_refuses_a_bad_one(
     tmp_path: Path, credentials: dict[str, str]
 ) -> None:
     file = configured(tmp_path, f"targets: [{{repository: team/app}}]\n{FAST}")
@@ -330,7 +328,7 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
 
 
 def mounted(tmp_path: Path, version: str, text: str) -> Path:
-    """Put a configuration where a ConfigMap puts it: Kubernetes swaps a link to a folder."""
+    """Write a configuration as a mounted ConfigMap: Kubernetes replaces a link to a folder."""
     folder = tmp_path / version
     folder.mkdir()
     (folder / "config.yaml").write_text(text)
@@ -341,7 +339,7 @@ def mounted(tmp_path: Path, version: str, text: str) -> Path:
     return file
 
 
-def test_a_mounted_file_that_changes_is_taken_by_itself(tmp_path: Path, credentials: dict[str, str]) -> None:
+def test_a_changed_mounted_file_is_reloaded(tmp_path: Path, credentials: dict[str, str]) -> None:
     def successful() -> float:
         return command.series("ecr_replication_exporter_config_last_reload_successful")[0][1]
 
@@ -360,10 +358,10 @@ def test_a_mounted_file_that_changes_is_taken_by_itself(tmp_path: Path, credenti
         eventually(lambda: successful() == 1)
         eventually(lambda: not command.statuses(repository="team/app"))
         assert command.log().count("config_reloaded") == 2
-        assert command.log().count("config_invalid") == 2, "each bad file is complained of once"
+        assert command.log().count("config_invalid") == 2, "one report for each bad file"
 
 
-# -- bad weather -----------------------------------------------------------------------------------
+# -- failures of AWS -------------------------------------------------------------------------------
 
 
 def only(operation: str, repository: str, fault: Fault) -> object:
@@ -374,7 +372,7 @@ def only(operation: str, repository: str, fault: Fault) -> object:
     return choose
 
 
-def test_a_revoked_permission_is_seen_and_stops_nothing_else(
+def test_a_revoked_permission_is_reported_and_affects_no_other_target(
     tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
 ) -> None:
     targets = "targets: [{repository: team/app}, {repository: team/api}]"
@@ -385,7 +383,7 @@ def test_a_revoked_permission_is_seen_and_stops_nothing_else(
             lambda: command.series("ecr_target_failure_info", target="team/app", reason="access_denied")
         )
         assert command.series("ecr_target_success", target="team/api")[0][1] == 1
-        assert command.statuses(repository="team/app"), "the last word stays"
+        assert command.statuses(repository="team/app"), "the last status stays"
         digest = aws.push(ACCOUNT, REGION, "team/api", "v2")
         eventually(lambda: command.statuses(repository="team/api", tag="v2") == {"COMPLETE"})
         assert command.series("ecr_image_info", digest=digest)
@@ -397,7 +395,7 @@ def test_a_revoked_permission_is_seen_and_stops_nothing_else(
         eventually(lambda: "recovered" in command.log())
 
 
-def test_a_deleted_repository_takes_its_series_along(
+def test_the_series_of_a_deleted_repository_disappear(
     tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
 ) -> None:
     targets = "targets: [{repository: team/app, tag: v1}, {repository: team/*}]"
@@ -412,7 +410,7 @@ def test_a_deleted_repository_takes_its_series_along(
         assert len([line for line in command.log().splitlines() if "repository_not_found" in line]) == 1
 
 
-def test_no_network_keeps_the_last_word_and_heals(
+def test_statuses_stay_during_a_network_failure(
     tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
 ) -> None:
     config = f"targets: [{{repository: team/*}}]\n{FAST}"
@@ -428,7 +426,7 @@ def test_no_network_keeps_the_last_word_and_heals(
         eventually(lambda: not command.series("ecr_target_failure_info"), within=60)
 
 
-def test_an_unheard_of_status_is_shown_as_it_is(
+def test_a_status_that_is_not_known_has_its_own_name(
     tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
 ) -> None:
     digest = aws.push(ACCOUNT, REGION, "team/app", "odd")
@@ -469,7 +467,7 @@ targets: [{{repository: team/*}}]
 # -- restarts and shards ---------------------------------------------------------------------------
 
 
-def test_what_is_settled_survives_a_stop_and_a_kill(
+def test_settled_images_survive_a_stop_and_a_kill(
     tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
 ) -> None:
     state = tmp_path / "state"
@@ -478,26 +476,26 @@ def test_what_is_settled_survives_a_stop_and_a_kill(
     def calls() -> int:
         return aws.count("DescribeImageReplicationStatus")
 
-    def told(command: Command) -> bool:
+    def both_shown(command: Command) -> bool:
         return len(command.series("ecr_image_replication_status", status="COMPLETE")) == 2
 
     with running(tmp_path, config, **credentials) as command:
-        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
+        eventually(lambda: command.statuses() == {"COMPLETE"} and both_shown(command))
         assert command.stop()[0] == 0
-    asked = calls()
+    before = calls()
     with running(tmp_path, config, **credentials) as command:
-        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
+        eventually(lambda: command.statuses() == {"COMPLETE"} and both_shown(command))
         eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
-        assert calls() == asked
+        assert calls() == before
         command.process.kill()
     with running(tmp_path, config, **credentials) as command:
-        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
-        assert calls() == asked
+        eventually(lambda: command.statuses() == {"COMPLETE"} and both_shown(command))
+        assert calls() == before
         command.process.kill()
     state.write_bytes(state.read_bytes()[:-9])
     with running(tmp_path, config, **credentials) as command:
-        eventually(lambda: command.statuses() == {"COMPLETE"} and told(command))
-        assert calls() == asked + 2
+        eventually(lambda: command.statuses() == {"COMPLETE"} and both_shown(command))
+        assert calls() == before + 2
         assert command.log().count("state_file_unusable") == 1
         (found,) = command.series("ecr_replication_exporter_state_file_failures_total", operation="read")
         assert found[1] == 1
@@ -513,7 +511,7 @@ def test_shards_take_their_ordinal_from_the_pod_and_share_the_images(
     for ordinal in range(2):
         flags = ("--shard=auto", "--total-shards=2")
         with running(tmp_path, config, *flags, POD_NAME=f"exporter-{ordinal}", **credentials) as command:
-            # Readiness does not wait for the images; the success of the target does.
+            # Readiness does not wait for the images. The success of the target does.
             eventually(lambda: [value for _, value in command.series("ecr_target_success")] == [1])
             assert ask(f"{command.url}/-/ready").status == 200
             assert command.series("ecr_replication_exporter_shard_ordinal") == [({}, ordinal)]

@@ -1,7 +1,7 @@
-"""What docs/failure-modes.md promises: one test for each row, on an AWS that misbehaves as it says.
+"""One test for each row of docs/failure-modes.md: a simulated AWS fails as the row says.
 
-Everywhere, unless a test says otherwise: what was known stays, another registry is polled on, nothing
-ends in a traceback, and all is well again by itself once AWS is.
+Unless a test says otherwise, known results stay, the other registry is still polled, no traceback is logged,
+and the exporter recovers by itself after AWS does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.fakes import ACCOUNT as FAKE_ACCOUNT
 from support.fakes import REGION as FAKE_REGION
 from support.fakes import FakeAWS, FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
-from support.live import HOME, IRELAND, PARTNER, Live, living, peopled
+from support.live import HOME, IRELAND, PARTNER, Live, living, populated
 
 from exporter.aws.credentials import RENEW_BEFORE
 from exporter.aws.errors import ECRError
@@ -49,12 +49,12 @@ def session() -> boto3.Session:
 @pytest.fixture
 def aws() -> Iterator[EmbeddedAWS]:
     with EmbeddedAWS(delay=lambda _: 0.0) as aws:
-        yield peopled(aws)
+        yield populated(aws)
 
 
 @contextmanager
 def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator[Live]:
-    """An exporter that knows everything; in the end it is as well, and nothing was touched on the way."""
+    """An exporter after its first round. At the end it is healthy and ready, and it logged no error."""
     made = (lambda: session) if session else None
     with living(made, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
         eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
@@ -72,7 +72,7 @@ def live(session: boto3.Session, aws: EmbeddedAWS) -> Iterator[Live]:
 
 
 def at_home(fault: Fault, operation: str = "", repository: str = "") -> Callable[[Call], Fault | None]:
-    """The fault in calls for home's registry: of one operation, for one repository, or in all."""
+    """The fault in calls to the home registry: in all, or in those of one operation or repository."""
 
     def found(call: Call) -> Fault | None:
         wanted = (
@@ -86,32 +86,32 @@ def at_home(fault: Fault, operation: str = "", repository: str = "") -> Callable
     return found
 
 
-def said(value: object) -> Garbage:
+def json_answer(value: object) -> Garbage:
     return Garbage(json.dumps(value).encode(), content_type=JSON)
 
 
-def partner_goes_on(live: Live) -> None:
-    """The other registry is listed anew, and succeeds."""
-    before = live.heard_from(PARTNER)
-    eventually(lambda: live.heard_from(PARTNER) > before, within=5)
+def partner_is_still_polled(live: Live) -> None:
+    """The other registry is listed again, and its target succeeds."""
+    before = live.last_listed(PARTNER)
+    eventually(lambda: live.last_listed(PARTNER) > before, within=5)
     success = "ecr_target_success"
     eventually(lambda: [value for _, value in live.series(success, source_registry_id=PARTNER)] == [1])
 
 
-def fails(live: Live, reason: str, *targets: str, word: str = "", known: set[str] | None = None) -> None:
-    """Just these targets of home fail so, one warning tells of it, and the last word stays.
+def fails(live: Live, reason: str, *targets: str, message: str = "", known: set[str] | None = None) -> None:
+    """Exactly these targets of home fail for the reason, with one warning; no target means all of them.
 
-    `known` is what is still told of home; COMPLETE if it is not given.
+    `known` is the states of home that are still shown; {"COMPLETE"} by default.
     """
     failing = set(targets) or HOME
     eventually(lambda: all(reason in live.reasons(target) for target in failing), within=10)
-    partner_goes_on(live)
+    partner_is_still_polled(live)
     assert {target for target, success in live.success().items() if success == 0} == failing
     assert live.statuses(source_registry_id=ACCOUNT) == ({"COMPLETE"} if known is None else known)
     warnings = live.lines("aws_request_failed")
     assert [w["registry"] for w in warnings if w["registry"] != "home"] == []
     assert [w["reason"] for w in warnings] == [reason]
-    assert word in warnings[0]["error"]
+    assert message in warnings[0]["error"]
 
 
 def heals(live: Live, aws: EmbeddedAWS, *, within: float = 8) -> None:
@@ -121,12 +121,12 @@ def heals(live: Live, aws: EmbeddedAWS, *, within: float = 8) -> None:
     assert live.statuses() == {"COMPLETE"}
 
 
-# -- no answer, or none that can be read -----------------------------------------------------------
+# -- no answer, or an unreadable one ---------------------------------------------------------------
 
 
 def test_connections_are_reset(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(DropConnection())
-    fails(live, "unavailable", word="ConnectionClosedError")
+    fails(live, "unavailable", message="ConnectionClosedError")
     heals(live, aws)
 
 
@@ -144,23 +144,23 @@ def test_a_name_does_not_resolve(
     monkeypatch.setenv("NO_PROXY", "ecr.test")
     with settled(session, aws.endpoint_url.replace("127.0.0.1", "ecr.test")) as live:
         known.clear()
-        aws.fault = lambda _: DropConnection()  # so that no connection is left over
+        aws.fault = lambda _: DropConnection()  # ends the open connections
         eventually(lambda: all("unavailable" in live.reasons(t) for t in HOME), within=15)
         assert live.statuses() == {"COMPLETE"}
         known.append(True)
         heals(live, aws, within=15)
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["head tells of more", "head tells of just that"])
-def test_answers_are_cut(live: Live, aws: EmbeddedAWS, told: bool) -> None:
-    aws.fault = at_home(Truncate(25, told=told))
+@pytest.mark.parametrize("exact", [False, True], ids=["Content-Length of all", "Content-Length of the part"])
+def test_answers_are_truncated(live: Live, aws: EmbeddedAWS, exact: bool) -> None:
+    aws.fault = at_home(Truncate(25, exact_length=exact))
     fails(live, "unavailable")
     heals(live, aws)
 
 
 def test_html_comes_instead_of_json(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Garbage(b"<html><body>Please log in to the hotel's network</body></html>"))
-    fails(live, "unavailable", word="ResponseParserError")
+    fails(live, "unavailable", message="ResponseParserError")
     heals(live, aws)
     assert not [line for line in live.lines() if "hotel" in str(line)]
 
@@ -168,44 +168,44 @@ def test_html_comes_instead_of_json(live: Live, aws: EmbeddedAWS) -> None:
 @pytest.mark.parametrize("status", [500, 503])
 def test_the_server_fails(live: Live, aws: EmbeddedAWS, status: int) -> None:
     aws.fault = at_home(Refuse(status, "ServerException", "try later"))
-    fails(live, "unavailable", word="ServerException: try later")
+    fails(live, "unavailable", message="ServerException: try later")
     heals(live, aws)
 
 
 def test_the_server_hangs(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(hang := Hang())
-    fails(live, "unavailable", word="ReadTimeoutError")
+    fails(live, "unavailable", message="ReadTimeoutError")
     hang.released.set()
     heals(live, aws)
 
 
-def test_a_byte_comes_now_and_then(live: Live, aws: EmbeddedAWS) -> None:
+def test_an_answer_comes_byte_by_byte(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Drip(0.1))
-    fails(live, "unavailable", word="AnswerTooSlow: the answer was not complete after 0.8 s")
+    fails(live, "unavailable", message="AnswerTooSlow: the answer was not complete after 0.8 s")
     heals(live, aws)
 
 
-# -- answers that say something odd ----------------------------------------------------------------
+# -- unexpected answers ----------------------------------------------------------------------------
 
 
-def pinned(aws: EmbeddedAWS, statuses: object) -> None:
-    """What ECR says of team/app."""
+def report(aws: EmbeddedAWS, statuses: object) -> None:
+    """Set the status that ECR reports for the image of team/app."""
     (image,) = aws.client("ecr").describe_images(repositoryName="team/app")["imageDetails"]
     aws.set_status(ACCOUNT, REGION, "team/app", image["imageDigest"], statuses)
 
 
 def test_fields_are_empty_or_null(live: Live, aws: EmbeddedAWS) -> None:
     odd: list[object] = [{}, IRELAND | {"status": None}, IRELAND | {"failureCode": None, "status": ""}]
-    pinned(aws, odd)
+    report(aws, odd)
     eventually(lambda: live.statuses(repository="team/app") == {"UNKNOWN"}, within=5)
-    partner_goes_on(live)
+    partner_is_still_polled(live)
     assert live.statuses(repository="team/api") == {"COMPLETE"}
-    pinned(aws, None)
+    report(aws, None)
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
 
 
 @pytest.mark.parametrize(
-    "half",
+    "answer",
     [
         {"replicationStatuses": [None]},
         {"repositoryName": "team/app", "imageId": {}},
@@ -213,30 +213,30 @@ def test_fields_are_empty_or_null(live: Live, aws: EmbeddedAWS) -> None:
     ],
     ids=str,
 )
-def test_a_status_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
-    aws.fault = at_home(said(half), STATUS, "team/app")
-    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+def test_a_status_cannot_be_read(live: Live, aws: EmbeddedAWS, answer: object) -> None:
+    aws.fault = at_home(json_answer(answer), STATUS, "team/app")
+    fails(live, "unavailable", "team/app:v1", message="UnusableAnswer")
     heals(live, aws)
 
 
-def test_a_status_is_unheard_of(live: Live, aws: EmbeddedAWS) -> None:
-    pinned(aws, [IRELAND | {"status": "TELEPORTED"}])
+def test_a_status_is_not_known(live: Live, aws: EmbeddedAWS) -> None:
+    report(aws, [IRELAND | {"status": "TELEPORTED"}])
     eventually(lambda: live.statuses(repository="team/app") == {"TELEPORTED"}, within=5)
-    partner_goes_on(live)
+    partner_is_still_polled(live)
     assert live.statuses(repository="team/api") == {"COMPLETE"}
     assert [line["status"] for line in live.lines("unheard_of_status")] == ["TELEPORTED"]
-    pinned(aws, None)
+    report(aws, None)
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
 
 
-def test_a_destination_is_told_twice(live: Live, aws: EmbeddedAWS) -> None:
+def test_a_destination_is_listed_twice(live: Live, aws: EmbeddedAWS) -> None:
     failed = IRELAND | {"status": "FAILED", "failureCode": "BROKEN"}
-    pinned(aws, [IRELAND | {"status": "COMPLETE"}, failed, IRELAND | {"status": "IN_PROGRESS"}])
+    report(aws, [IRELAND | {"status": "COMPLETE"}, failed, IRELAND | {"status": "IN_PROGRESS"}])
     eventually(lambda: live.statuses(repository="team/app") == {"FAILED"}, within=5)
     ones = [s for s in live.series("ecr_image_replication_status", repository="team/app") if s[1] == 1]
     assert len(ones) == 1
     assert live.series("ecr_image_replication_failure_info")[0][0]["failure_code"] == "BROKEN"
-    pinned(aws, None)
+    report(aws, None)
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
 
 
@@ -244,7 +244,7 @@ ONE_MORE = {"imageDigest": "sha256:1", "imageTags": ["v1"]}
 
 
 @pytest.mark.parametrize(
-    "half",
+    "answer",
     [
         {},
         {"imageDetails": None, "nextToken": "x"},
@@ -253,75 +253,75 @@ ONE_MORE = {"imageDigest": "sha256:1", "imageTags": ["v1"]}
         {"imageDetails": [ONE_MORE, {"imageDigest": "sha256:2", "imageTags": [None]}]},
     ],
 )
-def test_a_listing_shrinks_to_nothing(live: Live, aws: EmbeddedAWS, half: object) -> None:
-    aws.fault = at_home(said(half), "DescribeImages", "base/img")
+def test_a_listing_cannot_be_read(live: Live, aws: EmbeddedAWS, answer: object) -> None:
+    aws.fault = at_home(json_answer(answer), "DescribeImages", "base/img")
     fails(live, "unavailable", "base/*")
     assert live.statuses(repository="base/img") == {"COMPLETE"}
     heals(live, aws)
 
 
-def test_a_look_up_leaves_an_image_out(live: Live, aws: EmbeddedAWS) -> None:
-    aws.fault = at_home(said({"imageDetails": []}), "DescribeImages", "team/app")
+def test_a_look_up_omits_an_image(live: Live, aws: EmbeddedAWS) -> None:
+    aws.fault = at_home(json_answer({"imageDetails": []}), "DescribeImages", "team/app")
     eventually(lambda: live.reasons("team/app:v1") == {"image_not_found"}, within=10)
     assert not live.series("ecr_image_replication_status", repository="team/app")
     assert live.statuses(repository="team/api") == {"COMPLETE"}
-    partner_goes_on(live)
+    partner_is_still_polled(live)
     aws.fault = lambda _: None
     live.heals(within=10)
 
 
-@pytest.mark.parametrize("half", [{"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
-def test_a_look_up_cannot_be_read(live: Live, aws: EmbeddedAWS, half: object) -> None:
-    aws.fault = at_home(said(half), "DescribeImages", "team/app")
-    fails(live, "unavailable", "team/app:v1", word="UnusableAnswer")
+@pytest.mark.parametrize("answer", [{"imageDetails": None, "nextToken": "x"}, {"imageDetails": [{}]}])
+def test_a_look_up_cannot_be_read(live: Live, aws: EmbeddedAWS, answer: object) -> None:
+    aws.fault = at_home(json_answer(answer), "DescribeImages", "team/app")
+    fails(live, "unavailable", "team/app:v1", message="UnusableAnswer")
     heals(live, aws)
 
 
-def test_the_repositories_are_half_listed(live: Live, aws: EmbeddedAWS) -> None:
-    half = {"repositories": [{"repositoryName": "base/other"}, {}]}
-    aws.fault = at_home(said(half), "DescribeRepositories")
-    fails(live, "unavailable", "base/*", word="UnusableAnswer")
+def test_the_list_of_repositories_cannot_be_read(live: Live, aws: EmbeddedAWS) -> None:
+    answer = {"repositories": [{"repositoryName": "base/other"}, {}]}
+    aws.fault = at_home(json_answer(answer), "DescribeRepositories")
+    fails(live, "unavailable", "base/*", message="UnusableAnswer")
     heals(live, aws)
 
 
 @pytest.mark.parametrize("at", [True, 1e9, 4e9])
-def test_a_push_time_cannot_be(live: Live, aws: EmbeddedAWS, at: float) -> None:
+def test_a_push_time_is_impossible(live: Live, aws: EmbeddedAWS, at: float) -> None:
     def mistimed(call: Call) -> Fault | None:
         if not at_home(DropConnection(), "DescribeImages", "team/app")(call):
             return None
         (image,) = aws.serve(call)["imageDetails"]
-        return said({"imageDetails": [image | {"imagePushedAt": at}]})
+        return json_answer({"imageDetails": [image | {"imagePushedAt": at}]})
 
     assert live.series("ecr_image_pushed_timestamp_seconds", repository="team/app")
     aws.fault = mistimed
     eventually(lambda: not live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
-    partner_goes_on(live)
+    partner_is_still_polled(live)
     eventually(lambda: live.statuses(repository="team/app") == {"COMPLETE"}, within=5)
     aws.fault = lambda _: None
     eventually(lambda: live.series("ecr_image_pushed_timestamp_seconds", repository="team/app"), within=5)
 
 
-def test_the_registry_has_no_account_id(live: Live, aws: EmbeddedAWS) -> None:
+def test_the_registry_id_is_invalid(live: Live, aws: EmbeddedAWS) -> None:
     answer = {"registryId": "0", "replicationConfiguration": {"rules": []}}
-    aws.fault = at_home(said(answer), "DescribeRegistry")
-    fails(live, "unavailable", word="no account id of 12 digits")
+    aws.fault = at_home(json_answer(answer), "DescribeRegistry")
+    fails(live, "unavailable", message="no account id of 12 digits")
     assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
     heals(live, aws)
 
 
 @pytest.mark.parametrize("rules", [None, [None]])
-def test_the_rules_are_left_out(live: Live, aws: EmbeddedAWS, rules: object) -> None:
+def test_the_rules_cannot_be_read(live: Live, aws: EmbeddedAWS, rules: object) -> None:
     answer = {"registryId": ACCOUNT, "replicationConfiguration": {"rules": rules}}
-    aws.fault = at_home(said(answer), "DescribeRegistry")
-    fails(live, "unavailable", word="no rules that can be understood")
+    aws.fault = at_home(json_answer(answer), "DescribeRegistry")
+    fails(live, "unavailable", message="no rules that can be understood")
     assert live.series("ecr_registry_replication_rule_info", source_registry_id=ACCOUNT)
     heals(live, aws)
 
 
 @pytest.mark.parametrize("code", ["SomethingNewException", "UnknownOperationException"])
-def test_an_error_or_operation_is_unheard_of(live: Live, aws: EmbeddedAWS, code: str) -> None:
+def test_an_error_code_or_operation_is_unknown(live: Live, aws: EmbeddedAWS, code: str) -> None:
     aws.fault = at_home(Refuse(400, code, "no such thing"), STATUS, "team/app")
-    fails(live, "invalid", "team/app:v1", word=f"ecr:{STATUS}: {code}: no such thing")
+    fails(live, "invalid", "team/app:v1", message=f"ecr:{STATUS}: {code}: no such thing")
     heals(live, aws)
 
 
@@ -331,15 +331,15 @@ def test_page_tokens_expire(live: Live, aws: EmbeddedAWS) -> None:
             return None
         if "nextToken" in call.params:
             return Refuse(400, "InvalidParameterException", "the token has expired")
-        return said(aws.serve(call) | {"nextToken": "t"})
+        return json_answer(aws.serve(call) | {"nextToken": "t"})
 
     aws.fault = expired
-    fails(live, "invalid", "base/*", word="the token has expired")
+    fails(live, "invalid", "base/*", message="the token has expired")
     heals(live, aws)
 
 
-@pytest.mark.parametrize("fresh", [False, True], ids=["one token for ever", "ever new tokens"])
-def test_pages_lead_in_a_circle(live: Live, aws: EmbeddedAWS, fresh: bool) -> None:
+@pytest.mark.parametrize("fresh", [False, True], ids=["same token", "new tokens"])
+def test_a_listing_never_ends(live: Live, aws: EmbeddedAWS, fresh: bool) -> None:
     tokens: list[str] = []
 
     def looping(call: Call) -> Fault | None:
@@ -347,10 +347,10 @@ def test_pages_lead_in_a_circle(live: Live, aws: EmbeddedAWS, fresh: bool) -> No
             return None
         tokens.append(f"token-{len(tokens) if fresh else 0}")
         plain = {name: value for name, value in call.params.items() if name != "nextToken"}
-        return said(aws.serve(Call(call.kind, plain)) | {"nextToken": tokens[-1]})
+        return json_answer(aws.serve(Call(call.kind, plain)) | {"nextToken": tokens[-1]})
 
     aws.fault = looping
-    fails(live, "invalid", "base/*", word="the pages lead in a circle")
+    fails(live, "invalid", "base/*", message="the pages lead in a circle")
     assert len(tokens) < 20
     heals(live, aws)
 
@@ -370,7 +370,7 @@ def test_pages_lead_in_a_circle(live: Live, aws: EmbeddedAWS, fresh: bool) -> No
 def test_an_action_is_revoked(live: Live, aws: EmbeddedAWS, operation: str, targets: set[str]) -> None:
     message = f"User is not authorized to perform: ecr:{operation}"
     aws.fault = at_home(Refuse(400, "AccessDeniedException", message), operation)
-    fails(live, "access_denied", *targets, word=f"ecr:{operation}: AccessDeniedException: {message}")
+    fails(live, "access_denied", *targets, message=f"ecr:{operation}: AccessDeniedException: {message}")
     denied = live.series(
         "ecr_replication_exporter_aws_requests_total", operation=operation, outcome="access_denied"
     )
@@ -380,12 +380,12 @@ def test_an_action_is_revoked(live: Live, aws: EmbeddedAWS, operation: str, targ
 
 def test_an_image_is_pushed_while_the_rules_cannot_be_read(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Refuse(400, "AccessDeniedException", "no"), "DescribeRegistry")
-    fails(live, "access_denied", word="ecr:DescribeRegistry")
-    aws.set_rules(ACCOUNT, "us-east-1", [])  # nobody sees that
+    fails(live, "access_denied", message="ecr:DescribeRegistry")
+    aws.set_rules(ACCOUNT, "us-east-1", [])  # the exporter cannot read this
     digest = aws.push(ACCOUNT, "us-east-1", "base/img", "v2")
     eventually(lambda: live.series("ecr_image_info", digest=digest), within=5)
-    asked = aws.count(STATUS)
-    eventually(lambda: aws.count(STATUS) > asked + len(HOME) + 2, within=5)
+    calls_before = aws.count(STATUS)
+    eventually(lambda: aws.count(STATUS) > calls_before + len(HOME) + 2, within=5)
     assert live.statuses(source_registry_id=ACCOUNT) == {"COMPLETE"}
     heals(live, aws)
     aws.set_rules(ACCOUNT, "us-east-1", [{"destinations": [IRELAND]}])
@@ -396,17 +396,17 @@ def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Refuse(400, "ThrottlingException", "Rate exceeded"), STATUS)
     refused = {"operation": STATUS, "outcome": "throttled"}
     eventually(lambda: live.series("ecr_replication_exporter_aws_requests_total", **refused), within=5)
-    before = live.heard_from(ACCOUNT)
-    eventually(lambda: live.heard_from(ACCOUNT) > before, within=5)  # listings go on
-    partner_goes_on(live)
+    before = live.last_listed(ACCOUNT)
+    eventually(lambda: live.last_listed(ACCOUNT) > before, within=5)  # listings continue
+    partner_is_still_polled(live)
     assert set(live.success().values()) == {1}
     assert live.statuses() == {"COMPLETE"}
     assert [line["reason"] for line in live.lines("aws_request_failed")] == ["throttled"]
     aws.fault = lambda _: None
-    asked = {"operation": STATUS, "outcome": "success", "source_registry_id": ACCOUNT}
+    succeeded = {"operation": STATUS, "outcome": "success", "source_registry_id": ACCOUNT}
 
     def answered() -> float:
-        ((_, number),) = live.series("ecr_replication_exporter_aws_requests_total", **asked)
+        ((_, number),) = live.series("ecr_replication_exporter_aws_requests_total", **succeeded)
         return number
 
     number = answered()
@@ -414,7 +414,7 @@ def test_one_operation_is_throttled(live: Live, aws: EmbeddedAWS) -> None:
 
 
 def test_every_call_is_throttled_from_the_start() -> None:
-    """In virtual time: the exporter waits a minute for an answer."""
+    """In virtual time, because the failure is reported after a minute."""
     ecr = FakeECR()
     ecr.push("team/app", "v1", at=1.8e9)
     ecr.fault = lambda *_: refusal(Reason.THROTTLED)
@@ -432,7 +432,7 @@ def test_every_call_is_throttled_from_the_start() -> None:
 
 
 def test_one_of_two_entries_is_denied() -> None:
-    """In virtual time: the role of the first entry may not be assumed."""
+    """In virtual time. The role of the first entry cannot be assumed."""
     role = RegistrySettings("role", FAKE_REGION, f"arn:aws:iam::{FAKE_ACCOUNT}:role/reader")
     ecr = FakeECR()
     ecr.push("team/app", "v1", at=1.8e9)
@@ -459,11 +459,11 @@ def test_a_repository_is_deleted(live: Live, aws: EmbeddedAWS) -> None:
     heals(live, aws)
 
 
-# -- who asks --------------------------------------------------------------------------------------
+# -- credentials -----------------------------------------------------------------------------------
 
 
 class Keys:
-    """Credentials that are read anew each time a session is made; `good` is the generation that counts."""
+    """Credentials in generations: a new session has the next one. AWS refuses all before `good`."""
 
     def __init__(self, aws: EmbeddedAWS, code: str) -> None:
         self._aws = aws
@@ -485,7 +485,7 @@ def test_credentials_expire_and_are_rotated(aws: EmbeddedAWS, code: str) -> None
     keys = Keys(aws, code)
     with living(keys.session, aws.endpoint_url) as live:
         eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
-        keys.good = 2  # what is in use is worth nothing now, and what is read next is good
+        keys.good = 2  # AWS refuses the credentials in use and accepts the next ones
         eventually(lambda: keys.made == 2, within=10)
         live.heals(within=10)
         assert live.statuses() == {"COMPLETE"}
@@ -495,7 +495,7 @@ def test_credentials_expire_and_are_rotated(aws: EmbeddedAWS, code: str) -> None
 
 def test_credentials_expire_and_stay_expired(live: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Refuse(400, "ExpiredTokenException", "The security token is expired"))
-    fails(live, "access_denied", word="ExpiredTokenException: The security token is expired")
+    fails(live, "access_denied", message="ExpiredTokenException: The security token is expired")
     heals(live, aws)
 
 
@@ -504,58 +504,60 @@ def test_credentials_expire_and_stay_expired(live: Live, aws: EmbeddedAWS) -> No
 )
 def test_the_clock_is_wrong(live: Live, aws: EmbeddedAWS, code: str) -> None:
     aws.fault = at_home(Refuse(403, code, "Signature expired: 10 is now earlier than 20"))
-    fails(live, "access_denied", word=f"{code}: Signature expired")
+    fails(live, "access_denied", message=f"{code}: Signature expired")
     heals(live, aws)
 
 
 @contextmanager
-def borrowed(session: boto3.Session, aws: EmbeddedAWS, refusal: Refuse) -> Iterator[tuple[Live, list[float]]]:
-    """An exporter whose clock can be put forward (seconds), under an STS that lends to nobody any more."""
+def role_refused(
+    session: boto3.Session, aws: EmbeddedAWS, refusal: Refuse
+) -> Iterator[tuple[Live, list[float]]]:
+    """An exporter after STS began to refuse AssumeRole, and the seconds by which its clock is ahead."""
     ahead = [0.0]
     with settled(session, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
         aws.fault = lambda call: refusal if call.operation == "AssumeRole" else None
         yield live, ahead
         aws.fault = lambda _: None
-        eventually(lambda: not partner_fails(live), within=8)
+        eventually(lambda: not partner_failures(live), within=8)
         eventually(lambda: live.lines("recovered"), within=5)
 
 
-def partner_fails(live: Live) -> set[str]:
+def partner_failures(live: Live) -> set[str]:
     return live.reasons("team/*")
 
 
 def test_a_role_can_no_longer_be_assumed(session: boto3.Session, aws: EmbeddedAWS) -> None:
     refusal = Refuse(403, "AccessDenied", "not authorized to perform: sts:AssumeRole")
-    with borrowed(session, aws, refusal) as (live, ahead):
+    with role_refused(session, aws, refusal) as (live, ahead):
         ahead[0] = 3600.0
-        eventually(lambda: partner_fails(live) == {"access_denied"}, within=8)
+        eventually(lambda: partner_failures(live) == {"access_denied"}, within=8)
         assert "sts:AssumeRole: AccessDenied: not auth" in live.lines("aws_request_failed")[0]["error"]
         assert live.statuses(source_registry_id=PARTNER) == {"COMPLETE"}
-        home_goes_on(live)
+        home_is_still_polled(live)
 
 
 def test_sts_is_down(session: boto3.Session, aws: EmbeddedAWS) -> None:
-    with borrowed(session, aws, Refuse(503, "ServiceUnavailable", "down")) as (live, ahead):
+    with role_refused(session, aws, Refuse(503, "ServiceUnavailable", "down")) as (live, ahead):
         ahead[0] = 3600.0 - RENEW_BEFORE
-        asked = aws.count("AssumeRole")
-        eventually(lambda: aws.count("AssumeRole") > asked, within=5)
-        partner_goes_on(live)  # with what was lent, as long as it lasts
+        calls_before = aws.count("AssumeRole")
+        eventually(lambda: aws.count("AssumeRole") > calls_before, within=5)
+        partner_is_still_polled(live)  # with credentials that are still valid
         ahead[0] = 3700.0
-        eventually(lambda: partner_fails(live) == {"unavailable"}, within=8)
+        eventually(lambda: partner_failures(live) == {"unavailable"}, within=8)
         assert "sts:AssumeRole: ServiceUnavailable" in live.lines("aws_request_failed")[0]["error"]
         assert live.statuses(source_registry_id=PARTNER) == {"COMPLETE"}
-        home_goes_on(live)
+        home_is_still_polled(live)
 
 
-def home_goes_on(live: Live) -> None:
-    before = live.heard_from(ACCOUNT)
-    eventually(lambda: live.heard_from(ACCOUNT) > before, within=5)
+def home_is_still_polled(live: Live) -> None:
+    before = live.last_listed(ACCOUNT)
+    eventually(lambda: live.last_listed(ACCOUNT) > before, within=5)
     assert set(live.success().values()) == {1}
 
 
 @pytest.fixture
 def bare(aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment without credentials, for those that are lent."""
+    """An environment without credentials of its own."""
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
@@ -570,17 +572,17 @@ def bare(aws: EmbeddedAWS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> p
     return monkeypatch
 
 
-#: Seconds after which what is lent until `soon` has ended, and what a role was lent has not.
+#: After these seconds the credentials that expire `soon` are invalid, and those of a role still valid.
 ENDED = 120.0
 
 
 def soon() -> str:
-    """An end of credentials that a test can put its clock past."""
+    """An expiry time of credentials, before now + ENDED."""
     return (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "failure"),
     [
         (
             Refuse(400, "InvalidIdentityToken", "no such key"),
@@ -592,8 +594,8 @@ def soon() -> str:
     ],
     ids=["token", "role", "drip", "hang"],
 )
-def test_a_web_identity_is_lent_nothing(
-    aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path, fault: Fault, told: str
+def test_a_web_identity_gets_no_credentials(
+    aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path, fault: Fault, failure: str
 ) -> None:
     (tmp_path / "token").write_text("token")
     bare.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
@@ -607,15 +609,15 @@ def test_a_web_identity_is_lent_nothing(
     ahead = [0.0]
     with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
         answer[0], ahead[0] = fault, ENDED
-        reason, _, word = told.partition(" ")
-        fails(live, reason, word=word)
+        reason, _, message = failure.partition(" ")
+        fails(live, reason, message=message)
         if isinstance(fault, Drip | Hang):
             fault.released.set()
         heals(live, aws, within=15)
 
 
 def test_a_credential_process_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    del bare  # the environment is all that is needed
+    del bare  # it only sets the environment
     keys = {"Version": 1, "AccessKeyId": f"AKIADEMO{ACCOUNT}", "SecretAccessKey": "x", "Expiration": soon()}
     good = f"echo {shlex.quote(json.dumps(keys))}"
     (tmp_path / "script").write_text(good)
@@ -624,7 +626,7 @@ def test_a_credential_process_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch, 
     with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
         ahead[0] = ENDED
         (tmp_path / "script").write_text("echo the vault is sealed >&2; exit 1")
-        fails(live, "access_denied", word="credential_process gave no credentials")
+        fails(live, "access_denied", message="credential_process gave no credentials")
         assert not [line for line in live.lines() if "vault" in str(line)]
         (tmp_path / "script").write_text(good)
         heals(live, aws, within=15)
@@ -639,16 +641,16 @@ def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> 
     with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
         ahead[0] = ENDED
         bare.setattr(lender, "answer", lambda *_: "")
-        fails(live, "access_denied", word="Credential")
+        fails(live, "access_denied", message="Credential")
         bare.setattr(lender, "answer", good)
         heals(live, aws, within=15)
     lender.stop()
 
 
-# -- longer than a test may take: virtual time -----------------------------------------------------
+# -- hours in virtual time -------------------------------------------------------------------------
 
 
-def within_reach(ecr: FakeECR, workers: Callable[[str], WorkerPool] = Inline) -> Rig:
+def polled_rig(ecr: FakeECR, workers: Callable[[str], WorkerPool] = Inline) -> Rig:
     digest = ecr.push("team/app", "v1", at=1.8e9)
     ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
     settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
@@ -658,20 +660,20 @@ def within_reach(ecr: FakeECR, workers: Callable[[str], WorkerPool] = Inline) ->
     return rig
 
 
-def far_from_reach() -> tuple[FakeECR, Rig]:
+def rig_in_an_outage() -> tuple[FakeECR, Rig]:
     ecr = FakeECR()
-    rig = within_reach(ecr)
+    rig = polled_rig(ecr)
     ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
     return ecr, rig
 
 
 def test_an_outage_lasts_longer_than_stale_after() -> None:
-    ecr, rig = far_from_reach()
+    ecr, rig = rig_in_an_outage()
     rig.run(3000)
     assert set(rig.states()["team/app", "v1", ""].values()) == {"COMPLETE"}
     assert rig.target("*").reasons == {Reason.UNAVAILABLE}
     rig.run(1200)
-    assert rig.states() == {}  # not a word, rather than an old one
+    assert rig.states() == {}
     assert rig.target("*").success is False
     ecr.fault = lambda *_: None
     rig.run(60)
@@ -680,13 +682,13 @@ def test_an_outage_lasts_longer_than_stale_after() -> None:
 
 
 @pytest.mark.parametrize("hours", [0.02, 0.5, 24])
-def test_however_long_an_outage_was_it_is_over_within_a_minute(hours: float) -> None:
-    ecr, rig = far_from_reach()
+def test_recovery_after_an_outage_takes_at_most_a_minute(hours: float) -> None:
+    ecr, rig = rig_in_an_outage()
     rig.run(hours * 3600)
     rig.run(300)
     before = ecr.calls.total()
     rig.run(600)
-    # A probe each half a minute at the longest, and at most twice as often.
+    # A probe at least every 30 s, and at most every 15 s.
     assert 20 <= ecr.calls.total() - before <= 45
     ecr.fault = lambda *_: None
     rig.run(60)
@@ -696,7 +698,7 @@ def test_however_long_an_outage_was_it_is_over_within_a_minute(hours: float) -> 
 
 def test_the_rules_are_throttled_for_longer_than_stale_after() -> None:
     ecr = FakeECR()
-    rig = within_reach(ecr)
+    rig = polled_rig(ecr)
     ecr.push("team/app", "v2", at=rig.clock.time() - 9999)
     rig.run(600)
     ecr.fault = lambda operation, _: refusal(Reason.THROTTLED) if operation == "DescribeRegistry" else None
@@ -713,10 +715,10 @@ def test_the_rules_are_throttled_for_longer_than_stale_after() -> None:
     assert rig.target("*").success is True
 
 
-def test_what_lends_credentials_hangs() -> None:
-    """Every worker hangs in it in the end."""
+def test_a_credential_provider_hangs() -> None:
+    """In the end every worker waits for the provider."""
     workers = Stuck()
-    rig = within_reach(FakeECR(), lambda _: workers)
+    rig = polled_rig(FakeECR(), lambda _: workers)
     workers.hangs = True
     while not workers.stuck:
         rig.run(1)
@@ -737,7 +739,7 @@ def test_what_lends_credentials_hangs() -> None:
 # -- the document ----------------------------------------------------------------------------------
 
 
-def test_the_document_names_each_test_and_no_other() -> None:
+def test_the_document_lists_exactly_these_tests() -> None:
     named = re.findall(r"^\|.*\| `(test_\w+)` \|$", DOCUMENT.read_text(), re.MULTILINE)
     tests = {name for name in globals() if name.startswith("test_")}
-    assert sorted(named) == sorted(tests - {"test_the_document_names_each_test_and_no_other"})
+    assert sorted(named) == sorted(tests - {"test_the_document_lists_exactly_these_tests"})

@@ -1,4 +1,4 @@
-"""docs/logs.md against the code, and the log of a whole noisy run."""
+"""Compares docs/logs.md with the code, and with the log of a run with many failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from support.command import eventually
 from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
-from support.live import PARTNER, living, peopled
+from support.live import PARTNER, living, populated
 from support.logfmt import parse
 
 import exporter
@@ -49,13 +49,13 @@ def documented() -> dict[str, Event]:
 
 
 def event_of(call: ast.Call) -> tuple[str, Event] | None:
-    """What a call logs, if it logs anything."""
+    """The event that a call in the code logs, or None."""
     if not isinstance(call.func, ast.Attribute) or call.func.attr not in _LEVELS:
         return None
     method, place = call.func.attr, 2 if call.func.attr == "failed" else 0
     name = call.args[place] if len(call.args) > place else None
     if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
-        return None  # hands on what somebody else says
+        return None  # passes on the event of a caller
     fields = {keyword.arg for keyword in call.keywords if keyword.arg}
     fields |= {"registry"} if method in ("noted", "warned") else set()
     fields |= {"error", "traceback"} if method == "broken" else set()
@@ -71,14 +71,14 @@ def in_the_code() -> Iterator[tuple[str, Event]]:
 
 
 def test_the_document_has_each_event_with_its_level_and_fields() -> None:
-    said = documented()
+    documented_events = documented()
     logged = dict(in_the_code())
-    # The fields of what failed come along.
+    # It also has the fields of the failure.
     recovered = logged.pop("recovered")
-    assert recovered.fields < said.pop("recovered").fields
-    assert logged == said
+    assert recovered.fields < documented_events.pop("recovered").fields
+    assert logged == documented_events
     for name, event in in_the_code():
-        assert name == "recovered" or said[name] == event
+        assert name == "recovered" or documented_events[name] == event
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
 
 
@@ -113,7 +113,7 @@ READERS: Mapping[str, Callable[[str], dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("format_", READERS)
-def test_the_lines_of_a_noisy_run_parse_back_and_are_few(format_: str) -> None:
+def test_a_run_with_many_failures_logs_few_lines_that_parse(format_: str) -> None:
     hostile = 'no "quotes", a=b\r\nno second line \x1b[31m \u202e'
     faults: Iterator[Fault | None] = cycle(
         [
@@ -138,25 +138,25 @@ def test_the_lines_of_a_noisy_run_parse_back_and_are_few(format_: str) -> None:
             return next(faults)
 
     with EmbeddedAWS(delay=lambda _: 0.0) as aws:
-        peopled(aws)
+        populated(aws)
         session = aws.session()
         with living(lambda: session, aws.endpoint_url, format_=format_) as live:
             eventually(lambda: len(live.success()) == 3, within=20)
             aws.fault = fault
             eventually(lambda: failed > 60, within=30)
             aws.fault = lambda _: None
-            # A registry that seems out of reach is probed every half minute.
+            # A registry that is out of reach is probed every 30 s.
             eventually(lambda: any("recovered" in line for line in live.written()), within=60)
             lines = [READERS[format_](line) for line in live.written()]
-    said = documented()
+    documented_events = documented()
     for line in lines:
         assert list(line)[:4] == HEAD
-        event = said[str(line["msg"])]
+        event = documented_events[str(line["msg"])]
         assert line["level"] == event.level
         assert line.keys() - set(HEAD) <= event.fields
-    told = [line for line in lines if line["msg"] == "aws_request_failed"]
-    assert len(told) == len({(line["registry"], line["reason"]) for line in told})
+    failures = [line for line in lines if line["msg"] == "aws_request_failed"]
+    assert len(failures) == len({(line["registry"], line["reason"]) for line in failures})
     ended = [line for line in lines if line["msg"] == "recovered"]
     assert {line["failure"] for line in ended} == {"aws_request_failed"}
     assert all(float(str(line["seconds"])) >= 0 for line in ended)
-    assert 1 < len(told) < failed / 10
+    assert 1 < len(failures) < failed / 10

@@ -1,6 +1,6 @@
-"""Nothing secret is shown: not in a log of any level or format, not on a page, not in an error.
+"""No secret appears in the log at any level and format, on a page or in an error.
 
-Everything that is planted has PLANTED in it, so that whatever leaks is found.
+All planted secrets contain PLANTED, so the tests find every leak.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from exporter.demo import ACCOUNT, REGION, Call, Refuse
 
 PARTNER = "444455556666"
 PASSWORD = "PLANTED-password"
-#: bcrypt's alphabet has no dash; the hash is looked for by its text.
+#: The hash of the password has no PLANTED in it, so the tests search for the hash itself.
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 PATHS = ("/", "/metrics", "/config", "/-/ready", "/-/healthy", "/status", "/nowhere", "/metrics?PLANTED=1")
 
@@ -39,7 +39,7 @@ targets: [{{repository: team/*}}]
 discovery_interval: 1s
 pending_interval: 1s
 """
-#: Secrets where none belong.
+#: Secrets in wrong places.
 MISTYPED = """
 registries:
   - name: theirs
@@ -65,15 +65,15 @@ http_server_config: {headers: {Authorization: PLANTED-6}}
 """
 
 
-def hidden(text: str, *more: str) -> None:
-    """Nothing that was planted is in the text, in no case or coding."""
+def assert_hidden(text: str, *more: str) -> None:
+    """Check that the text has no planted secret, in any case or encoding."""
     encoded = base64.b64encode(f"prom:{PASSWORD}".encode()).decode()
     for secret in ("planted", HASH, HASH[7:], encoded, *more):
         assert secret.lower() not in text.lower()
 
 
-def lent() -> Garbage:
-    """AssumeRole's answer."""
+def role_credentials() -> Garbage:
+    """An answer of AssumeRole."""
     ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     body = f"""<AssumeRoleResponse><AssumeRoleResult><Credentials>
         <AccessKeyId>AKIADEMO{PARTNER}</AccessKeyId><SecretAccessKey>PLANTED-lent-key</SecretAccessKey>
@@ -82,8 +82,8 @@ def lent() -> Garbage:
     return Garbage(body.encode(), content_type="text/xml")
 
 
-#: What AWS might say that quotes a secret; half an answer, and some that are none.
-TROUBLE = (
+#: Answers of AWS that quote a secret: errors, a truncated answer and answers that are not JSON.
+FAULTS = (
     Refuse(400, "AccessDeniedException", "who shows PLANTED-external-id may not"),
     Refuse(403, "InvalidSignatureException", "It should be\nx-amz-security-token:PLANTED-lent-token"),
     Garbage(b"<html>PLANTED-body</html>"),
@@ -93,16 +93,16 @@ TROUBLE = (
 
 
 @pytest.fixture
-def told(aws: EmbeddedAWS) -> list[Fault]:
-    """The trouble that is not told yet: each once to whoever assumed the role, then the first again."""
-    left: list[Fault] = list(TROUBLE)
+def pending_faults(aws: EmbeddedAWS) -> list[Fault]:
+    """Faults that did not happen yet. Calls with the role get each once, then always the first one."""
+    left: list[Fault] = list(FAULTS)
 
     def fault(call: Call) -> Fault | None:
         if call.operation == "AssumeRole":
-            return lent()
+            return role_credentials()
         if call.kind.account != PARTNER:
             return None
-        return left.pop() if left else TROUBLE[0]
+        return left.pop() if left else FAULTS[0]
 
     aws.fault = fault
     return left
@@ -117,8 +117,8 @@ def aws() -> Iterator[EmbeddedAWS]:
         yield aws
 
 
-def asker(command: Command) -> Callable[..., Answer]:
-    """Asks the command over TLS, with or without the password."""
+def requester(command: Command) -> Callable[..., Answer]:
+    """A function that sends a request to the command over TLS, with any password."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
@@ -144,7 +144,7 @@ def asker(command: Command) -> Callable[..., Answer]:
     [("debug", "logfmt"), ("debug", "json"), ("info", "json"), ("error", "logfmt")],
 )
 def test_a_running_exporter_shows_no_secret(
-    tmp_path: Path, aws: EmbeddedAWS, told: list[Fault], level: str, format_: str
+    tmp_path: Path, aws: EmbeddedAWS, pending_faults: list[Fault], level: str, format_: str
 ) -> None:
     certificate, key = Authority().issue(tmp_path, "server")
     key_lines = key.read_text().splitlines()[1:-1]
@@ -164,8 +164,8 @@ def test_a_running_exporter_shows_no_secret(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     with running(tmp_path, *flags, *logs, port=port, **keys) as command:
-        ask = asker(command)
-        eventually(lambda: told == [])
+        ask = requester(command)
+        eventually(lambda: pending_faults == [])
         eventually(lambda: 'status="COMPLETE"' in ask("/metrics").body or ask("/-/ready").status == 200)
         answers = [ask(path) for path in PATHS] + [ask("/config", password="PLANTED-wrong")]
         config.write_text(MISTYPED)
@@ -176,7 +176,7 @@ def test_a_running_exporter_shows_no_secret(
         assert {answer.status for answer in answers} == {200, 401, 404, 500}
         command.stop()
         for text in (*(answer.body for answer in answers), command.log()):
-            hidden(text.replace(str(tmp_path), ""), *key_lines)
+            assert_hidden(text.replace(str(tmp_path), ""), *key_lines)
 
 
 @pytest.mark.parametrize("check", [["--config.check"], []])
@@ -190,8 +190,8 @@ def test_a_mistyped_secret_is_not_quoted(tmp_path: Path, check: list[str], level
     done = run(f"--config.file={config}", logs, *check, AWS_REGION=REGION)
     assert done.returncode == 2
     assert "registries[0].externalid" in done.stderr
-    hidden(done.stdout + done.stderr)
+    assert_hidden(done.stdout + done.stderr)
     done = run(f"--config.file={good}", f"--web.config.file={web}", logs, *check, AWS_REGION=REGION)
     assert done.returncode == 2
     assert "basic_auth_users" in done.stderr
-    hidden(done.stdout + done.stderr)
+    assert_hidden(done.stdout + done.stderr)

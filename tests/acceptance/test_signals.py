@@ -1,4 +1,4 @@
-"""Signals reach the real command, however busy it is."""
+"""The real command handles signals in every phase of its life."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from support.command import PATIENCE, ask, environment, eventually, running
 
-#: What everything that a stop may take ends within, in seconds.
+#: The longest time in seconds of a stop.
 SOON = 5.0
 
 
 @contextmanager
 def started(*flags: str, stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    """The command, not waited for."""
+    """Start the command without a wait, and kill it at the end."""
     command = [sys.executable, "-m", "exporter", *flags]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(AWS_REGION="us-east-1")
@@ -33,14 +33,14 @@ def started(*flags: str, stderr: int = subprocess.DEVNULL) -> Iterator[subproces
 
 
 def blocks(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
-    """Whether the signal is held back in the main thread: the modules are being loaded."""
+    """Whether the main thread blocks the signal, as while modules are loaded."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     mask = int(status.partition("SigBlk:")[2].split()[0], 16)
     return bool(mask >> (number - 1) & 1)
 
 
 def opens(fifo: Path) -> int:
-    """Wait until somebody reads the pipe; the end that it waits for."""
+    """Wait until the command opens the pipe for reading. Returns the writing end."""
 
     def found() -> int:
         try:
@@ -52,7 +52,7 @@ def opens(fifo: Path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux, where threads have ids")
-def test_a_signal_counts_whichever_thread_takes_it(tmp_path: Path) -> None:
+def test_a_signal_to_any_thread_is_handled(tmp_path: Path) -> None:
     with running(tmp_path, "--demo") as command:
         main = command.process.pid
         threads = [int(thread.name) for thread in Path(f"/proc/{main}/task").iterdir()]
@@ -70,7 +70,7 @@ linux = pytest.mark.skipif(
 
 @linux
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_while_modules_are_loaded_is_a_stop(number: signal.Signals) -> None:
+def test_a_stop_while_modules_are_loaded_exits_with_0(number: signal.Signals) -> None:
     with started("--demo", "--web.listen-address=127.0.0.1:0") as process:
         eventually(lambda: blocks(process, number))
         process.send_signal(number)
@@ -78,7 +78,7 @@ def test_a_stop_while_modules_are_loaded_is_a_stop(number: signal.Signals) -> No
 
 
 @linux
-def test_a_reload_while_modules_are_loaded_ends_nothing(tmp_path: Path) -> None:
+def test_a_reload_while_modules_are_loaded_happens_later(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         log.open("w") as stderr,
@@ -91,7 +91,7 @@ def test_a_reload_while_modules_are_loaded_ends_nothing(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_a_start_that_hangs_on_its_file_can_be_stopped(tmp_path: Path) -> None:
+def test_a_start_that_waits_for_its_file_can_be_stopped(tmp_path: Path) -> None:
     fifo = tmp_path / "config.yaml"
     os.mkfifo(fifo)
     with started(f"--config.file={fifo}") as process:
@@ -104,7 +104,7 @@ def test_a_start_that_hangs_on_its_file_can_be_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_check_that_hangs_on_its_file_ends_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_check_that_waits_for_its_file_ends_at_once(tmp_path: Path, number: signal.Signals) -> None:
     fifo = tmp_path / "config.yaml"
     os.mkfifo(fifo)
     with started(f"--config.file={fifo}", "--config.check") as process:
@@ -121,7 +121,7 @@ def free_port() -> int:
         return port
 
 
-def test_a_log_that_nobody_reads_stops_neither_scrapes_nor_the_end() -> None:
+def test_a_blocked_log_delays_neither_scrapes_nor_the_stop() -> None:
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     try:

@@ -1,4 +1,4 @@
-"""The soak itself, for twenty seconds: that it runs, and finds nothing wrong."""
+"""The soak test runs for twenty seconds and finds no problem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).parents[1]
 SOAK = HERE.parent / "benchmarks" / "soak.py"
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux, whose /proc it reads")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux, because it reads /proc")
 def test_twenty_seconds() -> None:
     done = subprocess.run(
         [sys.executable, SOAK, "--seconds=20", "--seed=1"],

@@ -1,4 +1,4 @@
-"""A machine without room for threads: one clear line at the start, never a traceback."""
+"""A start on a machine that refuses threads logs one line without a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.command import PATIENCE, environment
 
-#: The command on a machine that refuses the main thread its thread number REFUSED, counted from 0.
+#: Runs the command where the thread number REFUSED of the main thread, from 0, cannot start.
 CROWDED = """
 import itertools, sys, threading
 
@@ -27,7 +27,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("refused", range(7))
-def test_a_start_without_room_for_a_thread_is_one_line(tmp_path: Path, refused: int) -> None:
+def test_a_start_without_a_thread_logs_one_line(tmp_path: Path, refused: int) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("targets: [{repository: team/app}]")
     done = subprocess.run(

@@ -331,7 +331,7 @@ class TestNoAnswer:
     ) -> None:
         aws.create_repository(ACCOUNT, REGION, "team/app")
         aws.push(ACCOUNT, REGION, "team/app", "v1", digest=DIGEST)
-        Recorder(aws, Truncate(kept, told=told))
+        Recorder(aws, Truncate(kept, exact_length=told))
         assert failure(lambda: call(client)).reason is Reason.UNAVAILABLE
 
     @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://nowhere.invalid:1"])

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 from support.configs import BAD, CONFIGS, configurations, loader
-from support.schemas import NO_VALUES, SETTINGS, WEB, letters, texts
+from support.schemas import NO_VALUES, SETTINGS, WEB, documents, texts
 
 from exporter.config import schema
 from exporter.config import settings as config
@@ -115,7 +115,7 @@ def test_every_valid_configuration_is_valid(configuration: Settings) -> None:
 
 
 @settings(max_examples=800)
-@given(letters)
+@given(documents)
 def test_the_schema_and_the_exporter_agree(letter: dict[str, Any]) -> None:
     said = refused(json.dumps(letter))
     errors = list(SETTINGS.iter_errors(letter))

@@ -30,7 +30,7 @@ from support.chart import (
     workload,
 )
 from support.configs import CONFIGS, configurations
-from support.schemas import NO_VALUES, SETTINGS, WEB, letters
+from support.schemas import NO_VALUES, SETTINGS, WEB, documents
 
 from exporter.config import settings as config
 from exporter.config.settings import Settings, to_yaml
@@ -142,7 +142,7 @@ def test_helm_judges_configurations_as_the_schema_does(path: Path) -> None:
 
 
 @settings(max_examples=75)
-@given(letters)
+@given(documents)
 def test_helm_judges_whatever_comes_as_the_schema_does(letter: dict[str, Any]) -> None:
     assert takes({"config": letter}) == SETTINGS.is_valid(letter)
 

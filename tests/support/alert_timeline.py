@@ -1,8 +1,8 @@
-"""What an exporter shows while all is well, while something is wrong, and across a restart, for promtool.
+"""Series of an exporter over time, as input for promtool: with a failure and with restarts.
 
-A timeline has a sample a minute: good, with a restart near its end; bad, with a restart after the alert
-fired; good again. At a restart all series go for two minutes, counters begin anew, and the exporter comes
-back under another address.
+A timeline has one sample a minute and three phases: good with a restart near its end, bad with a restart
+after the alert fired, and good. A restart removes all series for two minutes and resets counters. The second
+restart also changes the address of the exporter.
 """
 
 from __future__ import annotations
@@ -11,55 +11,55 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: What every exporter shows.
+#: A metric that every exporter has.
 BUILD = "ecr_replication_exporter_build_info"
 #: Minutes.
 GOOD, RESTART, BAD_AFTER_FIRING = 90, 2, 30
 
-#: The value at a minute of its phase, or None where there is none.
+#: The value of a series, or a function of the moment; None means no sample.
 Value = float | Callable[["Moment"], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    #: Minutes of the timeline, of the phase, and since the exporter started.
+    #: Minutes since the timeline began, since the phase began and since the exporter started.
     minute: int
     phase: int
     since_start: int
 
 
 def clock(moment: Moment) -> float:
-    """A timestamp that keeps up."""
+    """A timestamp that is always now."""
     return moment.minute * 60.0
 
 
 def phase_start(moment: Moment) -> float:
-    """A timestamp that stays where the phase began."""
+    """The timestamp at which the phase began."""
     return (moment.minute - moment.phase) * 60.0
 
 
 def counting(per_minute: float) -> Callable[[Moment], float]:
-    """A counter, which starts at 0 with the exporter."""
+    """A counter that starts at 0 with the exporter."""
     return lambda moment: per_minute * moment.since_start
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An alert, what makes it fire, and what it says then."""
+    """An alert, the series that make it fire, and its text."""
 
     alert: str
     severity: str
-    #: Series while all is well, and while it is not. What is in one alone is absent in the other.
+    #: Series of the good phases and of the bad phase.
     good: Mapping[str, Value]
     bad: Mapping[str, Value]
-    #: Minutes from the first bad sample until it fires, and from the first good one until it is over.
+    #: Minutes from the first bad sample until it fires, and from the next good sample until it resolves.
     fires_after: int
     resolves_within: int
     labels: Mapping[str, str]
     summary: str
-    #: Minutes by which it may fire sooner: windows of Prometheus 3 are open on the left.
+    #: Minutes by which it may fire earlier, because windows of Prometheus 3 are open on the left.
     sooner: int = 0
-    #: Whether the exporter comes back from a restart under another address.
+    #: Whether the second restart changes the address of the exporter.
     moves: bool = True
     about: str = ""
 
@@ -124,7 +124,10 @@ def episode(
     until: int,
     alerts: Sequence[str],
 ) -> dict[str, Any]:
-    """A promtool test: for some minutes other series are there, and only these alerts may ever tell of it."""
+    """A promtool test in which `meanwhile` replaces the series `healthy` from minute `begins` to `ends`.
+
+    No alert fires before, and exactly `alerts` fire until the minute `until`.
+    """
     series = []
     for name in healthy.keys() | meanwhile.keys():
         track = _Track()
@@ -140,13 +143,13 @@ def episode(
     def fired(minutes: int) -> str:
         return f'group by (alertname) (count_over_time(ALERTS{{alertstate="firing"}}[{minutes}m]))'
 
-    told = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
+    expected = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
     return {
         "interval": "1m",
         "input_series": series,
         "promql_expr_test": [
             {"expr": fired(begins), "eval_time": f"{begins}m", "exp_samples": []},
-            {"expr": fired(until), "eval_time": f"{until}m", "exp_samples": told},
+            {"expr": fired(until), "eval_time": f"{until}m", "exp_samples": expected},
         ],
     }
 
@@ -168,7 +171,7 @@ def promtool_test(case: Case) -> dict[str, Any]:
     firing = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
 
     def samples(until: int, minutes: int, expected: list[dict[str, Any]]) -> dict[str, Any]:
-        """How often it fired in so many minutes up to one, that one included."""
+        """The number of samples that fire in the last `minutes`, with `until` as the last one."""
         expr = f"count_over_time({firing}[{minutes * 60 - 30}s])"
         return {"expr": expr, "eval_time": f"{until}m", "exp_samples": expected}
 

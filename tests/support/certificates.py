@@ -55,7 +55,7 @@ class Authority:
             .not_valid_after(now + lasting)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(alternative, critical=False)
-            # Python 3.13 verifies as strictly as RFC 5280, which wants these.
+            # Python 3.13 verifies as in RFC 5280, which requires these extensions.
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False

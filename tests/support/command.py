@@ -1,4 +1,4 @@
-"""The real command as a subprocess, and what to do with it."""
+"""Runs the real command as a subprocess, and reads its pages and log."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 T = TypeVar("T")
 
-#: Seconds that anything on this machine may take.
+#: The longest time in seconds that a test waits for anything.
 PATIENCE = 40.0
 
 
 def system_program(name: str, *, package: str) -> str:
-    """The path of a program of the system; without it the test is skipped, or fails where it is required."""
+    """The path of a system program. Without it the test is skipped; it fails with REQUIRE_SYSTEM_PACKAGES."""
     path = shutil.which(name)
     if path is None:
         reason = f"{name} is needed: apt-get install {package}"
@@ -40,12 +40,12 @@ def system_program(name: str, *, package: str) -> str:
 
 
 def eventually(found: Callable[[], T], *, within: float = PATIENCE) -> T:
-    """What `found` gives once it gives something true. Fails after `within` seconds."""
+    """The first true value of `found`. Fails after `within` seconds."""
     end = time.monotonic() + within
     pause = threading.Event()
     while not (value := found()):
         if time.monotonic() > end:
-            pytest.fail(f"did not come about within {within} s; the last of it: {value!r}")
+            pytest.fail(f"not true within {within} s; the last value is {value!r}")
         pause.wait(0.05)
     return value
 
@@ -56,7 +56,7 @@ class Answer(NamedTuple):
 
 
 def ask(url: str, *, method: str = "GET") -> Answer:
-    """An HTTP answer, whatever its status."""
+    """The HTTP answer, with any status."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as response:
             return Answer(response.status, response.read().decode())
@@ -69,13 +69,13 @@ Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Scraped(ABC):
-    """Something with a page of metrics."""
+    """A source of a metrics page."""
 
     @abstractmethod
     def page(self) -> str: ...
 
     def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
-        """The samples of a metric that have the labels."""
+        """The samples of the metric with these labels."""
         return [
             (sample.labels, sample.value)
             for family in text_string_to_metric_families(self.page())
@@ -84,7 +84,7 @@ class Scraped(ABC):
         ]
 
     def statuses(self, **labels: str) -> set[str]:
-        """The states that images are in."""
+        """The states of the images with these labels."""
         series = self.series("ecr_image_replication_status", **labels)
         return {found["status"] for found, value in series if value == 1}
 
@@ -95,13 +95,13 @@ class Command(Scraped):
     def __init__(self, process: subprocess.Popen[str], log: Path, *, port: int = 0) -> None:
         self.process = process
         self._log = log
-        if port:  # whose log may not say it
+        if port:  # the log level may hide the address
             self.url = f"http://127.0.0.1:{port}"
             eventually(lambda: _listens(port) or process.poll() is not None)
             return
         eventually(lambda: "addresses=" in self.log() or process.poll() is not None)
         address = re.search(r"addresses=(\S+)", self.log())
-        assert address, f"it did not start:\n{self.log()}"
+        assert address, f"the command did not start:\n{self.log()}"
         self.url = f"http://{address[1]}"
 
     def log(self) -> str:
@@ -111,7 +111,7 @@ class Command(Scraped):
         return ask(f"{self.url}/metrics").body
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """The exit code, and after how many seconds."""
+        """Send the signal. Returns the exit code and the seconds until the exit."""
         began = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(PATIENCE), time.monotonic() - began
@@ -124,14 +124,14 @@ def _listens(port: int) -> bool:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without anything of AWS."""
+    """The environment of this process without variables of AWS."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return kept | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull} | extra
 
 
 @contextmanager
 def running(tmp_path: Path, *flags: str, port: str = "0", **env: str) -> Iterator[Command]:
-    """Start the command, on any port unless one is given; it is killed in the end, if it did not stop."""
+    """Run the command on `port`, by default on a free one, and kill it at the end."""
     log = tmp_path / "exporter.log"
     arguments = [sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}", *flags]
     with log.open("w") as stderr:

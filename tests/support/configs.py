@@ -1,4 +1,4 @@
-"""Configurations for tests: files, and any that is valid."""
+"""Configurations for tests: files, and hypothesis strategies for valid ones."""
 
 from __future__ import annotations
 

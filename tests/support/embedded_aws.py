@@ -1,4 +1,4 @@
-"""The demo's AWS with what tests and the soak need: faults on the wire, and a count of all calls."""
+"""The demo's AWS with faults on the wire and a count of all calls, for tests and the soak."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, cast
 from botocore.config import Config
 
 from exporter.demo import ACCOUNT, REGION, Call, CallKind, DemoAWS, Refuse
-from exporter.demo.aws import Answer, Asked, Handler
+from exporter.demo.aws import Answer, Handler, HttpRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Any answer at all, in place of the right one."""
+    """Another answer instead of the right one."""
 
     body: bytes
     status: int = 200
@@ -27,7 +27,7 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """No answer for so many seconds or until released, whichever comes first; then the right one."""
+    """The right answer, but only after these seconds or after the release."""
 
     seconds: float = 60.0
     released: threading.Event = field(default_factory=threading.Event)
@@ -35,7 +35,7 @@ class Hang:
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """The right answer a byte at a time, so many seconds apart. Once released, the rest comes at once."""
+    """The right answer, one byte in `seconds`. After the release the rest comes at once."""
 
     seconds: float = 0.1
     released: threading.Event = field(default_factory=threading.Event)
@@ -43,15 +43,18 @@ class Drip:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """So many bytes of the right answer, then the end. Content-Length is that of all, unless `told`."""
+    """The first `kept` bytes of the right answer, then the end of the connection.
+
+    Content-Length is the size of the whole answer, or of the part if `exact_length` is set.
+    """
 
     kept: int
-    told: bool = False
+    exact_length: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DropConnection:
-    """The connection is closed without an answer."""
+    """Closes the connection without an answer."""
 
 
 Fault = Refuse | Garbage | Hang | Drip | Truncate | DropConnection
@@ -59,7 +62,7 @@ Fault = Refuse | Garbage | Hang | Drip | Truncate | DropConnection
 
 @dataclass(frozen=True, slots=True)
 class _Faulty(Answer):
-    """An answer that is sent with a fault."""
+    """An answer and the fault with which it is sent."""
 
     fault: Fault
 
@@ -72,9 +75,9 @@ class _FaultyHandler(Handler):
             case _Faulty(fault=Garbage(headers=headers)) if headers:
                 self._head(answer, len(answer.body), dict(headers))
                 self.wfile.write(answer.body)
-            case _Faulty(fault=Truncate(kept, told)):
+            case _Faulty(fault=Truncate(kept, exact)):
                 self.close_connection = True
-                self._head(answer, min(kept, len(answer.body)) if told else len(answer.body))
+                self._head(answer, min(kept, len(answer.body)) if exact else len(answer.body))
                 self.wfile.write(answer.body[:kept])
             case _Faulty(fault=Drip(seconds, released)):
                 self._drip(answer, seconds, released)
@@ -103,21 +106,21 @@ class _FaultyHandler(Handler):
 
 
 class EmbeddedAWS(DemoAWS):
-    """The make-believe AWS of the demo, inside the test."""
+    """The simulated AWS of the demo, inside the test."""
 
     handler = _FaultyHandler
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        #: Called before each call; what it returns goes wrong with the call.
+        #: Called before each call; returns the fault of the call, or None.
         self.fault: Callable[[Call], Fault | None] = lambda _: None
-        #: All calls, refused ones too. `count` reads it safely while calls come in.
+        #: All calls, with the refused ones. While calls come in, read it with `count`.
         self.calls: Counter[CallKind] = Counter()
         self._counting = threading.Lock()
         self._hanging: set[threading.Event] = set()
 
     def stop(self) -> None:
-        """Refuse new connections, cut open ones, release what hangs."""
+        """Refuse new connections, close open ones and release calls that hang."""
         super().stop()
         for released in list(self._hanging):
             released.set()
@@ -132,7 +135,7 @@ class EmbeddedAWS(DemoAWS):
         )
 
     def count(self, operation: str, *, account: str | None = None, region: str | None = None) -> int:
-        """How many calls of the operation came, refused ones too."""
+        """The number of calls of the operation, with the refused ones."""
         with self._counting:
             return sum(
                 number
@@ -142,13 +145,13 @@ class EmbeddedAWS(DemoAWS):
                 and region in (None, kind.region)
             )
 
-    def answer(self, call: Call, asked: Asked) -> Answer:
+    def answer(self, call: Call, request: HttpRequest) -> Answer:
         with self._counting:
             self.calls[call.kind] += 1
         fault = self.fault(call)
         match fault:
             case None:
-                return super().answer(call, asked)
+                return super().answer(call, request)
             case Refuse() as refusal:
                 raise refusal
             case Garbage(body, status, content_type):
@@ -159,8 +162,8 @@ class EmbeddedAWS(DemoAWS):
                 self._hanging.add(released)
                 released.wait(seconds)
                 self._hanging.discard(released)
-                return super().answer(call, asked)
+                return super().answer(call, request)
         if isinstance(fault, Drip):
             self._hanging.add(fault.released)
-        right = super().answer(call, asked)
+        right = super().answer(call, request)
         return _Faulty(right.status, right.content_type, right.body, fault)

@@ -1,6 +1,6 @@
-"""A make-believe ECR in memory, a clock that only moves when told, and workers without threads.
+"""A fake ECR in memory, a clock that tests set, and workers without threads.
 
-`FakeECR` keeps to the contract suite in test_contract.py, as the real client does on the embedded AWS.
+tests/aws/test_contract.py runs against `FakeECR` and against the real client on the embedded AWS.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def digest_of(text: str) -> str:
 
 @dataclass
 class FakeClock:
-    """Monotonic and wall clock; they differ, so that mixing them up shows."""
+    """A monotonic and a wall clock. They differ, so a test fails if the code mixes them up."""
 
     now: float = 1000.0
     wall_ahead: float = 1.8e9
@@ -83,18 +83,18 @@ def refusal(
 
 @dataclass
 class FakeECR:
-    """The registries of one Region's worth of accounts, as clients see them."""
+    """The registry of one account and Region. `FakeClient` gives clients access to it."""
 
     source: Source = HOME
     rules: tuple[Rule, ...] = EVERYTHING
     repositories: dict[str, dict[str, Image]] = field(default_factory=dict)
     statuses: dict[tuple[str, str], tuple[Replication, ...]] = field(default_factory=dict)
-    #: Called with operation and repository before each call; what it returns is raised.
+    #: Called with operation and repository before each call; returns the error to raise, or None.
     fault: Fault = lambda *_: None
     calls: Counter[str] = field(default_factory=Counter)
     log: list[tuple[str, str, str]] = field(default_factory=list)
     page_size: int = 3
-    #: Called with an operation, all items and the right page; what it returns is answered.
+    #: Called with the operation, all items and the right page; returns the page to answer with.
     change_page: Callable[[str, Sequence[Any], Page[Any]], Page[Any]] = lambda _, __, page: page
 
     # -- the world --
@@ -103,7 +103,7 @@ class FakeECR:
         self.repositories.setdefault(repository, {})
 
     def push(self, repository: str, *tags: str, at: float | None = None, digest: str | None = None) -> str:
-        """Push an image; its tags leave whatever had them."""
+        """Push an image. Tags move to it from other images."""
         images = self.repositories.setdefault(repository, {})
         digest = digest or digest_of(f"{repository}{tags}{at}{len(images)}")
         for other in images.values():
@@ -172,7 +172,7 @@ Permission = Callable[[RegistrySettings, str, str], ECRError | None]
 
 
 class FakeClient:
-    """A client to a FakeECR with one entry's credentials, whose own registry is `own`."""
+    """A client of a FakeECR with the credentials of one entry, whose account has the registry `own`."""
 
     def __init__(self, ecr: FakeECR, own: FakeECR, permit: Callable[[str, str], ECRError | None]) -> None:
         self._ecr = ecr
@@ -209,11 +209,11 @@ class FakeClient:
 
 @dataclass
 class FakeAWS:
-    """Connects to registries by account and Region; credentials without a role are HOME's."""
+    """Connects to registries by account and Region. Without a role the account is that of HOME."""
 
     registries: dict[Source, FakeECR]
     region: str | None = REGION
-    #: Called with an entry, an operation and a repository before each call; what it returns is raised.
+    #: Called with entry, operation and repository before each call; returns the error to raise, or None.
     permission: Permission = lambda *_: None
 
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
@@ -239,7 +239,7 @@ class Inline:
 
 
 class Together(Inline):
-    """Workers whose calls all end at once, when told."""
+    """Workers whose calls all run when `end` is called."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
@@ -254,7 +254,7 @@ class Together(Inline):
 
 
 class Exchangeable(Inline):
-    """Workers that others can take the place of; at first calls are made at once."""
+    """Workers that a test can replace. At first they make each call at once."""
 
     def __init__(self) -> None:
         self.pool: WorkerPool = Inline()
@@ -264,7 +264,7 @@ class Exchangeable(Inline):
 
 
 class Stuck(Inline):
-    """Workers that hang in each call for as long as they are told to."""
+    """Workers that hang in each call while `hangs` is set."""
 
     hangs = False
 
@@ -278,7 +278,7 @@ class Stuck(Inline):
             call()
 
     def free(self) -> None:
-        """Let all that hang come back."""
+        """Let all calls end that hang."""
         self.hangs = False
         while self.stuck:
             self.stuck.pop(0)()
@@ -286,7 +286,7 @@ class Stuck(Inline):
 
 @dataclass
 class FakeJournal:
-    """Remembers what it is told."""
+    """Records failures and events."""
 
     failing: dict[tuple[str, FailureScope], Reason] = field(default_factory=dict)
     events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
@@ -344,7 +344,7 @@ class Rig:
         )
 
     def run(self, seconds: float) -> None:
-        """Let the poller work for so many seconds of virtual time."""
+        """Run the poller for these seconds of virtual time."""
         end = self.clock.now + seconds
         while True:
             wait = self.poller.step()
@@ -357,7 +357,7 @@ class Rig:
         return self.store.snapshot(self.clock.now)
 
     def states(self) -> dict[tuple[str, str, str], dict[Destination, str]]:
-        """What is exported: (repository, tag, digest) -> destination -> status."""
+        """The exported states: (repository, tag, digest) -> destination -> status."""
         return {
             (repository, *name): {r.destination: str(r.status) for r in image.replications or ()}
             for registry in self.snapshot().registries
@@ -384,7 +384,7 @@ def complete(destination: Destination = IRELAND) -> Replication:
 
 
 def pushed(ecr: FakeECR, repository: str = "team/app", tag: str = "v1", age: float = 10.0) -> str:
-    """Push an image so many seconds before a rig starts."""
+    """Push an image `age` seconds before a rig starts."""
     return ecr.push(repository, tag, at=1.8e9 + 1000.0 - age)
 
 

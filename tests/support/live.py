@@ -1,4 +1,4 @@
-"""The whole exporter inside the test: its real engine and client, in real time, but in a hurry."""
+"""The whole exporter inside the test: the real engine and client, in real time, with short intervals."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from support.command import Scraped, eventually
 from support.embedded_aws import EmbeddedAWS
 from support.logfmt import parse
 
-#: Seconds between two questions about anything.
-HURRY = 0.3
+#: Every interval of the exporter, in seconds.
+INTERVAL = 0.3
 PARTNER = "444455556666"
 IRELAND = {"region": "eu-west-1", "registryId": ACCOUNT}
 OREGON = {"region": "us-west-2", "registryId": PARTNER}
@@ -42,12 +42,12 @@ targets:
   - {{repository: team/*, registries: [partner]}}
 requests_per_second: 200
 """
-#: The targets by registry.
+#: The targets of the registry `home`.
 HOME = {"team/app:v1", "team/api:v1", "base/*"}
 
 
-def peopled(aws: EmbeddedAWS) -> EmbeddedAWS:
-    """With what CONFIG watches, all of it COMPLETE."""
+def populated(aws: EmbeddedAWS) -> EmbeddedAWS:
+    """The AWS with all images that CONFIG selects, each of them COMPLETE."""
     for account, region, destination, repositories in (
         (ACCOUNT, "us-east-1", IRELAND, ("team/app", "team/api", "base/img")),
         (PARTNER, "eu-west-1", OREGON, ("team/lib",)),
@@ -60,7 +60,7 @@ def peopled(aws: EmbeddedAWS) -> EmbeddedAWS:
 
 
 class Live(Scraped):
-    """An exporter that polls."""
+    """A running exporter."""
 
     def __init__(self, exporter: Exporter, written: io.StringIO) -> None:
         self.exporter = exporter
@@ -70,30 +70,30 @@ class Live(Scraped):
         return self.exporter.page(accept="", accept_encoding="", names=()).whole().decode()
 
     def written(self) -> list[str]:
-        """The log as it is."""
+        """The lines of the log."""
         return self._written.getvalue().split("\n")[:-1]
 
     def lines(self, event: str = "") -> list[dict[str, str]]:
-        """What was logged, by fields; one kind of event only, if it is named."""
+        """The fields of each log line, or of the lines of one event."""
         lines = [parse(line) for line in self.written()]
         return [line for line in lines if event in ("", line["msg"])]
 
     def reasons(self, target: str) -> set[str]:
-        """Why the target failed in its last round; empty if it did not."""
+        """The reasons of the target's failure; empty if it does not fail."""
         return {found["reason"] for found, _ in self.series("ecr_target_failure_info", target=target)}
 
     def success(self) -> dict[str, float]:
-        """Of each target of home: 1 or 0; of what is not known, nothing."""
+        """The success of each target of home, 1 or 0. A target without a known result is absent."""
         found = self.series("ecr_target_success", source_registry_id=ACCOUNT)
         return {labels["target"]: value for labels, value in found}
 
-    def heard_from(self, account: str) -> float:
-        """When all of the registry was last listed."""
+    def last_listed(self, account: str) -> float:
+        """The Unix time of the last complete listing of the account's registry; 0 if there was none."""
         name = "ecr_registry_last_success_timestamp_seconds"
         return max((at for _, at in self.series(name, source_registry_id=account)), default=0.0)
 
     def heals(self, *, within: float) -> None:
-        """All targets succeed again, and all that failed is said to have recovered."""
+        """Wait until all targets of home succeed."""
         eventually(lambda: set(self.success().values()) == {1.0} and len(self.success()) == 3, within=within)
 
 
@@ -106,17 +106,20 @@ def living(
     format_: str = "logfmt",
     **options: Any,
 ) -> Iterator[Live]:
-    """An exporter of the configuration; no session means the environment's. `options` are AwsConnector's."""
+    """Run an exporter with the configuration `text`. `options` are passed to AwsConnector.
+
+    Without a session it uses the credentials of the environment.
+    """
     written = io.StringIO()
     logs.setup("debug", format_, written)
     instruments = Instruments()
     aws = AwsConnector(session=session, endpoint_url=endpoint_url, observe=instruments.aws_request, **options)
     settings = replace(
         config.parse(text, file="config.yaml"),
-        discovery_interval=HURRY,
-        pending_interval=HURRY,
-        failed_interval=HURRY,
-        settled_interval=HURRY,
+        discovery_interval=INTERVAL,
+        pending_interval=INTERVAL,
+        failed_interval=INTERVAL,
+        settled_interval=INTERVAL,
     )
     exporter = Exporter(
         settings=settings,

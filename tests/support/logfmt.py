@@ -1,4 +1,4 @@
-"""A strict reader of logfmt: what is not exactly key=value pairs, one space apart, is an error."""
+"""A strict reader of logfmt: a line is key=value pairs with one space between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def parse(line: str) -> dict[str, str]:
-    """The fields of one line. Raises ValueError where the line is not logfmt, or a key comes twice."""
+    """The fields of one line. Raises ValueError if it is not logfmt or has a key twice."""
     fields: dict[str, str] = {}
     position = 0
     while True:
@@ -23,7 +23,7 @@ def parse(line: str) -> dict[str, str]:
 
 
 def _value(line: str, start: int) -> tuple[str, int]:
-    """A value, and where it ends."""
+    """The value at `start`, and the position after it."""
     if line[start : start + 1] == '"':
         text, end = json.JSONDecoder().raw_decode(line, start)
         return text, end

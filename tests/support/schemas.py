@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, and anything that looks like one."""
+"""The JSON Schema of the configuration, and hypothesis strategies for documents to check against it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.config import schema
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings, keys
 from exporter.config.web import WebSettings
 
-#: Files that YAML itself, or its tree, makes bad: they never become values that a schema could judge.
+#: Files that fail while YAML is read, so there are no values to check against a schema.
 NO_VALUES = {
     "alias",
     "aliased_once",
@@ -61,8 +61,8 @@ targets = st.dictionaries(st.sampled_from([*keys(TargetSettings), "Tag"]), anyth
 
 others = [*(key for key in keys(Settings) if key not in ("registries", "targets")), "colour"]
 
-#: Few keys each, so that one mistake does not hide what is thought of the next.
-letters = st.one_of(
+#: Configurations with few keys each, so that one mistake does not hide another one.
+documents = st.one_of(
     st.lists(targets.map({"repository": "team/app"}.__or__), max_size=2).map(lambda each: {"targets": each}),
     st.lists(targets, min_size=1, max_size=1).map(lambda each: {"targets": each}),
     st.lists(registries, max_size=1).map(lambda each: {"registries": each} | VALID),

@@ -17,14 +17,14 @@ from exporter.metrics.exposition import Page
 
 
 class Echo(Routes):
-    """Answers with what it was asked, or as `reply` says."""
+    """Answers with the request as JSON, or with the result of `reply`."""
 
     def __init__(self, reply: Callable[[Request], Response] | None = None) -> None:
         super().__init__(_NoApp())
-        self._reply = reply or self._tell
+        self._reply = reply or self._echo
 
     @staticmethod
-    def _tell(request: Request) -> Response:
+    def _echo(request: Request) -> Response:
         fields = {"method": request.method, "path": request.path, "query": dict(request.query)}
         return Response(200, (json.dumps({**fields, "headers": dict(request.headers)}).encode(),))
 
@@ -33,7 +33,7 @@ class Echo(Routes):
 
 
 class _NoApp:
-    """`Echo` answers everything by itself: whatever asks this is at fault."""
+    """`Echo` answers every request itself, so a call of these methods is an error."""
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         raise NotImplementedError
@@ -67,7 +67,7 @@ def serving(
 
 
 def sip(connection: socket.socket) -> int:
-    """Take an answer about a megabyte at a time, slowly, until the server ends it. Returns its bytes."""
+    """Read an answer slowly, a megabyte at a time, until the server ends it. Returns the number of bytes."""
     pause, size = threading.Event(), 0
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while received := sum(len(connection.recv(16384)) for _ in range(64)):

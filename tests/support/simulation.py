@@ -1,8 +1,8 @@
-"""The real engine on a make-believe registry in virtual time: calls take a while, AWS has bad days.
+"""The real engine on a simulated registry in virtual time, with slow answers and failures.
 
-`FakeECR` is for what an answer means; `Registry` here is for what a week of them amounts to. Its pages
-are ready-made, its statuses follow the clock, and it notes how it was asked. `make simulate` plays a
-week of 100,000 images; tests play smaller worlds.
+`FakeECR` tests the meaning of single answers. `Registry` tests the load and the delays over days: it has
+prepared pages, its statuses depend on the clock, and it records all calls. `make simulate` runs a week of
+100,000 images; tests run less.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from exporter.replication.model import Registry as Described
 from exporter.replication.store import Store
 from support.fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, refusal
 
-#: Of an answer that never comes; the client's own patience is what ends it.
+#: Seconds until the client gives up an answer that is lost.
 TIME_OUT = 10.0
 YEAR = 365 * 86400.0
 
 STATUS = "DescribeImageReplicationStatus"
-_UNDER_WAY = (Replication(IRELAND, Status.IN_PROGRESS),)
+_IN_PROGRESS = (Replication(IRELAND, Status.IN_PROGRESS),)
 _COMPLETE = (Replication(IRELAND, Status.COMPLETE),)
 _FAILED = (Replication(IRELAND, Status.FAILED, "DESTINATION_REGISTRY_ACCESS_DENIED"),)
 
 
 @dataclass(slots=True, eq=False)
 class Push:
-    """A push of the simulation, and when the engine came to know of it (virtual monotonic time)."""
+    """A push, and when the engine noticed it. Times are virtual monotonic seconds."""
 
     repository: str
     digest: str
     at: float
     ends: float
     fails: bool
-    #: When the listing that has it was complete, and when its status was asked for the first time.
+    #: The end of the first complete listing that has it, and its first status call.
     listed: float | None = None
     asked: float | None = None
 
 
-class _Shelf:
-    """The images of a repository, in pages. ECR promises no order, so neither do they have one."""
+class _Pages:
+    """The images of a repository in pages, in random order, because ECR promises none."""
 
     def __init__(self, images: Sequence[Image], random: Random, page_size: int) -> None:
         self._page_size = page_size
@@ -61,14 +61,14 @@ class _Shelf:
         self.pages: list[Page[Image]] = []
         for number, chunk in enumerate(chunks, start=1):
             self.pages.append(Page(tuple(chunk), str(number) if number < len(chunks) else None))
-        #: Where each image is, the oldest first.
+        #: The place of each image, the oldest first.
         self._places = deque(places)
-        #: Pushes that no complete listing has had, by page; and those in the pages of the pass under way.
+        #: Pushes without a complete listing by page, and those in the pages of the current listing.
         self.unlisted: dict[int, list[Push]] = {}
         self.seen: list[Push] = []
 
     def replace_oldest(self, image: Image, push: Push) -> str:
-        """Put an image in the place of the oldest, as lifecycle rules would; whose place it was."""
+        """Replace the oldest image, as with a lifecycle rule. Returns the digest of the old image."""
         place = self._places.popleft()
         self._places.append(place)
         number, slot = divmod(place, self._page_size)
@@ -79,7 +79,7 @@ class _Shelf:
 
 
 class Registry:
-    """A registry that answers as a client does, at the time that the clock shows."""
+    """A registry with the methods of a client. Answers depend on the clock."""
 
     def __init__(
         self,
@@ -93,25 +93,24 @@ class Registry:
         self.region = region
         self.random = Random(seed)
         self.clock = FakeClock()
-        #: How AWS fares: seconds that an answer takes, the share of answers that never come, the calls
-        #: that it takes a second (None: any number), of one operation or of all together (None), and
-        #: whether the role may be assumed.
+        #: State of AWS: seconds until an answer, share of lost answers, allowed calls a second (None: no
+        #: limit) of the operation `throttled` or of all together (None), and whether the role is refused.
         self.latency = 0.05
         self.lost_share = 0.0
         self.allowed: float | None = None
         self.throttled: str | None = None
         self.revoked = False
-        #: Images whose status AWS gives no answer about; and what it replicates.
+        #: Images whose status calls get no answer, and the replication rules.
         self.unanswered: set[str] = set()
         self.rules: tuple[Rule, ...] = EVERYTHING
-        #: What it noted.
+        #: Records of the calls and pushes.
         self.calls: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()  # status calls by repository
         self.refused = 0
         self.per_second: Counter[int] = Counter()
         self.pushes: list[Push] = []
-        self.answered: dict[str, float] = {}  # digest -> when COMPLETE was last asked for
-        self.gaps = array("d")  # seconds between two such calls
+        self.answered: dict[str, float] = {}  # digest -> time of the last call with answer COMPLETE
+        self.gaps = array("d")  # seconds between two such calls for an image
         self._moving: dict[str, Push] = {}
         self._gone: set[str] = set()
         self._tokens = 0.0
@@ -119,28 +118,28 @@ class Registry:
         self._sent = 0.0
         self._lost = False
         self._serial = count()
-        self._shelves: dict[str, _Shelf] = {}
+        self._repositories: dict[str, _Pages] = {}
         for number, size in enumerate(sizes):
             ages = sorted((self.random.uniform(0.01, 1) * oldest for _ in range(size)), reverse=True)
             images = [self._image(self.clock.time() - age) for age in ages]
-            self._shelves[f"team/app-{number:03}"] = _Shelf(images, self.random, page_size)
+            self._repositories[f"team/app-{number:03}"] = _Pages(images, self.random, page_size)
 
     @property
     def names(self) -> list[str]:
-        return list(self._shelves)
+        return list(self._repositories)
 
     @property
     def pages(self) -> list[int]:
-        """How many calls a listing of each repository takes."""
-        return [len(shelf.pages) for shelf in self._shelves.values()]
+        """The number of pages of each repository."""
+        return [len(listing.pages) for listing in self._repositories.values()]
 
     def push(self, repository: str, *, takes: float = 0.0, fails: bool = False) -> Push:
-        """Push an image, whose replication takes so many seconds; the oldest one goes."""
+        """Push an image whose replication takes these seconds. It replaces the oldest image."""
         image = self._image(self.clock.time())
         push = Push(repository, image.digest, self.clock.now, self.clock.now + takes, fails)
         self.pushes.append(push)
         self._moving[push.digest] = push
-        gone = self._shelves[repository].replace_oldest(image, push)
+        gone = self._repositories[repository].replace_oldest(image, push)
         self._gone.add(gone)
         self.answered.pop(gone, None)
         return push
@@ -149,17 +148,17 @@ class Registry:
         number = next(self._serial)
         return Image(f"sha256:{number:064x}", (f"v{number}",), pushed_at)
 
-    # -- how calls come in -------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------
 
     def sends(self) -> tuple[float, bool]:
-        """A call is sent: how many seconds its answer takes, and whether it is lost."""
+        """Record that a call is sent. Returns the seconds until its answer, and whether it is lost."""
         self.per_second[int(self.clock.now)] += 1
         if self.random.random() < self.lost_share:
             return TIME_OUT, True
         return self.latency * self.random.uniform(0.6, 1.4), False
 
     def delivers(self, call: Callable[[], None], *, sent: float, lost: bool) -> None:
-        """The answer to a call comes in; or that there is none."""
+        """Make the call, which fails if its answer is lost."""
         self._sent = sent
         self._lost = lost
         call()
@@ -178,7 +177,7 @@ class Registry:
             self.asked[repository] += 1
 
     def _token(self, rate: float) -> bool:
-        """Take one of the tokens of which AWS gives so many a second, and keeps a second's worth, or one."""
+        """Take a token from a bucket that fills at `rate` a second and holds `rate` tokens, at least one."""
         now = self.clock.now
         self._tokens = min(max(1.0, rate), self._tokens + (now - self._token_at) * rate)
         self._token_at = now
@@ -200,27 +199,27 @@ class Registry:
     def repositories(self, token: str | None) -> Page[str]:
         del token
         self._called("DescribeRepositories")
-        return Page(tuple(self._shelves))
+        return Page(tuple(self._repositories))
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
         del untagged
         self._called("DescribeImages", repository)
-        shelf = self._shelves[repository]
+        listing = self._repositories[repository]
         number = int(token or 0)
         if number == 0:
-            shelf.seen.clear()
-        shelf.seen += shelf.unlisted.get(number, ())
-        page = shelf.pages[number]
+            listing.seen.clear()
+        listing.seen += listing.unlisted.get(number, ())
+        page = listing.pages[number]
         if page.token is None:
-            for push in shelf.seen:
+            for push in listing.seen:
                 push.listed = push.listed or self.clock.now
-            for number, pushes in shelf.unlisted.items():
-                shelf.unlisted[number] = [push for push in pushes if push.listed is None]
+            for number, pushes in listing.unlisted.items():
+                listing.unlisted[number] = [push for push in pushes if push.listed is None]
         return page
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
         self._called("DescribeImages", repository)
-        items = [image for page in self._shelves[repository].pages for image in page.items]
+        items = [image for page in self._repositories[repository].pages for image in page.items]
         found = {i.digest: i for i in items for n in names if n.digest == i.digest or n.tag in i.tags}
         if len(found) < len(names):
             raise refusal(Reason.IMAGE_NOT_FOUND)
@@ -235,7 +234,7 @@ class Registry:
         if digest in self._gone:
             raise refusal(Reason.IMAGE_NOT_FOUND)
         if push and self.clock.now < push.ends:
-            return _UNDER_WAY
+            return _IN_PROGRESS
         if push and push.fails:
             return _FAILED
         if (before := self.answered.get(digest)) is not None:
@@ -244,8 +243,8 @@ class Registry:
         return _COMPLETE
 
 
-class _Crew:
-    """Workers in virtual time: answers come when they are due."""
+class _Workers:
+    """Workers in virtual time: each answer arrives after its latency."""
 
     def __init__(self, simulation: Simulation, registry: Registry) -> None:
         self._simulation = simulation
@@ -272,14 +271,14 @@ class _Connector:
 
 
 class Simulation:
-    """The poller and some registries, one to a Region, on one virtual clock."""
+    """The poller and registries, one for each Region, on one virtual clock."""
 
     def __init__(self, settings: Settings, *registries: Registry, seed: int = 0) -> None:
         self.clock = registries[0].clock
         self.settings = settings
         self.store = Store()
         self.journal = FakeJournal()
-        #: How late the latest due call was, once a minute.
+        #: Age in seconds of the oldest due call, recorded once a minute.
         self.overdue = array("d")
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = count()
@@ -294,16 +293,16 @@ class Simulation:
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *_: None,
-            workers=lambda name: _Crew(self, by_region[name]),
+            workers=lambda name: _Workers(self, by_region[name]),
         )
         self._sample()
 
     def at(self, when: float, do: Callable[[], object]) -> None:
-        """Have something done at a monotonic time."""
+        """Call `do` at a monotonic time."""
         heappush(self._events, (when, next(self._serial), do))
 
     def run(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Run the poller and all events for these seconds."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             wake = self.clock.now + max(self.poller.step(), 1e-6)
@@ -325,9 +324,9 @@ def calls_per_second(
     pushes: float = 0.0,
     replication: float = 0.0,
 ) -> float:
-    """The sizing formula of docs/scaling.md: `pushes` a second, each replicated in so many seconds.
+    """The sizing formula of docs/scaling.md. `pushes` is a rate, `replication` the seconds of each.
 
-    Intervals are cut short by a twentieth on average, so that what began together drifts apart.
+    The engine shortens intervals by 5 % on average, so that calls spread over time.
     """
     listings = sum(pages) + ceil(len(pages) / PAGE_SIZE) + 1
     rate = listings / settings.discovery_interval
@@ -338,7 +337,7 @@ def calls_per_second(
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
-    """The median, the 99th percentile and the maximum; zeros, if there is nothing."""
+    """The median, the 99th percentile and the maximum; zeros without values."""
     ordered = sorted(values) or [0.0]
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1]
 
@@ -346,7 +345,7 @@ def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
 def outage(
     registry: Registry, simulation: Simulation, *, begins: float, lasts: float, **state: object
 ) -> None:
-    """Have the registry be so for a while: `latency`, `lost_share`, `allowed`, ..."""
+    """Set attributes of the registry (`latency`, `lost_share`, `allowed`, ...) for a time."""
     before = {name: getattr(registry, name) for name in state}
     for when, values in ((begins, state), (begins + lasts, before)):
         for name, value in values.items():
