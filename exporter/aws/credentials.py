@@ -89,9 +89,9 @@ class Lease:
                 raise self._failure
             return self._held.loan if self._held else self._renew()
 
-    def discard(self, loan: Loan) -> None:
+    def discard(self, stale: object) -> None:
         """Renew before the next use: AWS refuses these credentials. No effect if they are replaced."""
-        if self._held and self._held.loan is loan:
+        if self._held and self._held.loan is stale:
             self._held = None
 
     def _renewed_early(self, held: _Held) -> Loan:

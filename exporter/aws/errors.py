@@ -38,16 +38,6 @@ MAX_MESSAGE = 300
 #: Characters of a message that are searched for secrets. The rest is cut off.
 _REDACTED = 10_000
 
-# The throttling codes of botocore, and ThrottleException, which only the ECR documentation has.
-_THROTTLED = frozenset(
-    """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
-    RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
-    BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
-    ProvisionedThroughputExceededException EC2ThrottledException""".split()
-)
-_DENIED = frozenset(
-    "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
-)
 # The caller is refused, not this action: no other call works until that is repaired.
 _BAD_CREDENTIALS = frozenset(
     """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
@@ -56,13 +46,25 @@ _BAD_CREDENTIALS = frozenset(
     MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
     IDPCommunicationError IDPRejectedClaim RegionDisabledException""".split()
 )
+_CODES = {
+    # The throttling codes of botocore, and ThrottleException, which only the ECR documentation has.
+    Reason.THROTTLED: """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
+        RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
+        BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
+        ProvisionedThroughputExceededException EC2ThrottledException""".split(),
+    Reason.REPOSITORY_NOT_FOUND: ["RepositoryNotFoundException"],
+    Reason.IMAGE_NOT_FOUND: ["ImageNotFoundException"],
+    Reason.UNAVAILABLE: """ServerException InternalFailure InternalError ServiceUnavailable
+        ServiceUnavailableException RequestTimeout RequestTimeoutException RequestAbortedException""".split(),
+    Reason.ACCESS_DENIED: [
+        *"AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split(),
+        *_BAD_CREDENTIALS,
+    ],
+}
+_REASONS = {code: reason for reason, codes in _CODES.items() for code in codes}
 #: How STS refuses a caller whose account has not enabled its Region.
 NOT_ENABLED = frozenset(
     "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
-)
-_UNAVAILABLE = frozenset(
-    """ServerException InternalFailure InternalError ServiceUnavailable ServiceUnavailableException
-    RequestTimeout RequestTimeoutException RequestAbortedException""".split()
 )
 _NO_CREDENTIALS = (
     NoCredentialsError,
@@ -77,10 +79,6 @@ _NO_CREDENTIALS = (
     ProfileNotFound,
     OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
-_GONE = {
-    "RepositoryNotFoundException": Reason.REPOSITORY_NOT_FOUND,
-    "ImageNotFoundException": Reason.IMAGE_NOT_FOUND,
-}
 
 
 class ECRError(Exception):
@@ -109,14 +107,16 @@ class ECRError(Exception):
         self.retry_after = retry_after
 
 
+class UnusableAnswer(ResponseParserError):  # noqa: N818 - its name is the code in the log
+    """The answer is not what the service model says it is."""
+
+
 class Classified:
     """A context that turns every exception into an ECRError whose message does not hold the secret.
 
     `local` says that no request is sent within: an error is then a mistake in the settings, and not an answer
     that cannot be read.
     """
-
-    __slots__ = ("_action", "_local", "_secret")
 
     def __init__(self, action: str, *, secret: Secret | None = None, local: bool = False) -> None:
         self._action = action
@@ -193,19 +193,11 @@ def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> 
     if not action.endswith(f":{error.operation_name}"):
         action = f"sts:{error.operation_name}"  # botocore called STS for the credentials of the call
     sts = action.startswith("sts:")
-    if code in _THROTTLED or http == 429:
-        reason = Reason.THROTTLED
-    elif code in _GONE:
-        reason = _GONE[code]
-    elif http >= 500 or http == 408 or code in _UNAVAILABLE:
-        reason = Reason.UNAVAILABLE
-    elif not code and not any(name.startswith("x-amzn-") for name in headers):
+    reason = _REASONS.get(code) or _of_http(http)
+    refused = reason in (Reason.ACCESS_DENIED, Reason.INVALID)
+    if refused and not code and not any(name.startswith("x-amzn-") for name in headers):
         reason, sts = Reason.UNAVAILABLE, False
         message = f"HTTP {http} does not come from AWS; a proxy or a portal may have answered"
-    elif code in _DENIED or code in _BAD_CREDENTIALS or http in (401, 403):
-        reason = Reason.ACCESS_DENIED
-    else:
-        reason = Reason.INVALID
     return ECRError(
         reason,
         action=action,
@@ -214,6 +206,15 @@ def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> 
         everything=code in _BAD_CREDENTIALS or sts,
         retry_after=_retry_after(headers),
     )
+
+
+def _of_http(status: int) -> Reason:
+    """The reason of an answer whose code is unknown."""
+    if status == 429:
+        return Reason.THROTTLED
+    if status >= 500 or status == 408:
+        return Reason.UNAVAILABLE
+    return Reason.ACCESS_DENIED if status in (401, 403) else Reason.INVALID
 
 
 def _code(code: str, headers: Mapping[str, str]) -> str:
