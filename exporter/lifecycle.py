@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from enum import Enum
 from hashlib import sha256
 from queue import SimpleQueue
@@ -164,13 +165,7 @@ class Loader:
         """Log a warning once, not at every reload."""
         if warning not in self._warnings:
             self._warnings.add(warning)
-            _log.warning(
-                "config_warning",
-                file=warning.file,
-                line=warning.line,
-                path=warning.path,
-                problem=warning.message,
-            )
+            _log.warning("config_warning", **_fields(warning))
 
 
 def _hash(text: bytes) -> bytes:
@@ -180,17 +175,19 @@ def _hash(text: bytes) -> bytes:
 def log_problems(error: ConfigError) -> None:
     """One line for each problem."""
     for problem in error.problems:
-        _log.error(
-            "config_invalid",
-            file=problem.file,
-            line=problem.line,
-            path=problem.path,
-            problem=problem.message,
-        )
+        _log.error("config_invalid", **_fields(problem))
 
 
-class Reloader:
-    """Loads the configuration again and applies it. One thread at a time; `Reloads` sees to that."""
+def _fields(problem: Problem) -> dict[str, object]:
+    return {"file": problem.file, "line": problem.line, "path": problem.path, "problem": problem.message}
+
+
+class Reloads:
+    """Loads the configuration again and applies it, one reload at a time.
+
+    Callers that arrive during a reload share the next one. `run` and `watch` are for threads of their own.
+    The other methods are for any thread.
+    """
 
     def __init__(
         self, loader: Loader, *, apply: Callable[[Settings], bool], report: Callable[[bool], None]
@@ -199,78 +196,19 @@ class Reloader:
         self._loader = loader
         self._apply = apply
         self._report = report
-        #: Whether the last attempt failed for a reason other than the file, so that the same file is retried.
-        self.retry = False
-
-    def reload(self) -> Sequence[str]:
-        """Load and apply; the problems, or nothing after a success. Raises nothing."""
-        try:
-            problems = self._reload()
-        except Exception as error:  # noqa: BLE001 - the next attempt may work
-            self.retry = True
-            _log.broken("reload_broke", error)
-            problems = [f"an unexpected {type(error).__name__}; the log has more"]
-        self._report(not problems)
-        return problems
-
-    def _reload(self) -> Sequence[str]:
-        self.retry = False
-        try:
-            settings = self._loader.load()
-        except ConfigError as error:
-            log_problems(error)
-            return [str(problem) for problem in error.problems]
-        if not self._apply(settings):
-            self.retry = True
-            message = "the polling loop did not take the configuration in time"
-            _log.error("config_not_taken", error=message)
-            return [message]
-        _log.info("config_reloaded", targets=len(settings.targets))
-        return []
-
-    def due(self) -> bool:
-        """Whether a reload is due: the file changed, or the last attempt must be repeated."""
-        if self.retry:
-            return True
-        try:
-            return self._loader.changed()
-        except Exception as error:  # noqa: BLE001 - the next look may work
-            _log.broken("config_look_broke", error)
-            self._report(False)
-            self.retry = True
-            return False
-
-
-class Reload:
-    """One reload. `problems` is valid once `done` is set."""
-
-    __slots__ = ("done", "problems")
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.problems: Sequence[str] = ()
-
-
-class Reloads:
-    """Runs reloads one at a time. Callers that arrive during a reload share the next one.
-
-    `run` is for a thread of its own, the other methods are for any thread.
-    """
-
-    def __init__(self, load: Callable[[], Sequence[str]]) -> None:
-        """`load` returns the problems, or nothing after a success. It raises nothing."""
-        self._load = load
         self._lock = threading.Lock()
-        #: The requested reload that has not begun.
-        self._next: Reload | None = None
-        self._queue: SimpleQueue[Reload] = SimpleQueue()
+        #: The requested reload that has not begun. Its result is its problems.
+        self._next: Future[Sequence[str]] | None = None
+        self._queue: SimpleQueue[Future[Sequence[str]]] = SimpleQueue()
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        #: Whether the last attempt failed for a reason other than the file, so that the same file is retried.
+        self._retry = False
 
-    def request(self) -> Reload:
+    def request(self) -> Future[Sequence[str]]:
         """Request a reload that begins after this call. Does not block."""
         with self._lock:
             if self._next is None:
-                self._next = Reload()
+                self._next = Future()
                 self._queue.put(self._next)
             return self._next
 
@@ -280,9 +218,9 @@ class Reloads:
         if not self._waiting.acquire(blocking=False):
             return ["a reload is under way, and enough others wait for the next; it will come all the same"]
         try:
-            if not reload.done.wait(timeout):
-                return [f"the reload did not end within {timeout:g} s; it may yet"]
-            return reload.problems
+            return reload.result(timeout)
+        except TimeoutError:
+            return [f"the reload did not end within {timeout:g} s; it may yet"]
         finally:
             self._waiting.release()
 
@@ -292,14 +230,44 @@ class Reloads:
             reload = self._queue.get()
             with self._lock:
                 self._next = None
-            reload.problems = self._load()
-            reload.done.set()
+            reload.set_result(self._reload())
 
+    def watch(self, *, every: float, wait: Callable[[float], object]) -> None:
+        """Look every `every` seconds whether a reload is due. Returns once `wait` returns something true."""
+        while not wait(max(every, RETRY_AFTER) if self._retry else every):
+            if self._due():
+                self.wait()
 
-def reload_when_due(
-    reloader: Reloader, reloads: Reloads, *, every: float, wait: Callable[[float], object]
-) -> None:
-    """Look every `every` seconds whether a reload is due. Returns once `wait` returns something true."""
-    while not wait(max(every, RETRY_AFTER) if reloader.retry else every):
-        if reloader.due():
-            reloads.wait()
+    def _due(self) -> bool:
+        """Whether the file changed, or the last attempt must be repeated."""
+        if self._retry:
+            return True
+        try:
+            return self._loader.changed()
+        except Exception as error:  # noqa: BLE001 - the next look may work
+            _log.broken("config_look_broke", error)
+            self._report(False)
+            self._retry = True
+            return False
+
+    def _reload(self) -> Sequence[str]:
+        """Load and apply; the problems, or nothing after a success. Raises nothing."""
+        self._retry = False
+        problems: Sequence[str] = []
+        try:
+            settings = self._loader.load()
+            if self._apply(settings):
+                _log.info("config_reloaded", targets=len(settings.targets))
+            else:
+                self._retry = True
+                problems = ["the polling loop did not take the configuration in time"]
+                _log.error("config_not_taken", error=problems[0])
+        except ConfigError as error:
+            log_problems(error)
+            problems = [str(problem) for problem in error.problems]
+        except Exception as error:  # noqa: BLE001 - the next attempt may work
+            self._retry = True
+            _log.broken("reload_broke", error)
+            problems = [f"an unexpected {type(error).__name__}; the log has more"]
+        self._report(not problems)
+        return problems

@@ -7,25 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    LoginError,
-    NoAuthTokenError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    RefreshWithMFAUnsupportedError,
-    SSOError,
-    TokenRetrievalError,
-    UnknownCredentialError,
-)
-from botocore.exceptions import (
-    ConnectionError as ConnectionFailure,
-)
+from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 
 from exporter.config.settings import Secret
@@ -67,16 +49,16 @@ NOT_ENABLED = frozenset(
     "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
 )
 _NO_CREDENTIALS = (
-    NoCredentialsError,
-    NoAuthTokenError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    RefreshWithMFAUnsupportedError,
-    UnknownCredentialError,
-    SSOError,
-    LoginError,
-    ProfileNotFound,
+    botocore.NoCredentialsError,
+    botocore.NoAuthTokenError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.TokenRetrievalError,
+    botocore.RefreshWithMFAUnsupportedError,
+    botocore.UnknownCredentialError,
+    botocore.SSOError,
+    botocore.LoginError,
+    botocore.ProfileNotFound,
     OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
 
@@ -130,7 +112,7 @@ class Classified:
         # A broken answer can raise anything in botocore's parser.
         if not isinstance(error, Exception) or isinstance(error, ECRError):
             return
-        if self._local and isinstance(error, ValueError) and not isinstance(error, BotoCoreError):
+        if self._local and isinstance(error, ValueError) and not isinstance(error, botocore.BotoCoreError):
             raise _bad_setting(error, self._action) from error
         raise _classify(error, self._action, self._secret) from error
 
@@ -149,19 +131,19 @@ def _bad_setting(error: ValueError, action: str) -> ECRError:
 
 
 def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
-    if isinstance(error, ClientError):
+    if isinstance(error, botocore.ClientError):
         return _classify_answer(error, action, secret)
     code = type(error).__name__
     reason, everything = Reason.UNAVAILABLE, False
-    if isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
+    if isinstance(error, botocore.HTTPClientError | botocore.ConnectionError | ResponseParserError):
         pass  # first, because a time-out is an OSError too
     elif isinstance(error, _NO_CREDENTIALS):
         reason, everything = Reason.ACCESS_DENIED, True
         if _agent_is_down(error):
             reason = Reason.UNAVAILABLE
-    elif isinstance(error, ParamValidationError):
+    elif isinstance(error, botocore.ParamValidationError):
         reason = Reason.INVALID
-    elif isinstance(error, BotoCoreError):
+    elif isinstance(error, botocore.BotoCoreError):
         reason, everything = Reason.INVALID, True
     else:
         code = f"UnusableAnswer({code})"
@@ -172,19 +154,23 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
 
 def _agent_is_down(error: Exception) -> bool:
     """True if a container agent (Pod Identity, ECS) answers 5xx or not at all; 4xx is a refusal."""
-    if not isinstance(error, CredentialRetrievalError) or error.kwargs.get("provider") != "container-role":
-        return False
-    return not re.search(r"non 200 response 4\d\d", str(error))
+    refused = re.search(r"non 200 response 4\d\d", str(error))
+    return _lender(error) == "container-role" and not refused
 
 
 def _text(error: Exception) -> str:
     """The text of the error, without what a credential_process printed: that may hold secrets."""
-    if isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") == "custom-process":
+    if _lender(error) == "custom-process":
         return "credential_process gave no credentials; run it by hand to see what it says"
     return str(error)
 
 
-def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
+def _lender(error: Exception) -> object:
+    """The provider of botocore that failed to fetch credentials; None for other errors."""
+    return error.kwargs.get("provider") if isinstance(error, botocore.CredentialRetrievalError) else None
+
+
+def _classify_answer(error: botocore.ClientError, action: str, secret: Secret | None) -> ECRError:
     details = error.response.get("Error", {})
     metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     http = metadata.get("HTTPStatusCode", 0)

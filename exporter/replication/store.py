@@ -15,21 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter.replication import target_health
-from exporter.replication.facts import FirstRound, ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
+from exporter.replication.facts import ImageFacts, RegistryFacts
 from exporter.replication.model import ImageState, Registry, Source
 from exporter.replication.target_health import TargetHealth
-
-__all__ = [
-    "FirstRound",
-    "ImageFacts",
-    "RegistryFacts",
-    "RegistrySnapshot",
-    "RepositoryFacts",
-    "Snapshot",
-    "Store",
-    "TargetHealth",
-    "TargetImages",
-]
 
 
 @dataclass(frozen=True, slots=True)

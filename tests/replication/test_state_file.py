@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.fakes import HOME, IRELAND, OREGON, FakeClock, FakeECR, Rig, digest_of
 
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, ImageState, Replication, Rule, Source, Status
 from exporter.replication.state_file import (
     Repositories,
@@ -27,7 +28,7 @@ from exporter.replication.state_file import (
     settled,
     write,
 )
-from exporter.replication.store import ImageFacts, Store
+from exporter.replication.store import Store
 
 STATUS = "DescribeImageReplicationStatus"
 WORDS = st.text(max_size=5)
