@@ -16,9 +16,8 @@ from functools import partial
 from random import Random
 
 from exporter import __version__, logs
-from exporter.aws.connector import AwsConnector
+from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
-from exporter.aws.regions import known_regions
 from exporter.cli import parse
 from exporter.config import settings as config
 from exporter.config.settings import ConfigError, Problem, Settings
@@ -231,7 +230,7 @@ def _serve(flags: argparse.Namespace) -> int:
                 file, text = "demo", demo.DEMO_CONFIG
         else:
             aws = AwsConnector(observe=instruments.aws_request)
-        loader = Loader(file, aws=aws, text=text, regions=known_regions())
+        loader = Loader(file, region=aws.region, text=text, regions=known_regions())
         return _run(flags, requests, instruments, loader, aws)
 
 

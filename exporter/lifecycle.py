@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from enum import Enum
 from hashlib import sha256
 from queue import SimpleQueue
-from typing import Protocol
 
 from exporter import logs
 from exporter.config import settings as config
@@ -114,21 +113,15 @@ def restore_signals() -> None:
 # -- the configuration ---------------------------------------------------------------------------
 
 
-class HasRegion(Protocol):
-    @property
-    def region(self) -> str | None:
-        """The Region of the environment or the AWS profile, if they name one."""
-
-
 class Loader:
     """Loads the configuration from its file, or from a given text. One thread at a time."""
 
     def __init__(
-        self, file: str, *, aws: HasRegion, text: str | None = None, regions: Collection[str] = ()
+        self, file: str, *, region: str | None, text: str | None = None, regions: Collection[str] = ()
     ) -> None:
-        """`regions` are those that botocore knows; another one is a warning."""
+        """`region`: that of the environment or the AWS profile. Another one than `regions` is a warning."""
         self._file = file
-        self._aws = aws
+        self._region = region
         self._text = text
         self._regions = frozenset(regions)
         self._warnings: set[Problem] = set()
@@ -154,7 +147,7 @@ class Loader:
         self._loaded = _hash(text)
         settings = config.parse(text, file=self._file, regions=self._regions, warn=self._warn)
         without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
-        if without_region and not self._aws.region:
+        if without_region and not self._region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
             raise ConfigError(
                 [Problem(self._file, None, f"registries[{i}].region", message) for i in without_region]

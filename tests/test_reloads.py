@@ -28,7 +28,7 @@ class Gated(Loader):
     """A load that fails when it may end."""
 
     def __init__(self) -> None:
-        super().__init__("gated.yaml", aws=NoRegion())
+        super().__init__("gated.yaml", region=None)
         self.begun = 0
         self.may_end = threading.Semaphore(0)
 
@@ -36,10 +36,6 @@ class Gated(Loader):
         self.begun += 1
         self.may_end.acquire()
         raise ConfigError([Problem("gated.yaml", None, "", f"problem {self.begun}")])
-
-
-class NoRegion:
-    region = None
 
 
 def reloads_of(loader: Loader) -> Reloads:
@@ -136,7 +132,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     file.write_text(CONFIG)
     instruments = Instruments()
     aws = AwsConnector(observe=instruments.aws_request)
-    loader = Broken(str(file), aws=aws)
+    loader = Broken(str(file), region=aws.region)
     exporter = Exporter(
         settings=config.parse(CONFIG, file=str(file)),
         loader=loader,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from botocore.loaders import create_loader
+
 from exporter.aws.ecr import BotoEcrClient, EcrClient, static_registry_id
 from exporter.aws.session import Access, SharedSession
 from exporter.config.settings import RegistrySettings
@@ -15,3 +17,12 @@ class AwsConnector(SharedSession):
         """A client of one registry. `connections` is how many threads call it at once."""
         source = Source(static_registry_id(settings), settings.region or self.region or "")
         return BotoEcrClient(Access(self, settings, source=source, connections=connections), settings)
+
+
+def known_regions() -> frozenset[str]:
+    """The Regions of all partitions in botocore's `partitions.json`.
+
+    `get_available_regions("ecr")` is not used: it lacks sa-west-1 and me-west-1 (botocore 1.44.5).
+    """
+    partitions = create_loader().load_data("partitions")["partitions"]
+    return frozenset(region for partition in partitions for region in partition["regions"])

@@ -120,7 +120,7 @@ def living(
     )
     exporter = Exporter(
         settings=settings,
-        loader=Loader("config.yaml", aws=aws, text=text),
+        loader=Loader("config.yaml", region=aws.region, text=text),
         aws=aws,
         instruments=instruments,
         shard=WHOLE,
