@@ -1,8 +1,8 @@
-"""The real engine on a make-believe registry in virtual time: calls take a while, AWS has bad days.
+"""The real poller and simulated registries in virtual time. Calls take time, and AWS can fail.
 
-`FakeECR` is for what an answer means; `Registry` here is for what a week of them amounts to. Its pages
-are ready-made, its statuses follow the clock, and it notes how it was asked. `make simulate` plays a
-week of 100,000 images; tests play smaller worlds.
+Use `FakeECR` to test what one answer means. Use `Registry` of this module to test many answers over days.
+Its pages are built once, its statuses depend on the clock, and it counts the calls. `make simulate` runs a
+week with 100,000 images; the tests run smaller simulations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from exporter.replication.model import Registry as Described
 from exporter.replication.store import Store
 from support.fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, refusal
 
-#: Of an answer that never comes; the client's own patience is what ends it.
+#: Seconds after which the client gives up on an answer that never arrives.
 TIME_OUT = 10.0
 YEAR = 365 * 86400.0
 
@@ -37,20 +37,20 @@ _FAILED = (Replication(IRELAND, Status.FAILED, "DESTINATION_REGISTRY_ACCESS_DENI
 
 @dataclass(slots=True, eq=False)
 class Push:
-    """A push of the simulation, and when the engine came to know of it (virtual monotonic time)."""
+    """A push, and when the poller listed it. All times are virtual monotonic seconds."""
 
     repository: str
     digest: str
     at: float
     ends: float
     fails: bool
-    #: When the listing that has it was complete, and when its status was asked for the first time.
+    #: The end of the first complete listing that contains it, and the time of its first status call.
     listed: float | None = None
     asked: float | None = None
 
 
 class _Shelf:
-    """The images of a repository, in pages. ECR promises no order, so neither do they have one."""
+    """The images of a repository, in pages. Their order is random, because ECR guarantees no order."""
 
     def __init__(self, images: Sequence[Image], random: Random, page_size: int) -> None:
         self._page_size = page_size
@@ -61,14 +61,14 @@ class _Shelf:
         self.pages: list[Page[Image]] = []
         for number, chunk in enumerate(chunks, start=1):
             self.pages.append(Page(tuple(chunk), str(number) if number < len(chunks) else None))
-        #: Where each image is, the oldest first.
+        #: The place of each image, the oldest image first.
         self._places = deque(places)
-        #: Pushes that no complete listing has had, by page; and those in the pages of the pass under way.
+        #: Pushes that no complete listing contains yet, by page; those that the current listing has read.
         self.unlisted: dict[int, list[Push]] = {}
         self.seen: list[Push] = []
 
     def replace_oldest(self, image: Image, push: Push) -> str:
-        """Put an image in the place of the oldest, as lifecycle rules would; whose place it was."""
+        """Replace the oldest image, as a lifecycle policy does. Returns the digest of the replaced image."""
         place = self._places.popleft()
         self._places.append(place)
         number, slot = divmod(place, self._page_size)
@@ -79,7 +79,7 @@ class _Shelf:
 
 
 class Registry:
-    """A registry that answers as a client does, at the time that the clock shows."""
+    """A simulated registry. It has the methods of EcrClient and answers for the current virtual time."""
 
     def __init__(
         self,
@@ -93,24 +93,24 @@ class Registry:
         self.region = region
         self.random = Random(seed)
         self.clock = FakeClock()
-        #: How AWS fares: seconds that an answer takes, the share of answers that never come, the calls
-        #: that it takes a second (None: any number), of one operation or of all together (None), and
-        #: whether the role may be assumed.
+        #: The behaviour of AWS: seconds until an answer, the share of answers that never arrive, the allowed
+        #: calls a second (None: no limit), the operation that this limit applies to (None: all operations
+        #: together), and whether the role may no longer be assumed.
         self.latency = 0.05
         self.lost_share = 0.0
         self.allowed: float | None = None
         self.throttled: str | None = None
         self.revoked = False
-        #: Images whose status AWS gives no answer about; and what it replicates.
+        #: Digests whose status calls fail, and the replication rules.
         self.unanswered: set[str] = set()
         self.rules: tuple[Rule, ...] = EVERYTHING
-        #: What it noted.
+        #: What the registry counted.
         self.calls: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()  # status calls by repository
         self.refused = 0
         self.per_second: Counter[int] = Counter()
         self.pushes: list[Push] = []
-        self.answered: dict[str, float] = {}  # digest -> when COMPLETE was last asked for
+        self.answered: dict[str, float] = {}  # digest -> time of the last call that reported COMPLETE
         self.gaps = array("d")  # seconds between two such calls
         self._moving: dict[str, Push] = {}
         self._gone: set[str] = set()
@@ -131,11 +131,11 @@ class Registry:
 
     @property
     def pages(self) -> list[int]:
-        """How many calls a listing of each repository takes."""
+        """The number of calls that a listing needs, for each repository."""
         return [len(shelf.pages) for shelf in self._shelves.values()]
 
     def push(self, repository: str, *, takes: float = 0.0, fails: bool = False) -> Push:
-        """Push an image, whose replication takes so many seconds; the oldest one goes."""
+        """Push an image, which replaces the oldest one. Its replication takes `takes` seconds."""
         image = self._image(self.clock.time())
         push = Push(repository, image.digest, self.clock.now, self.clock.now + takes, fails)
         self.pushes.append(push)
@@ -149,17 +149,17 @@ class Registry:
         number = next(self._serial)
         return Image(f"sha256:{number:064x}", (f"v{number}",), pushed_at)
 
-    # -- how calls come in -------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------
 
     def sends(self) -> tuple[float, bool]:
-        """A call is sent: how many seconds its answer takes, and whether it is lost."""
+        """Count a sent call. Returns the seconds until its answer, and whether the answer is lost."""
         self.per_second[int(self.clock.now)] += 1
         if self.random.random() < self.lost_share:
             return TIME_OUT, True
         return self.latency * self.random.uniform(0.6, 1.4), False
 
     def delivers(self, call: Callable[[], None], *, sent: float, lost: bool) -> None:
-        """The answer to a call comes in; or that there is none."""
+        """Let a call read its answer, or fail if the answer is lost."""
         self._sent = sent
         self._lost = lost
         call()
@@ -178,7 +178,7 @@ class Registry:
             self.asked[repository] += 1
 
     def _token(self, rate: float) -> bool:
-        """Take one of the tokens of which AWS gives so many a second, and keeps a second's worth, or one."""
+        """Take a token, if there is one. The bucket gains `rate` tokens a second and holds as many."""
         now = self.clock.now
         self._tokens = min(max(1.0, rate), self._tokens + (now - self._token_at) * rate)
         self._token_at = now
@@ -244,8 +244,8 @@ class Registry:
         return _COMPLETE
 
 
-class _Crew:
-    """Workers in virtual time: answers come when they are due."""
+class _Workers:
+    """Workers in virtual time. Each answer is an event of the simulation."""
 
     def __init__(self, simulation: Simulation, registry: Registry) -> None:
         self._simulation = simulation
@@ -272,14 +272,14 @@ class _Connector:
 
 
 class Simulation:
-    """The poller and some registries, one to a Region, on one virtual clock."""
+    """The poller and its registries, one in each Region, with one virtual clock."""
 
     def __init__(self, settings: Settings, *registries: Registry, seed: int = 0) -> None:
         self.clock = registries[0].clock
         self.settings = settings
         self.store = Store()
         self.journal = FakeJournal()
-        #: How late the latest due call was, once a minute.
+        #: Age in seconds of the oldest due call, sampled once a minute.
         self.overdue = array("d")
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = count()
@@ -294,16 +294,16 @@ class Simulation:
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *_: None,
-            workers=lambda name: _Crew(self, by_region[name]),
+            workers=lambda name: _Workers(self, by_region[name]),
         )
         self._sample()
 
     def at(self, when: float, do: Callable[[], object]) -> None:
-        """Have something done at a monotonic time."""
+        """Call `do` at a monotonic time."""
         heappush(self._events, (when, next(self._serial), do))
 
     def run(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Let `seconds` of virtual time pass."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             wake = self.clock.now + max(self.poller.step(), 1e-6)
@@ -325,9 +325,9 @@ def calls_per_second(
     pushes: float = 0.0,
     replication: float = 0.0,
 ) -> float:
-    """The sizing formula of docs/scaling.md: `pushes` a second, each replicated in so many seconds.
+    """The sizing formula of docs/scaling.md. `pushes` is a rate a second, `replication` is in seconds.
 
-    Intervals are cut short by a twentieth on average, so that what began together drifts apart.
+    The poller shortens intervals by 5 % on average, so that calls spread out over time.
     """
     listings = sum(pages) + ceil(len(pages) / PAGE_SIZE) + 1
     rate = listings / settings.discovery_interval
@@ -338,7 +338,7 @@ def calls_per_second(
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
-    """The median, the 99th percentile and the maximum; zeros, if there is nothing."""
+    """The median, the 99th percentile and the maximum; zeros if there are no values."""
     ordered = sorted(values) or [0.0]
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1]
 
@@ -346,7 +346,7 @@ def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
 def outage(
     registry: Registry, simulation: Simulation, *, begins: float, lasts: float, **state: object
 ) -> None:
-    """Have the registry be so for a while: `latency`, `lost_share`, `allowed`, ..."""
+    """Set attributes of the registry, such as `latency` or `allowed`, for `lasts` seconds."""
     before = {name: getattr(registry, name) for name in state}
     for when, values in ((begins, state), (begins + lasts, before)):
         for name, value in values.items():
