@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partialmethod
 from queue import Queue
 from typing import Protocol, TextIO
 
@@ -80,17 +81,13 @@ class Logger:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def debug(self, event: str, /, **fields: object) -> None:
-        self._logger.debug(event, extra={"fields": fields})
+    def _write(self, level: int, event: str, /, **fields: object) -> None:
+        self._logger.log(level, event, extra={"fields": fields})
 
-    def info(self, event: str, /, **fields: object) -> None:
-        self._logger.info(event, extra={"fields": fields})
-
-    def warning(self, event: str, /, **fields: object) -> None:
-        self._logger.warning(event, extra={"fields": fields})
-
-    def error(self, event: str, /, **fields: object) -> None:
-        self._logger.error(event, extra={"fields": fields})
+    debug = partialmethod(_write, logging.DEBUG)
+    info = partialmethod(_write, logging.INFO)
+    warning = partialmethod(_write, logging.WARNING)
+    error = partialmethod(_write, logging.ERROR)
 
     def broken(self, event: str, error: BaseException, /, **fields: object) -> None:
         """Log an unexpected error with its traceback."""
