@@ -158,7 +158,13 @@ class Loader:
         """Log a warning once, not at every reload."""
         if warning not in self._warnings:
             self._warnings.add(warning)
-            _log.warning("config_warning", **_fields(warning))
+            _log.warning(
+                "config_warning",
+                file=warning.file,
+                line=warning.line,
+                path=warning.path,
+                problem=warning.message,
+            )
 
 
 def _hash(text: bytes) -> bytes:
@@ -168,11 +174,13 @@ def _hash(text: bytes) -> bytes:
 def log_problems(error: ConfigError) -> None:
     """One line for each problem."""
     for problem in error.problems:
-        _log.error("config_invalid", **_fields(problem))
-
-
-def _fields(problem: Problem) -> dict[str, object]:
-    return {"file": problem.file, "line": problem.line, "path": problem.path, "problem": problem.message}
+        _log.error(
+            "config_invalid",
+            file=problem.file,
+            line=problem.line,
+            path=problem.path,
+            problem=problem.message,
+        )
 
 
 class Reloads:

@@ -18,11 +18,12 @@ import boto3
 import botocore.session
 from botocore import xform_name
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
 from exporter import __version__
 from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, Loan
-from exporter.aws.errors import NOT_ENABLED, Classified, ECRError, UnusableAnswer
+from exporter.aws.errors import NOT_ENABLED, Classified, ECRError
 from exporter.aws.timeouts import ANSWER_TIMEOUT, CONNECT_TIMEOUT, READ_TIMEOUT, Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import Source
@@ -204,13 +205,13 @@ class Access:
 
 
 def _not_empty(answer: Any) -> dict[str, Any]:
-    """The answer. Raises UnusableAnswer if it holds no data.
+    """The answer. Raises ResponseParserError if it holds no data.
 
     botocore turns an empty body, HTML and half a page of JSON into an empty answer. It must not pass for a
     registry without images: AWS sends its lists even when they are empty.
     """
     if not isinstance(answer, dict) or not answer.keys() - {"ResponseMetadata"}:
-        raise UnusableAnswer("the answer holds no data")
+        raise ResponseParserError("the answer holds no data")
     return answer
 
 
