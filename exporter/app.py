@@ -11,13 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from random import Random
 
 from exporter import __version__, logs
-from exporter.aws.connector import AwsConnector
+from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
-from exporter.aws.regions import known_regions
 from exporter.cli import parse
 from exporter.config import settings as config
 from exporter.config.settings import Settings
@@ -29,13 +29,11 @@ from exporter.http.tls import WebConfig
 from exporter.lifecycle import (
     EXIT_CODES,
     Loader,
-    Reloader,
     Reloads,
     Request,
     Requests,
     handle_signals,
     log_problems,
-    reload_when_due,
     restore_signals,
 )
 from exporter.metrics.exposition import Exposition, Page
@@ -77,8 +75,7 @@ class Exporter:
         self._requests = requests
         #: Set once the polling loop has ended.
         self._polled = threading.Event()
-        self.reloader = Reloader(loader, apply=self._apply, report=self._reloaded)
-        self.reloads = Reloads(self.reloader.reload)
+        self.reloads = Reloads(loader, apply=self._apply, report=self._reloaded)
         self.store = Store()
         self.state_file_writer = StateFileWriter(
             settings=settings, store=self.store, clock=time, watcher=instruments
@@ -158,8 +155,8 @@ class Exporter:
         _start_thread("render", self.render)
         _start_thread("reload", self.reloads.run)
         if auto_reload_interval:
-            watch = partial(reload_when_due, self.reloader, self.reloads, wait=threading.Event().wait)
-            _start_thread("configuration", partial(watch, every=auto_reload_interval))
+            wait = threading.Event().wait
+            _start_thread("configuration", partial(self.reloads.watch, every=auto_reload_interval, wait=wait))
         while (request := self._requests.next()) is Request.RELOAD:
             self.reloads.request()
         return request
@@ -219,16 +216,23 @@ def _serve(flags: argparse.Namespace) -> int:
     logs.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
     threading.excepthook = _thread_broke
     gc.callbacks.append(Survivors(time.monotonic))
-    if flags.demo:
-        return _demo(flags, requests, instruments)
-    aws = AwsConnector(observe=instruments.aws_request)
-    return _run(
-        flags,
-        requests,
-        instruments,
-        Loader(flags.config_file or "config.yaml", aws=aws, regions=known_regions()),
-        aws,
-    )
+    file, text = flags.config_file or "config.yaml", None
+    with ExitStack() as stack:
+        if flags.demo:
+            # Imported here because moto is an extra, and its import takes half a second.
+            from exporter import demo  # noqa: PLC0415
+
+            world = stack.enter_context(demo.start())
+            _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
+            aws = AwsConnector(
+                session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request
+            )
+            if not flags.config_file:
+                file, text = "demo", demo.DEMO_CONFIG
+        else:
+            aws = AwsConnector(observe=instruments.aws_request)
+        loader = Loader(file, region=aws.region, text=text, regions=known_regions())
+        return _run(flags, requests, instruments, loader, aws)
 
 
 def _check(flags: argparse.Namespace) -> int:
@@ -243,20 +247,6 @@ def _check(flags: argparse.Namespace) -> int:
     sys.stderr.writelines(f"{warning} (warning)\n" for warning in warnings)
     sys.stdout.write(f"{file} is valid: {counted}\n")
     return 0
-
-
-def _demo(flags: argparse.Namespace, requests: Requests, instruments: Instruments) -> int:
-    # Imported here because moto is an extra, and its import takes half a second.
-    from exporter import demo  # noqa: PLC0415
-
-    with demo.start() as world:
-        _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
-        aws = AwsConnector(
-            session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request
-        )
-        text = None if flags.config_file else demo.DEMO_CONFIG
-        loader = Loader(flags.config_file or "demo", aws=aws, text=text, regions=known_regions())
-        return _run(flags, requests, instruments, loader, aws)
 
 
 def _run(

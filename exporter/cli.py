@@ -28,21 +28,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Prometheus exporter for Amazon ECR image replication.",
         allow_abbrev=False,
     )
-    _add_config_flags(parser)
-    _add_web_flags(parser)
-    _add_log_flags(parser)
-    _add_shard_flags(parser)
-    parser.add_argument(
-        "--demo", action="store_true", help="watch a simulated AWS: no account, no credentials, no network"
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    _add_flags(parser)
     flags = parser.parse_args(argv)
     _check_telemetry_path(parser, flags.telemetry_path)
     flags.shard = _shard(parser, flags.ordinal, flags.total_shards)
     return flags
 
 
-def _add_config_flags(parser: argparse.ArgumentParser) -> None:
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
     add(
@@ -54,10 +47,6 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
         help="check for a changed configuration at this interval, and reload it (default: 0, never)",
     )
     add("--config.check", dest="config_check", action="store_true", help="check the configuration and exit")
-
-
-def _add_web_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     add(
         "--web.listen-address",
         dest="listen",
@@ -82,16 +71,8 @@ def _add_web_flags(parser: argparse.ArgumentParser) -> None:
         default=40,
         help="concurrent requests; further ones get 503 (default: 40)",
     )
-
-
-def _add_log_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     add("--log.level", dest="log_level", choices=logs.LEVELS, default="info")
     add("--log.format", dest="log_format", choices=logs.FORMATS, default="logfmt")
-
-
-def _add_shard_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     add(
         "--shard",
         dest="ordinal",
@@ -106,6 +87,8 @@ def _add_shard_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="split the repositories between this number of exporters (default: 1)",
     )
+    add("--demo", action="store_true", help="watch a simulated AWS: no account, no credentials, no network")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
 
 
 def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:

@@ -7,10 +7,10 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from enum import Enum
 from hashlib import sha256
 from queue import SimpleQueue
-from typing import Protocol
 
 from exporter import logs
 from exporter.config import settings as config
@@ -114,21 +114,15 @@ def restore_signals() -> None:
 # -- the configuration ---------------------------------------------------------------------------
 
 
-class HasRegion(Protocol):
-    @property
-    def region(self) -> str | None:
-        """The Region of the environment or the AWS profile, if they name one."""
-
-
 class Loader:
     """Loads the configuration from its file, or from a given text. One thread at a time."""
 
     def __init__(
-        self, file: str, *, aws: HasRegion, text: str | None = None, regions: Collection[str] = ()
+        self, file: str, *, region: str | None, text: str | None = None, regions: Collection[str] = ()
     ) -> None:
-        """`regions` are those that botocore knows; another one is a warning."""
+        """`region`: that of the environment or the AWS profile. Another one than `regions` is a warning."""
         self._file = file
-        self._aws = aws
+        self._region = region
         self._text = text
         self._regions = frozenset(regions)
         self._warnings: set[Problem] = set()
@@ -154,7 +148,7 @@ class Loader:
         self._loaded = _hash(text)
         settings = config.parse(text, file=self._file, regions=self._regions, warn=self._warn)
         without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
-        if without_region and not self._aws.region:
+        if without_region and not self._region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
             raise ConfigError(
                 [Problem(self._file, None, f"registries[{i}].region", message) for i in without_region]
@@ -190,8 +184,12 @@ def log_problems(error: ConfigError) -> None:
         )
 
 
-class Reloader:
-    """Loads the configuration again and applies it. One thread at a time; `Reloads` sees to that."""
+class Reloads:
+    """Loads the configuration again and applies it, one reload at a time.
+
+    Callers that arrive during a reload share the next one. `run` and `watch` are for threads of their own.
+    The other methods are for any thread.
+    """
 
     def __init__(
         self, loader: Loader, *, apply: Callable[[Settings], bool], report: Callable[[bool], None]
@@ -200,78 +198,19 @@ class Reloader:
         self._loader = loader
         self._apply = apply
         self._report = report
-        #: Whether the last attempt failed for a reason other than the file, so that the same file is retried.
-        self.retry = False
-
-    def reload(self) -> Sequence[str]:
-        """Load and apply; the problems, or nothing after a success. Raises nothing."""
-        try:
-            problems = self._reload()
-        except Exception as error:  # noqa: BLE001 - the next attempt may work
-            self.retry = True
-            _log.broken("reload_broke", error)
-            problems = [f"an unexpected {type(error).__name__}; the log has more"]
-        self._report(not problems)
-        return problems
-
-    def _reload(self) -> Sequence[str]:
-        self.retry = False
-        try:
-            settings = self._loader.load()
-        except ConfigError as error:
-            log_problems(error)
-            return [str(problem) for problem in error.problems]
-        if not self._apply(settings):
-            self.retry = True
-            message = "the polling loop did not take the configuration in time"
-            _log.error("config_not_taken", error=message)
-            return [message]
-        _log.info("config_reloaded", targets=len(settings.targets))
-        return []
-
-    def due(self) -> bool:
-        """Whether a reload is due: the file changed, or the last attempt must be repeated."""
-        if self.retry:
-            return True
-        try:
-            return self._loader.changed()
-        except Exception as error:  # noqa: BLE001 - the next look may work
-            _log.broken("config_look_broke", error)
-            self._report(False)
-            self.retry = True
-            return False
-
-
-class Reload:
-    """One reload. `problems` is valid once `done` is set."""
-
-    __slots__ = ("done", "problems")
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.problems: Sequence[str] = ()
-
-
-class Reloads:
-    """Runs reloads one at a time. Callers that arrive during a reload share the next one.
-
-    `run` is for a thread of its own, the other methods are for any thread.
-    """
-
-    def __init__(self, load: Callable[[], Sequence[str]]) -> None:
-        """`load` returns the problems, or nothing after a success. It raises nothing."""
-        self._load = load
         self._lock = threading.Lock()
-        #: The requested reload that has not begun.
-        self._next: Reload | None = None
-        self._queue: SimpleQueue[Reload] = SimpleQueue()
+        #: The requested reload that has not begun. Its result is its problems.
+        self._next: Future[Sequence[str]] | None = None
+        self._queue: SimpleQueue[Future[Sequence[str]]] = SimpleQueue()
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        #: Whether the last attempt failed for a reason other than the file, so that the same file is retried.
+        self._retry = False
 
-    def request(self) -> Reload:
+    def request(self) -> Future[Sequence[str]]:
         """Request a reload that begins after this call. Does not block."""
         with self._lock:
             if self._next is None:
-                self._next = Reload()
+                self._next = Future()
                 self._queue.put(self._next)
             return self._next
 
@@ -281,9 +220,9 @@ class Reloads:
         if not self._waiting.acquire(blocking=False):
             return ["a reload is under way, and enough others wait for the next; it will come all the same"]
         try:
-            if not reload.done.wait(timeout):
-                return [f"the reload did not end within {timeout:g} s; it may yet"]
-            return reload.problems
+            return reload.result(timeout)
+        except TimeoutError:
+            return [f"the reload did not end within {timeout:g} s; it may yet"]
         finally:
             self._waiting.release()
 
@@ -293,14 +232,44 @@ class Reloads:
             reload = self._queue.get()
             with self._lock:
                 self._next = None
-            reload.problems = self._load()
-            reload.done.set()
+            reload.set_result(self._reload())
 
+    def watch(self, *, every: float, wait: Callable[[float], object]) -> None:
+        """Look every `every` seconds whether a reload is due. Returns once `wait` returns something true."""
+        while not wait(max(every, RETRY_AFTER) if self._retry else every):
+            if self._due():
+                self.wait()
 
-def reload_when_due(
-    reloader: Reloader, reloads: Reloads, *, every: float, wait: Callable[[float], object]
-) -> None:
-    """Look every `every` seconds whether a reload is due. Returns once `wait` returns something true."""
-    while not wait(max(every, RETRY_AFTER) if reloader.retry else every):
-        if reloader.due():
-            reloads.wait()
+    def _due(self) -> bool:
+        """Whether the file changed, or the last attempt must be repeated."""
+        if self._retry:
+            return True
+        try:
+            return self._loader.changed()
+        except Exception as error:  # noqa: BLE001 - the next look may work
+            _log.broken("config_look_broke", error)
+            self._report(False)
+            self._retry = True
+            return False
+
+    def _reload(self) -> Sequence[str]:
+        """Load and apply; the problems, or nothing after a success. Raises nothing."""
+        self._retry = False
+        problems: Sequence[str] = []
+        try:
+            settings = self._loader.load()
+            if self._apply(settings):
+                _log.info("config_reloaded", targets=len(settings.targets))
+            else:
+                self._retry = True
+                problems = ["the polling loop did not take the configuration in time"]
+                _log.error("config_not_taken", error=problems[0])
+        except ConfigError as error:
+            log_problems(error)
+            problems = [str(problem) for problem in error.problems]
+        except Exception as error:  # noqa: BLE001 - the next attempt may work
+            self._retry = True
+            _log.broken("reload_broke", error)
+            problems = [f"an unexpected {type(error).__name__}; the log has more"]
+        self._report(not problems)
+        return problems

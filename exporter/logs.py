@@ -14,17 +14,17 @@ import os
 import sys
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partialmethod
+from queue import Queue
 from typing import Protocol, TextIO
 
 from exporter.redaction import redacted
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
-_LEVEL_NAMES = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL: "error"}
+_SHORT = {logging.WARNING: "warn", logging.CRITICAL: "error"}
 LEVELS = tuple(_LEVELS)
 FORMATS = ("logfmt", "json")
 
@@ -81,17 +81,13 @@ class Logger:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def debug(self, event: str, /, **fields: object) -> None:
-        self._logger.debug(event, extra={"fields": fields})
+    def _write(self, level: int, event: str, /, **fields: object) -> None:
+        self._logger.log(level, event, extra={"fields": fields})
 
-    def info(self, event: str, /, **fields: object) -> None:
-        self._logger.info(event, extra={"fields": fields})
-
-    def warning(self, event: str, /, **fields: object) -> None:
-        self._logger.warning(event, extra={"fields": fields})
-
-    def error(self, event: str, /, **fields: object) -> None:
-        self._logger.error(event, extra={"fields": fields})
+    debug = partialmethod(_write, logging.DEBUG)
+    info = partialmethod(_write, logging.INFO)
+    warning = partialmethod(_write, logging.WARNING)
+    error = partialmethod(_write, logging.ERROR)
 
     def broken(self, event: str, error: BaseException, /, **fields: object) -> None:
         """Log an unexpected error with its traceback."""
@@ -113,54 +109,37 @@ class BackgroundHandler(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
         self._dropped = dropped
-        self._lines: deque[bytes] = deque()
-        #: Guards the attributes below. Never held during a write.
-        self._changed = threading.Condition()
-        self._writing = False
-        self._closed = False
+        self._lines: Queue[bytes] = Queue(_WAITING)
         #: Dropped lines that no line has counted yet.
         self._lost = 0
+        #: Guards it. The handler's own lock does not, because logging holds that one while it flushes.
+        self._counting = threading.Lock()
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Any thread."""
         line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-        with self._changed:
-            if not self._lost and len(self._lines) < _WAITING:
-                self._lines.append(line)
-                self._changed.notify_all()
+        with self._counting:
+            if not self._lost and not self._lines.full():
+                self._lines.put_nowait(line)
                 return
             self._lost += 1
         self._dropped()
 
     def flush(self) -> None:
         """Wait until all lines are written, for at most one second."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._lines and not self._writing, _FLUSH)
-
-    def close(self) -> None:
-        """Let the thread end after the last waiting line."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        super().close()
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, _FLUSH)
 
     def _write_all(self) -> None:
-        while (line := self._next()) is not None:
-            self._write(line)
-            with self._changed:
-                self._writing = False
-                lost = 0 if self._lines else self._lost
+        while True:
+            self._write(self._lines.get())
+            self._lines.task_done()
+            with self._counting:
+                lost = self._lost if self._lines.empty() else 0
                 self._lost -= lost
-                self._changed.notify_all()
             if lost:
                 get("log").warning("log_lines_dropped", lines=lost)
-
-    def _next(self) -> bytes | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._lines or self._closed)
-            self._writing = bool(self._lines)
-            return self._lines.popleft() if self._lines else None
 
     def _write(self, line: bytes) -> None:
         try:
@@ -207,21 +186,20 @@ class _Line(logging.Formatter):
         self._render = render
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = _head(record)
-        for key, value in (_own_fields(record) | _exception(record)).items():
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": at.replace("+00:00", "Z"),
+            "level": _SHORT.get(record.levelno, record.levelname.lower()),
+            "logger": record.name.removeprefix(f"{_ROOT}."),
+            "msg": _message(record),
+        }
+        fields = dict(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[0]:
+            fields["traceback"] = self.formatException(record.exc_info)
+        for key, value in fields.items():
             if value is not None:
-                fields[f"{key}_" if key in fields else key] = value
-        return self._render({key: redacted(value) for key, value in fields.items()})
-
-
-def _head(record: logging.LogRecord) -> dict[str, object]:
-    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    return {
-        "time": at.removesuffix("+00:00") + "Z",
-        "level": _LEVEL_NAMES.get(record.levelno, record.levelname.lower()),
-        "logger": record.name.removeprefix(f"{_ROOT}."),
-        "msg": _message(record),
-    }
+                line[f"{key}_" if key in line else key] = value
+        return self._render({key: redacted(value) for key, value in line.items()})
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -231,39 +209,17 @@ def _message(record: logging.LogRecord) -> str:
         return f"{record.msg} {record.args}"
 
 
-def _own_fields(record: logging.LogRecord) -> dict[str, object]:
-    fields = getattr(record, "fields", None)
-    return dict(fields) if isinstance(fields, Mapping) else {}
-
-
-def _exception(record: logging.LogRecord) -> dict[str, object]:
-    if not record.exc_info or record.exc_info[1] is None:
-        return {}
-    return {"traceback": "".join(traceback.format_exception(record.exc_info[1])).strip()}
-
-
 def _logfmt(fields: Mapping[str, object]) -> str:
     return " ".join(f"{key}={_logfmt_value(value)}" for key, value in fields.items())
 
 
 def _logfmt_value(value: object) -> str:
-    text = str(_plain(value)) if not isinstance(value, bool) else str(value).lower()
+    text = value if isinstance(value, str) else json.dumps(value)
     bare = text and text.isprintable() and not any(character in text for character in ' "=')
-    return text if bare else _escaped(text)
+    return text if bare else _json(text)
 
 
-def _json(fields: Mapping[str, object]) -> str:
-    return _escaped({key: _plain(value) for key, value in fields.items()})
-
-
-def _plain(value: object) -> object:
-    """The value if JSON has its type, else its text. JSON has no NaN; the text of a Secret is masked."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return value if isinstance(value, bool | int) else str(value)
-
-
-def _escaped(value: object) -> str:
+def _json(value: object) -> str:
     """As JSON. All becomes ASCII if a character could break the line or a terminal."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)

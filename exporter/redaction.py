@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -86,8 +87,9 @@ def redact(text: str, *, secrets: Collection[str] = ()) -> str:
 
 
 def redacted(value: object) -> object:
-    """The value of a log field without secrets. Numbers and booleans stay what they are."""
-    return value if isinstance(value, bool | int | float) else redact(str(value))
+    """The value of a log field without secrets. Booleans and numbers that JSON has stay what they are."""
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if number else redact(str(value))
 
 
 def _mixed(word: re.Match[str]) -> str:

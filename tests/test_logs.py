@@ -247,14 +247,12 @@ def test_a_log_that_is_not_read_holds_up_nobody_and_says_what_it_lost(pipe: Pipe
     handler.flush()
     assert parse(pipe.read("after")[-1])["number"] == "after"
     assert len(dropped) < 3000
-    handler.close()
 
 
 def test_lines_arrive_in_order_before_the_end(pipe: Pipe) -> None:
     handler = behind(pipe)
     for i in range(20):
         logs.get("main").info("said", number=i)
-    handler.close()
     handler.flush()
     assert [parse(line)["number"] for line in pipe.read("number=19")] == [str(i) for i in range(20)]
 
@@ -266,7 +264,6 @@ def test_a_reader_that_left_is_no_trouble(capsys: pytest.CaptureFixture[str]) ->
     handler = behind(Pipe(reads, writes), lambda: dropped.append(None))
     logs.get("main").info("said")
     handler.flush()
-    handler.close()
     assert len(dropped) == 1
     assert capsys.readouterr().err == ""
     os.close(writes)

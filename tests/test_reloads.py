@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,23 +18,28 @@ from exporter import logs
 from exporter.app import Exporter
 from exporter.aws.connector import AwsConnector
 from exporter.config import settings as config
-from exporter.config.settings import Settings
-from exporter.lifecycle import MAX_WAITING, RETRY_AFTER, Loader, Reloads, Requests, reload_when_due
+from exporter.config.settings import ConfigError, Problem, Settings
+from exporter.lifecycle import MAX_WAITING, RETRY_AFTER, Loader, Reloads, Requests
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.targets import WHOLE
 
 
-@dataclass
-class Gated:
-    """A load that ends when it may."""
+class Gated(Loader):
+    """A load that fails when it may end."""
 
-    begun: int = 0
-    may_end: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    def __init__(self) -> None:
+        super().__init__("gated.yaml", region=None)
+        self.begun = 0
+        self.may_end = threading.Semaphore(0)
 
-    def __call__(self) -> Sequence[str]:
+    def load(self) -> Settings:
         self.begun += 1
         self.may_end.acquire()
-        return [f"problem {self.begun}"]
+        raise ConfigError([Problem("gated.yaml", None, "", f"problem {self.begun}")])
+
+
+def reloads_of(loader: Loader) -> Reloads:
+    return Reloads(loader, apply=lambda _: True, report=lambda _: None)
 
 
 def background(target: Callable[[], object]) -> threading.Thread:
@@ -45,7 +50,7 @@ def background(target: Callable[[], object]) -> threading.Thread:
 
 def test_a_storm_is_one_reload_and_one_more() -> None:
     load = Gated()
-    reloads = Reloads(load)
+    reloads = reloads_of(load)
     background(reloads.run)
     first = reloads.request()
     eventually(lambda: load.begun == 1)
@@ -53,14 +58,14 @@ def test_a_storm_is_one_reload_and_one_more() -> None:
     assert len(turns) == 1
     load.may_end.release(2)
     (second,) = turns
-    assert first.done.wait(5)
-    assert second.done.wait(5)
-    assert (load.begun, first.problems, second.problems) == (2, ["problem 1"], ["problem 2"])
+    assert first.result(5) == ["gated.yaml: problem 1"]
+    assert second.result(5) == ["gated.yaml: problem 2"]
+    assert load.begun == 2
 
 
 def test_few_wait_and_none_for_ever() -> None:
     load = Gated()
-    reloads = Reloads(load)
+    reloads = reloads_of(load)
     background(reloads.run)
     said: list[Sequence[str]] = []
     waiting = [background(lambda: said.append(reloads.wait(timeout=2.0))) for _ in range(45)]
@@ -109,7 +114,7 @@ class Rig:
             waits.append(seconds)
             return len(waits) > 1
 
-        reload_when_due(self.exporter.reloader, self.exporter.reloads, every=5.0, wait=wait)
+        self.exporter.reloads.watch(every=5.0, wait=wait)
         return waits
 
     def successful(self) -> float | None:
@@ -127,7 +132,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     file.write_text(CONFIG)
     instruments = Instruments()
     aws = AwsConnector(observe=instruments.aws_request)
-    loader = Broken(str(file), aws=aws)
+    loader = Broken(str(file), region=aws.region)
     exporter = Exporter(
         settings=config.parse(CONFIG, file=str(file)),
         loader=loader,

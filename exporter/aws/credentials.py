@@ -12,9 +12,9 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from botocore.credentials import (
     CredentialProvider,
@@ -48,8 +48,7 @@ class Loan:
     ends_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     loan: Loan
     renew_at: float
     usable_until: float
@@ -89,9 +88,9 @@ class Lease:
                 raise self._failure
             return self._held.loan if self._held else self._renew()
 
-    def discard(self, loan: Loan) -> None:
+    def discard(self, stale: object) -> None:
         """Renew before the next use: AWS refuses these credentials. No effect if they are replaced."""
-        if self._held and self._held.loan is loan:
+        if self._held and self._held.loan is stale:
             self._held = None
 
     def _renewed_early(self, held: _Held) -> Loan:
@@ -101,7 +100,7 @@ class Lease:
         try:
             return self._renew() if self._held is held else held.loan
         except Exception:  # noqa: BLE001 - the old ones are valid, and their end brings the error up
-            self._held = replace(held, renew_at=self._clock() + RENEW_AGAIN)
+            self._held = held._replace(renew_at=self._clock() + RENEW_AGAIN)
             return held.loan
         finally:
             self._renewing.release()

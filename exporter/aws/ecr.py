@@ -7,12 +7,16 @@ page at a time. All methods are called from worker threads, and may be called fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from exporter.aws import parsing
+from exporter.aws.errors import Classified
 from exporter.aws.session import Access
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import PAGE_SIZE, Image, Name, Page, Registry, Replication, Source
+
+T = TypeVar("T")
 
 #: Every operation of ECR that is ever called; docs/iam-policy.json grants these, and what docs/iam.md names.
 OPERATIONS = (
@@ -46,67 +50,74 @@ class EcrClient(Protocol):
 
 
 class BotoEcrClient:
-    """EcrClient on boto3. `clock` is wall time in Unix seconds."""
+    """EcrClient on boto3."""
 
-    def __init__(self, access: Access, settings: RegistrySettings, *, clock: Callable[[], float]) -> None:
+    def __init__(self, access: Access, settings: RegistrySettings) -> None:
         self._access = access
         self._settings = settings
-        self._clock = clock
+        self._registry = {"registryId": settings.registry_id} if settings.registry_id else {}
 
     def account(self) -> str:
-        account = parsing.account(self._access.call("sts", "GetCallerIdentity"))
+        account = self._ask(parsing.account, "sts", "GetCallerIdentity")
         self._learn(account)
         return account
 
     def registry(self) -> Registry:
-        registry = parsing.registry(self._access.call("ecr", "DescribeRegistry"))
+        registry = self._ask(parsing.registry, "ecr", "DescribeRegistry")
         self._learn(registry.registry_id)
         return registry
 
     def repositories(self, token: str | None) -> Page[str]:
-        return parsing.repositories(self._access.call("ecr", "DescribeRepositories", **self._page(token)))
+        page = _page(token)
+        return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry)
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
-        answer = self._access.call(
+        which = {"tagStatus": "ANY" if untagged else "TAGGED"}
+        return self._ask(
+            partial(parsing.images, now=self._access.clock()),
             "ecr",
             "DescribeImages",
             repositoryName=repository,
-            filter={"tagStatus": "ANY" if untagged else "TAGGED"},
-            **self._page(token),
+            filter=which,
+            **_page(token),
+            **self._registry,
         )
-        return parsing.images(answer, now=self._clock())
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
-        answer = self._access.call(
+        ids = [{"imageTag": n.tag} if n.tag else {"imageDigest": n.digest} for n in names]
+        found = self._ask(
+            partial(parsing.images, now=self._access.clock()),
             "ecr",
             "DescribeImages",
             repositoryName=repository,
-            imageIds=[{"imageTag": n.tag} if n.tag else {"imageDigest": n.digest} for n in names],
-            **self._registry_id(),
+            imageIds=ids,
+            **self._registry,
         )
-        return parsing.found(answer, now=self._clock())
+        return found.items
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
-        answer = self._access.call(
+        return self._ask(
+            partial(parsing.replications, repository=repository, digest=digest),
             "ecr",
             "DescribeImageReplicationStatus",
             repositoryName=repository,
             imageId={"imageDigest": digest},
-            **self._registry_id(),
+            **self._registry,
         )
-        return parsing.replications(answer, repository=repository, digest=digest)
+
+    def _ask(self, read: Callable[[parsing.Row], T], service: str, operation: str, **parameters: Any) -> T:
+        answer = self._access.call(service, operation, **parameters)
+        with Classified(f"{service}:{operation}"):
+            return read(answer)
 
     def _learn(self, account: str) -> None:
         """Count calls under the account once it is known, as all metrics do."""
         if not static_registry_id(self._settings):
             self._access.source = Source(account, self._access.source.region)
 
-    def _registry_id(self) -> dict[str, Any]:
-        return {"registryId": self._settings.registry_id} if self._settings.registry_id else {}
 
-    def _page(self, token: str | None) -> dict[str, Any]:
-        where = {"nextToken": token} if token else {}
-        return {"maxResults": PAGE_SIZE} | where | self._registry_id()
+def _page(token: str | None) -> dict[str, Any]:
+    return {"maxResults": PAGE_SIZE} | ({"nextToken": token} if token else {})
 
 
 def static_registry_id(settings: RegistrySettings) -> str:

@@ -7,25 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    LoginError,
-    NoAuthTokenError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    RefreshWithMFAUnsupportedError,
-    SSOError,
-    TokenRetrievalError,
-    UnknownCredentialError,
-)
-from botocore.exceptions import (
-    ConnectionError as ConnectionFailure,
-)
+from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 
 from exporter.config.validators import Secret
@@ -38,16 +20,6 @@ MAX_MESSAGE = 300
 #: Characters of a message that are searched for secrets. The rest is cut off.
 _REDACTED = 10_000
 
-# The throttling codes of botocore, and ThrottleException, which only the ECR documentation has.
-_THROTTLED = frozenset(
-    """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
-    RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
-    BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
-    ProvisionedThroughputExceededException EC2ThrottledException""".split()
-)
-_DENIED = frozenset(
-    "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
-)
 # The caller is refused, not this action: no other call works until that is repaired.
 _BAD_CREDENTIALS = frozenset(
     """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
@@ -56,31 +28,39 @@ _BAD_CREDENTIALS = frozenset(
     MissingAuthenticationTokenException AuthFailure OptInRequired InvalidIdentityToken
     IDPCommunicationError IDPRejectedClaim RegionDisabledException""".split()
 )
+_CODES = {
+    # The throttling codes of botocore, and ThrottleException, which only the ECR documentation has.
+    Reason.THROTTLED: """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
+        RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
+        BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
+        ProvisionedThroughputExceededException EC2ThrottledException""".split(),
+    Reason.REPOSITORY_NOT_FOUND: ["RepositoryNotFoundException"],
+    Reason.IMAGE_NOT_FOUND: ["ImageNotFoundException"],
+    Reason.UNAVAILABLE: """ServerException InternalFailure InternalError ServiceUnavailable
+        ServiceUnavailableException RequestTimeout RequestTimeoutException RequestAbortedException""".split(),
+    Reason.ACCESS_DENIED: [
+        *"AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split(),
+        *_BAD_CREDENTIALS,
+    ],
+}
+_REASONS = {code: reason for reason, codes in _CODES.items() for code in codes}
 #: How STS refuses a caller whose account has not enabled its Region.
 NOT_ENABLED = frozenset(
     "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
 )
-_UNAVAILABLE = frozenset(
-    """ServerException InternalFailure InternalError ServiceUnavailable ServiceUnavailableException
-    RequestTimeout RequestTimeoutException RequestAbortedException""".split()
-)
 _NO_CREDENTIALS = (
-    NoCredentialsError,
-    NoAuthTokenError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    RefreshWithMFAUnsupportedError,
-    UnknownCredentialError,
-    SSOError,
-    LoginError,
-    ProfileNotFound,
+    botocore.NoCredentialsError,
+    botocore.NoAuthTokenError,
+    botocore.PartialCredentialsError,
+    botocore.CredentialRetrievalError,
+    botocore.TokenRetrievalError,
+    botocore.RefreshWithMFAUnsupportedError,
+    botocore.UnknownCredentialError,
+    botocore.SSOError,
+    botocore.LoginError,
+    botocore.ProfileNotFound,
     OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
-_GONE = {
-    "RepositoryNotFoundException": Reason.REPOSITORY_NOT_FOUND,
-    "ImageNotFoundException": Reason.IMAGE_NOT_FOUND,
-}
 
 
 class ECRError(Exception):
@@ -109,14 +89,16 @@ class ECRError(Exception):
         self.retry_after = retry_after
 
 
+class UnusableAnswer(ResponseParserError):  # noqa: N818 - its name is the code in the log
+    """The answer is not what the service model says it is."""
+
+
 class Classified:
     """A context that turns every exception into an ECRError whose message does not hold the secret.
 
     `local` says that no request is sent within: an error is then a mistake in the settings, and not an answer
     that cannot be read.
     """
-
-    __slots__ = ("_action", "_local", "_secret")
 
     def __init__(self, action: str, *, secret: Secret | None = None, local: bool = False) -> None:
         self._action = action
@@ -130,7 +112,7 @@ class Classified:
         # A broken answer can raise anything in botocore's parser.
         if not isinstance(error, Exception) or isinstance(error, ECRError):
             return
-        if self._local and isinstance(error, ValueError) and not isinstance(error, BotoCoreError):
+        if self._local and isinstance(error, ValueError) and not isinstance(error, botocore.BotoCoreError):
             raise _bad_setting(error, self._action) from error
         raise _classify(error, self._action, self._secret) from error
 
@@ -149,19 +131,19 @@ def _bad_setting(error: ValueError, action: str) -> ECRError:
 
 
 def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
-    if isinstance(error, ClientError):
+    if isinstance(error, botocore.ClientError):
         return _classify_answer(error, action, secret)
     code = type(error).__name__
     reason, everything = Reason.UNAVAILABLE, False
-    if isinstance(error, HTTPClientError | ConnectionFailure | ResponseParserError):
+    if isinstance(error, botocore.HTTPClientError | botocore.ConnectionError | ResponseParserError):
         pass  # first, because a time-out is an OSError too
     elif isinstance(error, _NO_CREDENTIALS):
         reason, everything = Reason.ACCESS_DENIED, True
         if _agent_is_down(error):
             reason = Reason.UNAVAILABLE
-    elif isinstance(error, ParamValidationError):
+    elif isinstance(error, botocore.ParamValidationError):
         reason = Reason.INVALID
-    elif isinstance(error, BotoCoreError):
+    elif isinstance(error, botocore.BotoCoreError):
         reason, everything = Reason.INVALID, True
     else:
         code = f"UnusableAnswer({code})"
@@ -172,19 +154,23 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
 
 def _agent_is_down(error: Exception) -> bool:
     """True if a container agent (Pod Identity, ECS) answers 5xx or not at all; 4xx is a refusal."""
-    if not isinstance(error, CredentialRetrievalError) or error.kwargs.get("provider") != "container-role":
-        return False
-    return not re.search(r"non 200 response 4\d\d", str(error))
+    refused = re.search(r"non 200 response 4\d\d", str(error))
+    return _lender(error) == "container-role" and not refused
 
 
 def _text(error: Exception) -> str:
     """The text of the error, without what a credential_process printed: that may hold secrets."""
-    if isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") == "custom-process":
+    if _lender(error) == "custom-process":
         return "credential_process gave no credentials; run it by hand to see what it says"
     return str(error)
 
 
-def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> ECRError:
+def _lender(error: Exception) -> object:
+    """The provider of botocore that failed to fetch credentials; None for other errors."""
+    return error.kwargs.get("provider") if isinstance(error, botocore.CredentialRetrievalError) else None
+
+
+def _classify_answer(error: botocore.ClientError, action: str, secret: Secret | None) -> ECRError:
     details = error.response.get("Error", {})
     metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     http = metadata.get("HTTPStatusCode", 0)
@@ -193,19 +179,11 @@ def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> 
     if not action.endswith(f":{error.operation_name}"):
         action = f"sts:{error.operation_name}"  # botocore called STS for the credentials of the call
     sts = action.startswith("sts:")
-    if code in _THROTTLED or http == 429:
-        reason = Reason.THROTTLED
-    elif code in _GONE:
-        reason = _GONE[code]
-    elif http >= 500 or http == 408 or code in _UNAVAILABLE:
-        reason = Reason.UNAVAILABLE
-    elif not code and not any(name.startswith("x-amzn-") for name in headers):
+    reason = _REASONS.get(code) or _of_http(http)
+    refused = reason in (Reason.ACCESS_DENIED, Reason.INVALID)
+    if refused and not code and not any(name.startswith("x-amzn-") for name in headers):
         reason, sts = Reason.UNAVAILABLE, False
         message = f"HTTP {http} does not come from AWS; a proxy or a portal may have answered"
-    elif code in _DENIED or code in _BAD_CREDENTIALS or http in (401, 403):
-        reason = Reason.ACCESS_DENIED
-    else:
-        reason = Reason.INVALID
     return ECRError(
         reason,
         action=action,
@@ -214,6 +192,15 @@ def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> 
         everything=code in _BAD_CREDENTIALS or sts,
         retry_after=_retry_after(headers),
     )
+
+
+def _of_http(status: int) -> Reason:
+    """The reason of an answer whose code is unknown."""
+    if status == 429:
+        return Reason.THROTTLED
+    if status >= 500 or status == 408:
+        return Reason.UNAVAILABLE
+    return Reason.ACCESS_DENIED if status in (401, 403) else Reason.INVALID
 
 
 def _code(code: str, headers: Mapping[str, str]) -> str:

@@ -1,109 +1,78 @@
-"""What AWS answered -> the nouns; or an error, where the answer would have to be guessed at.
+"""Answers of AWS -> the nouns of the model. An answer that cannot be read completely is an error.
 
-An answer that is read in part becomes a false statement: a row that was left out passes for an image
-that is gone, a replication that is MISSING, a rule that was deleted. So one row that cannot be read makes
-all of the answer unusable, and what was known stays. Fields may be left out or null, as the service model
-says, but they are not of another type. Every function raises ECRError. Pure, for any thread.
+An answer that is read in part would become a false statement: a skipped row looks like a deleted image, a
+MISSING replication or a deleted rule. So one unreadable row makes the whole answer unusable, and the last
+facts stay. Fields may be absent or null, as the service model allows, but they may not have another type.
+Every function raises UnusableAnswer. All functions are pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import lru_cache
+from typing import Any
 
-from exporter.aws.errors import MAX_LABEL, ECRError
+from exporter.aws.errors import MAX_LABEL, UnusableAnswer
 from exporter.replication.model import (
     Destination,
     Image,
     Page,
-    Reason,
     Registry,
     Replication,
     Rule,
     Status,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-#: What botocore makes of an answer, or of a row in it.
+#: An answer as botocore returns it, or one row of it.
 Row = dict[str, Any]
 
-#: Unix time of the start of 2015. ECR is younger, so nothing was pushed before.
+#: Unix time of the start of 2015, the year in which ECR was released. No push is older.
 FIRST_PUSH = 1_420_070_400.0
-#: Seconds ahead of our clock in which a push time may lie. AWS refuses the calls of one that is more wrong.
+#: Seconds that a push time may lie ahead of the exporter's clock. AWS refuses calls from a clock that is off
+#: by more.
 SKEW = 86_400.0
 
-#: So many states of images at destinations are kept to be shared; a few destinations have a few each.
+#: How many different replications are shared between images. Each destination has a few states.
 _SHARED = 1024
 
 
-class _UnreadableError(Exception):
-    """Something is not what the service model says it is."""
-
-
-def _of(action: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Reads an answer to the action."""
-
-    def decorated(read: Callable[P, T]) -> Callable[P, T]:
-        @wraps(read)
-        def understood(*args: P.args, **options: P.kwargs) -> T:
-            try:
-                return read(*args, **options)
-            except _UnreadableError as error:
-                raise ECRError(
-                    Reason.UNAVAILABLE,
-                    action=action,
-                    code="UnusableAnswer",
-                    message=f"the answer has {error}",
-                ) from error
-
-        return understood
-
-    return decorated
-
-
-@_of("sts:GetCallerIdentity")
 def account(answer: Row) -> str:
-    """Of GetCallerIdentity: whose credentials these are; "" if it does not say."""
+    """GetCallerIdentity: the account of the credentials; "" if the answer has none."""
     return _account_id(answer, "Account")
 
 
-@_of("ecr:DescribeRegistry")
 def registry(answer: Row) -> Registry:
-    """Of DescribeRegistry. One without rules has an empty list of them; anything else says nothing."""
+    """DescribeRegistry: the account and the rules. A registry without rules has an empty list of rules."""
     configuration = answer.get("replicationConfiguration")
     rules = _rows(configuration if isinstance(configuration, dict) else {}, "rules")
     return Registry(_account_id(answer, "registryId"), tuple(_rule(rule) for rule in rules))
 
 
-@_of("ecr:DescribeRepositories")
 def repositories(answer: Row) -> Page[str]:
-    """Of DescribeRepositories: a page of names."""
+    """DescribeRepositories: one page of names."""
     names = tuple(_needed(row, "repositoryName") for row in _rows(answer, "repositories"))
     return Page(names, _text(answer, "nextToken") or None)
 
 
-@_of("ecr:DescribeImages")
 def images(answer: Row, *, now: float) -> Page[Image]:
-    """Of DescribeImages: a page of all. `now` is Unix time, which no push is after."""
-    return Page(_images(answer, now), _text(answer, "nextToken") or None)
+    """DescribeImages: one page of images, or the images of the given names. `now` is Unix time."""
+    found = tuple(
+        Image(
+            digest=_needed(row, "imageDigest"),
+            tags=_tags(row),
+            pushed_at=_unix(row.get("imagePushedAt"), now),
+            activated_at=_unix(row.get("lastActivatedAt"), now),
+        )
+        for row in _rows(answer, "imageDetails")
+    )
+    return Page(found, _text(answer, "nextToken") or None)
 
 
-@_of("ecr:DescribeImages")
-def found(answer: Row, *, now: float) -> tuple[Image, ...]:
-    """Of DescribeImages, of given names. ECR may leave out a name, as that of an archived image."""
-    return _images(answer, now)
-
-
-@_of("ecr:DescribeImageReplicationStatus")
 def replications(answer: Row, *, repository: str, digest: str) -> tuple[Replication, ...]:
-    """Of DescribeImageReplicationStatus for that image.
+    """DescribeImageReplicationStatus: the state of that image at each destination.
 
-    Its list may be left out like any other field. That nothing is reported is then believed of an answer
-    that names the image; it may turn into MISSING, so half an answer must not pass for it.
+    AWS may leave out the list of states, like any other field. This means that nothing is reported, but only
+    in an answer that names the image. Otherwise a truncated answer would turn into MISSING.
     """
     image = answer.get("imageId")
     echo = (
@@ -111,7 +80,7 @@ def replications(answer: Row, *, repository: str, digest: str) -> tuple[Replicat
         _text(image if isinstance(image, dict) else {}, "imageDigest"),
     )
     if echo[0] not in ("", repository) or echo[1] not in ("", digest):
-        raise _UnreadableError("the status of another image")
+        raise UnusableAnswer("the answer has the status of another image")
     if answer.get("replicationStatuses") is None and all(echo):
         return ()
     return tuple(_replication(row) for row in _rows(answer, "replicationStatuses"))
@@ -120,7 +89,7 @@ def replications(answer: Row, *, repository: str, digest: str) -> tuple[Replicat
 def _rows(row: Row, key: str) -> list[Row]:
     rows = row.get(key)
     if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
-        raise _UnreadableError(f"no {key} that can be understood")
+        raise UnusableAnswer(f"the answer has no {key} that can be understood")
     return rows
 
 
@@ -133,43 +102,31 @@ def _text(row: Row, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _UnreadableError(f"a {key} that is no text")
+        raise UnusableAnswer(f"the answer has a {key} that is no text")
     return value if value.isascii() else _encodable(value)
 
 
 def _needed(row: Row, key: str) -> str:
     if not (text := _text(row, key)):
-        raise _UnreadableError(f"a row without {key}")
+        raise UnusableAnswer(f"the answer has a row without {key}")
     return text
 
 
 def _label(row: Row, key: str) -> str:
-    """Text from outside that becomes the value of a label: bounded."""
+    """A text that becomes the value of a label, cut to MAX_LABEL characters."""
     return _text(row, key)[:MAX_LABEL]
 
 
 def _encodable(text: str) -> str:
-    """JSON can spell lone surrogates, which no exposition can."""
+    """The text without lone surrogates, which JSON can contain and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _account_id(row: Row, key: str) -> str:
     text = _text(row, key)
     if text and not (len(text) == 12 and text.isascii() and text.isdecimal()):
-        raise _UnreadableError(f"a {key} that is no account id of 12 digits")
+        raise UnusableAnswer(f"the answer has a {key} that is no account id of 12 digits")
     return text
-
-
-def _images(answer: Row, now: float) -> tuple[Image, ...]:
-    return tuple(
-        Image(
-            digest=_needed(row, "imageDigest"),
-            tags=_tags(row),
-            pushed_at=_unix(row.get("imagePushedAt"), now),
-            activated_at=_unix(row.get("lastActivatedAt"), now),
-        )
-        for row in _rows(answer, "imageDetails")
-    )
 
 
 def _tags(row: Row) -> tuple[str, ...]:
@@ -177,18 +134,21 @@ def _tags(row: Row) -> tuple[str, ...]:
     if tags is None:
         return ()
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise _UnreadableError("no imageTags that can be understood")
+        raise UnusableAnswer("the answer has no imageTags that can be understood")
     return tuple(tag if tag.isascii() else _encodable(tag) for tag in tags)
 
 
 def _unix(moment: datetime | None, now: float) -> float | None:
-    """Unknown rather than a time at which nothing can have been pushed: ages and the newest depend on it."""
+    """The Unix time; None if no image can have been pushed then."""
     at = moment.timestamp() if moment else 0.0
     return at if FIRST_PUSH <= at <= now + SKEW else None
 
 
 def _rule(row: Row) -> Rule:
-    """A filter that cannot be read covers nothing: that it covers everything would be a false MISSING."""
+    """One rule. A filter of an unknown type or without a prefix covers nothing.
+
+    If it covered everything, images would be MISSING by mistake.
+    """
     filters = _optional(row, "repositoryFilters")
     prefixes = (_text(each, "filter") for each in filters if each.get("filterType") == "PREFIX_MATCH")
     return Rule(
@@ -211,5 +171,5 @@ def _replication(row: Row) -> Replication:
 
 @lru_cache(maxsize=_SHARED)
 def _shared(region: str, registry_id: str, status: str, failure_code: str) -> Replication:
-    """One object for all images that are in this state there: there are few of them, and many images."""
+    """One object for all images with this state at this destination, which saves memory."""
     return Replication(Destination(region, registry_id), status, failure_code)

@@ -6,11 +6,12 @@ its next call and makes that call. It never retries, because the scheduler count
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import boto3
@@ -20,11 +21,12 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
+from exporter import __version__
 from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, Loan
 from exporter.aws.errors import NOT_ENABLED, Classified, ECRError
-from exporter.aws.timeouts import Deadline, with_deadline
+from exporter.aws.timeouts import ANSWER_TIMEOUT, CONNECT_TIMEOUT, READ_TIMEOUT, Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
-from exporter.replication.model import Reason, Source
+from exporter.replication.model import Source
 
 #: Called after every call with service, operation, source, outcome ("success" or a Reason) and seconds.
 Observer = Callable[[str, str, Source, str, float], None]
@@ -35,14 +37,36 @@ class SharedSession:
 
     botocore reads shared credential files once. A new session finds keys that were rotated there or that
     appeared after the start. One session is shared because each would hold megabytes of service models.
-    All methods are for any thread and raise what boto3 raises.
+    `clock` is wall time in Unix seconds, because AWS gives credentials an end in it; time-outs are seconds.
+    All methods are for any thread and raise what boto3 raises. The constructor raises ECRError if there can
+    be no session, as for an AWS_PROFILE that does not exist.
     """
 
-    def __init__(self, make: Callable[[], boto3.Session], *, endpoint_url: str | None) -> None:
-        self._make = make
+    def __init__(
+        self,
+        *,
+        session: Callable[[], boto3.Session] | None = None,
+        endpoint_url: str | None = None,
+        observe: Observer = lambda *_: None,
+        clock: Callable[[], float] = time.time,
+        read_timeout: float = READ_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        # botocore logs each failure to fetch credentials with a traceback, which holds what a
+        # credential_process printed. The error of the call says the same without it.
+        logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
+        self.observe = observe
+        self.clock = clock
+        self.deadline = Deadline(answer_timeout)
+        self._make = session or session_factory(clock=clock)
         self._endpoint_url = endpoint_url
+        self._read_timeout = read_timeout
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
+        with Classified("credentials", local=True):
+            found: str | None = self.current().region_name
+        #: The Region that boto3 finds, else that of AWS_REGION, which the other SDKs read. May be None.
+        self.region = found or os.environ.get("AWS_REGION")
 
     def current(self) -> boto3.Session:
         """The session to make clients of."""
@@ -51,16 +75,36 @@ class SharedSession:
                 self._session = self._make()
             return self._session
 
-    def discard(self, stale: boto3.Session) -> None:
+    def discard(self, stale: object) -> None:
         """Read the credentials again before the next client is made. No effect if `stale` is replaced."""
         with self._lock:
             if self._session is stale:
                 self._session = None
 
-    def client(self, session: boto3.Session, service: str, **options: Any) -> Any:
-        """A client of the session. A boto3 session must not make two at a time (boto3 documentation)."""
-        with self._lock:
-            client = session.client(service, endpoint_url=self._endpoint_url, **options)
+    def client(
+        self, service: str, used: boto3.Session | Loan, *, region: str | None, connections: int
+    ) -> Any:
+        """A client of the session, or of the current session with the keys of the loan."""
+        keys: dict[str, Any] = {}
+        session = self.current() if isinstance(used, Loan) else used
+        if isinstance(used, Loan):
+            keys = {
+                "aws_access_key_id": used.access_key,
+                "aws_secret_access_key": used.secret_key,
+                "aws_session_token": used.token,
+            }
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=self._read_timeout,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=connections,
+            # A whole user agent, not an extra: composing botocore's own costs a seventh of a call.
+            user_agent=f"ecr-replication-exporter/{__version__} boto3/{boto3.__version__}",
+        )
+        with self._lock:  # a boto3 session must not make two clients at a time (boto3 documentation)
+            client = session.client(
+                service, region_name=region, endpoint_url=self._endpoint_url, config=config, **keys
+            )
         with_deadline(client)
         return client
 
@@ -68,83 +112,72 @@ class SharedSession:
 class Access:
     """The calls to one registry, with the session's credentials or with those of an assumed role.
 
-    `own_region` is the Region of the exporter's own account: it has an STS when that of the registry's Region
-    refuses. `clock` is wall time in Unix seconds, because AWS gives credentials an end in it. All methods are
-    for any thread.
+    `connections` is how many threads call at once. All methods are for any thread.
     """
 
     def __init__(
-        self,
-        shared: SharedSession,
-        settings: RegistrySettings,
-        *,
-        source: Source,
-        own_region: str | None,
-        config: Config,
-        deadline: Deadline,
-        observe: Observer,
-        clock: Callable[[], float],
+        self, shared: SharedSession, settings: RegistrySettings, *, source: Source, connections: int
     ) -> None:
         #: What the calls are counted under; its Region is the one that is called.
         self.source = source
+        self.clock = shared.clock
         self._shared = shared
         self._settings = settings
-        self._config = config
-        self._deadline = deadline
-        self._observe = observe
-        self._role = Lease(self._assume_role, clock=clock) if settings.role_arn else None
+        self._connections = connections
+        self._role = Lease(self._assume_role, clock=shared.clock) if settings.role_arn else None
         #: The Regions whose STS is asked for the role. Only the thread that renews it reads and writes them.
-        self._sts_regions = list(dict.fromkeys((source.region or None, own_region)))
+        self._sts_regions = list(dict.fromkeys((source.region or None, shared.region)))
         self._lock = threading.Lock()
-        #: What the clients were made with.
-        self._made_with: boto3.Session | Loan | None = None
-        self._clients: dict[str, Any] = {}
+        #: The client of each service and Region, with the credentials that it was made with.
+        self._clients: dict[tuple[str, str | None], tuple[boto3.Session | Loan, Any]] = {}
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """The answer to one call. Raises ECRError."""
-        used: boto3.Session | Loan | None = None
+        lender, region = self._role or self._shared, self.source.region or None
+        return self._call(lender, service, region, operation, parameters)
+
+    def _call(
+        self,
+        lender: Lease | SharedSession,
+        service: str,
+        region: str | None,
+        operation: str,
+        parameters: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The answer to one call. If AWS refuses the credentials, the next call uses other ones."""
+        action = f"{service}:{operation}"
+        used = None
         try:
-            with Classified(f"{service}:{operation}", local=True):
-                used = self._role.current() if self._role else self._shared.current()
-                client = self._client(used, service)
-            return self._ask(client, operation, parameters)
+            with Classified(action, local=True):
+                used = lender.current()
+                client = self._client(used, service, region)
+            return self._ask(client, action, parameters)
         except ECRError as error:
             if error.everything and used:
-                self._discard(used)
+                lender.discard(used)
             raise
 
-    def _discard(self, used: boto3.Session | Loan) -> None:
-        """Use other credentials for the next call: these do not work."""
-        if isinstance(used, Loan):
-            if self._role:
-                self._role.discard(used)
-        else:
-            self._shared.discard(used)
+    def _client(self, used: boto3.Session | Loan, service: str, region: str | None) -> Any:
         with self._lock:
-            if self._made_with is used:
-                self._made_with = None
-                self._clients.clear()
+            made_with, client = self._clients.get((service, region), (None, None))
+            if made_with is not used:
+                client = self._shared.client(service, used, region=region, connections=self._connections)
+                self._clients[service, region] = used, client
+            return client
 
-    def _client(self, used: boto3.Session | Loan, service: str) -> Any:
-        with self._lock:
-            if self._made_with is not used:
-                self._made_with = used
-                self._clients.clear()
-            if service not in self._clients:
-                self._clients[service] = self._connect(used, service)
-            return self._clients[service]
-
-    def _connect(self, used: boto3.Session | Loan, service: str, region: str | None = None) -> Any:
-        region = region or self.source.region or None
-        options: dict[str, Any] = {"region_name": region, "config": self._config}
-        if isinstance(used, Loan):
-            keys = {
-                "aws_access_key_id": used.access_key,
-                "aws_secret_access_key": used.secret_key,
-                "aws_session_token": used.token,
-            }
-            return self._shared.client(self._shared.current(), service, **options, **keys)
-        return self._shared.client(used, service, **options)
+    def _ask(self, client: Any, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one call, which is timed and counted."""
+        service, operation = action.split(":")
+        began, outcome = time.monotonic(), "success"
+        try:
+            with Classified(action, secret=self._settings.external_id), self._shared.deadline():
+                answer = _not_empty(getattr(client, xform_name(operation))(**parameters))
+        except ECRError as error:
+            outcome = error.reason
+            raise
+        finally:
+            self._shared.observe(service, operation, self.source, outcome, time.monotonic() - began)
+        return answer
 
     def _assume_role(self) -> Loan:
         """The role's credentials, from the STS of the registry's Region: it works when us-east-1 does not.
@@ -152,72 +185,23 @@ class Access:
         STS checks that the account of the caller has enabled its Region (IAM User Guide, "Managing AWS STS in
         an AWS Region"). If only the role's account has, the STS of the exporter's own Region is asked: its
         tokens are valid in every Region. The one that answered is asked first the next time.
-        """
-        for region in tuple(self._sts_regions):
-            try:
-                loan = self._assume_role_in(region)
-            except ECRError as error:
-                if error.code not in NOT_ENABLED or region == self._sts_regions[-1]:
-                    raise
-            else:
-                self._sts_regions.sort(key=lambda other: other != region)
-                return loan
-        raise AssertionError("the last Region returns or raises")
-
-    def _assume_role_in(self, region: str | None) -> Loan:
-        """The role's credentials from the STS of one Region.
-
         botocore can assume roles too, but it asks STS again before every call when STS refuses.
         """
-        session = None
+        secret = self._settings.external_id
+        parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
+        parameters |= {"ExternalId": secret.get_secret_value()} if secret else {}
+        first, *others = self._sts_regions
         try:
-            with Classified("sts:AssumeRole", local=True):
-                session = self._shared.current()
-                client = self._connect(session, "sts", region)
-            secret = self._settings.external_id
-            parameters = {"RoleArn": self._settings.role_arn, "RoleSessionName": "ecr-replication-exporter"}
-            proof = {"ExternalId": secret.get_secret_value()} if secret else {}
-            answer = self._ask(client, "AssumeRole", parameters | proof)
+            answer = self._call(self._shared, "sts", first, "AssumeRole", parameters)
         except ECRError as error:
-            if error.everything and session:
-                self._shared.discard(session)
-            raise
+            if error.code not in NOT_ENABLED or not others:
+                raise
+            answer = self._call(self._shared, "sts", others[0], "AssumeRole", parameters)
+            self._sts_regions.reverse()
         with Classified("sts:AssumeRole"):
             lent = answer["Credentials"]
-            return Loan(
-                lent["AccessKeyId"],
-                lent["SecretAccessKey"],
-                lent["SessionToken"],
-                ends_at=lent["Expiration"].timestamp(),
-            )
-
-    def _ask(self, client: Any, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to one call, which is timed and counted."""
-        service = client.meta.service_model.service_name
-        action = f"{service}:{operation}"
-        began = time.monotonic()
-        outcome = "success"
-        try:
-            with Classified(action, secret=self._settings.external_id):
-                call = partial(getattr(client, xform_name(operation)), **parameters)
-                return _not_empty(self._in_time(action, call))
-        except ECRError as error:
-            outcome = error.reason
-            raise
-        finally:
-            self._observe(service, operation, self.source, outcome, time.monotonic() - began)
-
-    def _in_time(self, action: str, call: Callable[[], Any]) -> Any:
-        with self._deadline() as timed:
-            try:
-                return call()
-            except Exception as error:
-                if not timed.late:
-                    raise
-                message = f"the answer was not complete after {self._deadline.seconds:g} s"
-                raise ECRError(
-                    Reason.UNAVAILABLE, action=action, code="AnswerTooSlow", message=message
-                ) from error
+            ends_at = lent["Expiration"].timestamp()
+            return Loan(lent["AccessKeyId"], lent["SecretAccessKey"], lent["SessionToken"], ends_at)
 
 
 def _not_empty(answer: Any) -> dict[str, Any]:

@@ -15,35 +15,32 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
+
+from botocore.exceptions import HTTPClientError
 
 CONNECT_TIMEOUT = 3.0  # seconds
 READ_TIMEOUT = 10.0  # seconds from one byte to the next
 ANSWER_TIMEOUT = 30.0  # seconds until the last byte
 
 
+class AnswerTooSlow(HTTPClientError):  # noqa: N818 - its name is the code in the log
+    """The answer was not complete in time."""
+
+    fmt = "the answer was not complete after {seconds:g} s"
+
+
+@dataclass(slots=True, eq=False)
 class Call:
-    """A context in which one thread makes one call. Only the watching thread writes `late`."""
+    """One call under way. Only the watching thread writes `late`."""
 
-    __slots__ = ("_deadline", "connection", "due", "late")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self._deadline = deadline
-        self.due = time.monotonic() + deadline.seconds
-        self.late = False
-        #: The urllib3 connection, once a request is sent on it.
-        self.connection: Any = None
-
-    def __enter__(self) -> Self:
-        self._deadline.begin(self)
-        _here.call = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _here.call = None
-        self._deadline.end(self)
+    due: float  # monotonic
+    late: bool = False
+    #: The urllib3 connection, once a request is sent on it.
+    connection: Any = None
 
     def cut(self) -> None:
         """End the connection, so that the thread that reads from it sees its end. Any thread."""
@@ -57,7 +54,7 @@ class Call:
 
 
 class Deadline:
-    """Cuts calls that take longer than `seconds`, at most a tenth late. All methods are for any thread."""
+    """Cuts calls that take longer than `seconds`, at most a tenth late. For any thread."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -65,12 +62,24 @@ class Deadline:
         self._calls: set[Call] = set()
         self._watched = False
 
-    def __call__(self) -> Call:
-        """The context for a call that starts now."""
-        return Call(self)
+    @contextmanager
+    def __call__(self) -> Iterator[Call]:
+        """The context of one call, which starts now. Raises AnswerTooSlow if the call fails after its cut."""
+        call = Call(time.monotonic() + self.seconds)
+        self._watch_over(call)
+        _here.call = call
+        try:
+            yield call
+        except Exception as error:
+            if call.late:
+                raise AnswerTooSlow(seconds=self.seconds) from error
+            raise
+        finally:
+            _here.call = None
+            with self._lock:
+                self._calls.discard(call)
 
-    def begin(self, call: Call) -> None:
-        """Start to watch the call."""
+    def _watch_over(self, call: Call) -> None:
         with self._lock:
             self._calls.add(call)
             if self._watched:
@@ -79,11 +88,6 @@ class Deadline:
             with suppress(RuntimeError):
                 threading.Thread(target=self._watch, name="deadline", daemon=True).start()
                 self._watched = True
-
-    def end(self, call: Call) -> None:
-        """Stop watching the call: it returned."""
-        with self._lock:
-            self._calls.discard(call)
 
     def _watch(self) -> None:
         """Cut late calls until there are none to watch."""

@@ -18,8 +18,9 @@ from prometheus_client.utils import floatToGoString
 from exporter.metrics import gzip_stream
 from exporter.metrics.catalogue import DOMAIN, I, ImageRow, RepositoryRow, Row, S, Sample
 from exporter.metrics.gzip_stream import Piece
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Source
-from exporter.replication.store import ImageFacts, RegistrySnapshot
+from exporter.replication.store import RegistrySnapshot
 
 #: Cached templates; a fleet has a few dozen combinations of states.
 _TEMPLATES = 4096

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Source, Status
-from exporter.replication.store import ImageFacts, RegistrySnapshot
+from exporter.replication.store import RegistrySnapshot
 
 S = ("source_registry_id", "source_region")
 I = ("repository", "tag", "digest", *S)  # noqa: E741 - the letter of the specification

@@ -41,10 +41,6 @@ class ImageFacts:
     answered_at: float = field(default=0.0, compare=False)
     good_until: float = field(default=0.0, compare=False)
 
-    def good_at(self, now: float) -> bool:
-        """Whether the answer, if there is one, is believed at the monotonic time `now`."""
-        return self.replications is None or now <= self.good_until
-
     def answered(
         self,
         replications: tuple[Replication, ...],
@@ -141,7 +137,7 @@ class RepositoryFacts:
         images = self.images.values()
         if self.summary().good_until >= now:
             return tuple(images)
-        return tuple(image if image.good_at(now) else image.unanswered() for image in images)
+        return tuple(i if i.replications is None or now <= i.good_until else i.unanswered() for i in images)
 
     def good_until(self, now: float, stale_after: float) -> float:
         """The monotonic time until which the result of `visible` is the same, if no fact changes."""

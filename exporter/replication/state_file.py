@@ -9,18 +9,18 @@ a warning and a cold start.
 from __future__ import annotations
 
 import gzip
-import json
-import math
 import os
 import socket
-import stat
 import threading
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter import logs
 from exporter.config.settings import Settings
@@ -28,8 +28,8 @@ from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, ImageState, Replication, Source, Status
 from exporter.replication.store import Store
 
-FORMAT = "ecr-replication-exporter state"
-VERSION = 1
+#: The first line. Another version of the format has another number.
+_HEAD = b'{"format":"ecr-replication-exporter state","version":2}\n'
 #: Seconds between two writes. After a kill, what settled since the last one is asked for again.
 WRITE_EVERY = 600.0
 FIRST_WRITE_AFTER = 30.0
@@ -77,48 +77,38 @@ class Settled(NamedTuple):
         )
 
 
-class Remembered(NamedTuple):
-    """What is settled in one repository, and where the rules sent its images; None if that was not known."""
-
-    expected: frozenset[Destination] | None
-    images: dict[str, Settled]
+#: Settled images by repository and digest.
+Repositories = Mapping[tuple[Source, str], Mapping[str, Settled]]
 
 
 class StateCache:
     """What the state file held, until each repository has taken its part."""
 
-    def __init__(self, repositories: Mapping[tuple[Source, str], Remembered] | None = None) -> None:
+    def __init__(self, repositories: Repositories | None = None) -> None:
         self._repositories = dict(repositories or {})
 
     def __len__(self) -> int:
-        return sum(len(remembered.images) for remembered in self.rest().values())
+        return sum(map(len, self.rest().values()))
 
     def recall(
         self, source: Source, repository: str, *, expected: frozenset[Destination] | None
     ) -> Mapping[str, Settled]:
-        """What is remembered of the repository, by digest.
-
-        Only what is COMPLETE wherever the rules send it now; and nothing if they sent it elsewhere then.
-        """
-        remembered = self._repositories.get((source, repository))
-        if remembered is None or remembered.expected != expected:
-            return {}
+        """What is remembered of the repository, by digest, and COMPLETE wherever the rules send it now."""
+        images = self._repositories.get((source, repository), {})
         wanted = expected or frozenset()
-        return {d: settled for d, settled in remembered.images.items() if wanted <= set(settled.destinations)}
+        return {digest: settled for digest, settled in images.items() if wanted <= set(settled.destinations)}
 
     def forget(self, source: Source, repository: str) -> None:
         """Drop what is remembered of a repository, because it was listed."""
         self._repositories.pop((source, repository), None)
 
-    def forget_before(self, answered_time: float) -> None:
-        """Drop repositories whose answers are all older than that Unix time."""
-        for key, (_, images) in self.rest().items():
-            if all(settled.answered_time < answered_time for settled in images.values()):
-                self._repositories.pop(key, None)
-
-    def rest(self) -> dict[tuple[Source, str], Remembered]:
-        """What is not forgotten yet. From any thread."""
-        return dict(self._repositories)
+    def rest(self, *, since: float = 0.0) -> Repositories:
+        """What is not forgotten yet, of repositories with an answer since that Unix time. From any thread."""
+        return {
+            key: images
+            for key, images in dict(self._repositories).items()
+            if any(settled.answered_time >= since for settled in images.values())
+        }
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -128,110 +118,98 @@ class UnusableError(Exception):
     """The file is damaged, foreign or of another version."""
 
 
-def read(path: str) -> StateCache:
+class _Line(BaseModel):
+    """Images of one repository that are COMPLETE at the same destinations."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    source: Source
+    repository: str
+    complete: tuple[Destination, ...]
+    #: By digest: `replicated_from` and `answered_time`.
+    images: dict[str, tuple[float | None, float]]
+
+
+def read(path: str) -> Repositories:
     """What the file holds; nothing if there is none. Raises OSError and UnusableError."""
-    _refuse_special(path)
+    repositories: dict[tuple[Source, str], dict[str, Settled]] = defaultdict(dict)
     try:
-        with gzip.open(path) as file:
-            head = json.loads(file.readline(_LINE_BYTES))
-            if head.get("format") != FORMAT:
-                raise UnusableError("it is not a state file")
-            if head.get("version") != VERSION:
-                raise UnusableError(f"its version is {head.get('version')!r}, this exporter's is {VERSION}")
-            repositories: dict[tuple[Source, str], Remembered] = {}
-            while line := file.readline(_LINE_BYTES):
-                _take_line(repositories, json.loads(line))
-            return StateCache(repositories)
+        with _opened(path) as file:
+            while text := file.readline(_LINE_BYTES):
+                line = _Line.model_validate_json(text)
+                images = repositories[line.source, line.repository]
+                images |= {digest: Settled(*times, line.complete) for digest, times in line.images.items()}
     except FileNotFoundError:
         directory = os.path.dirname(path) or "."  # noqa: PTH120 - a path as the operator wrote it
-        if not os.path.isdir(directory):  # noqa: PTH112
+        if not Path(directory).is_dir():
             raise OSError(f"there is no directory {directory} to keep it in") from None
-        return StateCache()
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UnusableError(f"it is damaged, or not a state file: {error}") from error
-    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise UnusableError(f"it does not hold what a state file holds: {error!r}") from error
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UnusableError(f"a line of it is not that of a state file: {where}: {problem['msg']}") from error
+    return repositories
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[gzip.GzipFile]:
+    """The state file, after its first line."""
+    _refuse_special(path)
+    with gzip.open(path) as file:
+        if file.readline(_LINE_BYTES) != _HEAD:
+            raise UnusableError("it is not a state file, or one of another version")
+        yield file
 
 
 def _refuse_special(path: str) -> None:
     """Raise OSError unless the path is a regular file or missing. To open a pipe would hang."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path as the operator wrote it
-            raise OSError(f"{path} is not a regular file")
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError(f"{path} is not a regular file")
 
 
-def _take_line(repositories: dict[tuple[Source, str], Remembered], line: dict[str, Any]) -> None:
-    source = Source(_text(line["registry_id"]), _text(line["region"]))
-    expected = None if line["owed"] is None else frozenset(_destinations(line["owed"]))
-    destinations = _destinations(line["complete"])
-    remembered = repositories.setdefault((source, _text(line["repository"])), Remembered(expected, {}))
-    for digest, (replicated_from, answered_time) in line["images"].items():
-        began = None if replicated_from is None else _time(replicated_from)
-        remembered.images[digest] = Settled(began, _time(answered_time), destinations)
-
-
-def _destinations(rows: Iterable[Any]) -> tuple[Destination, ...]:
-    return tuple(Destination(_text(region), _text(registry_id)) for region, registry_id in rows)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
-    return value
-
-
-def _time(value: object) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is not a time")
-    return float(value)
-
-
-def write(path: str, repositories: Mapping[tuple[Source, str], Remembered]) -> None:
+def write(path: str, repositories: Repositories) -> None:
     """Replace the file in one step. Raises OSError, and leaves the last file in its place then."""
     _refuse_special(path)
-    path = os.path.realpath(path)  # the file is replaced, not a link to it
+    file = Path(path).resolve()  # the file is replaced, not a link to it
     # Two exporters that overlap have different names here. After a kill the name is the same again.
-    draft = f"{path}.{socket.gethostname()}-{os.getpid()}.new"
+    draft = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}.new")
     try:
-        with open(draft, "wb") as raw:  # noqa: PTH123
-            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL) as file:
+        with draft.open("wb") as raw:
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL) as packed:
+                packed.write(_HEAD)
                 for line in _lines(repositories):
-                    file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                    packed.write(line.model_dump_json().encode() + b"\n")
             raw.flush()
             os.fsync(raw.fileno())
-        os.replace(draft, path)  # noqa: PTH105
+        draft.replace(file)
     except BaseException:
         with suppress(OSError):
-            os.remove(draft)  # noqa: PTH107
+            draft.unlink()
         raise
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)  # noqa: PTH120
+    directory = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # or the move may be lost with the power
     finally:
         os.close(directory)
 
 
-def _lines(repositories: Mapping[tuple[Source, str], Remembered]) -> Iterator[dict[str, Any]]:
-    yield {"format": FORMAT, "version": VERSION}
-    for (source, repository), remembered in repositories.items():
+def _lines(repositories: Repositories) -> Iterator[_Line]:
+    for (source, repository), images in repositories.items():
         alike: dict[tuple[Destination, ...], list[tuple[str, Settled]]] = defaultdict(list)
-        for digest, settled in remembered.images.items():
+        for digest, settled in images.items():
             alike[settled.destinations].append((digest, settled))
-        expected = None if remembered.expected is None else sorted(remembered.expected)
-        head = {"registry_id": source.registry_id, "region": source.region, "repository": repository}
-        for destinations, images in alike.items():
-            for start in range(0, len(images), _LINE_IMAGES):
-                some = images[start : start + _LINE_IMAGES]
-                rows = {digest: (s.replicated_from, s.answered_time) for digest, s in some}
-                yield {**head, "owed": expected, "complete": destinations, "images": rows}
+        for destinations, rows in alike.items():
+            for start in range(0, len(rows), _LINE_IMAGES):
+                some = {digest: settled[:2] for digest, settled in rows[start : start + _LINE_IMAGES]}
+                yield _Line(source=source, repository=repository, complete=destinations, images=some)
 
 
-def settled(store: Store, clock: Clock) -> dict[tuple[Source, str], Remembered]:
+def settled(store: Store, clock: Clock) -> Repositories:
     """What the store knows to be settled, also where its listing is stale."""
     boot = clock.time() - clock.monotonic()
-    found = {}
-    for source, repository, expected, images in store.settled():
-        rows = {
+    return {
+        key: {
             image.digest: Settled(
                 image.replicated_from,
                 round(image.answered_at + boot, 1),
@@ -239,8 +217,8 @@ def settled(store: Store, clock: Clock) -> dict[tuple[Source, str], Remembered]:
             )
             for image in images
         }
-        found[source, repository] = Remembered(expected, rows)
-    return found
+        for key, images in store.settled().items()
+    }
 
 
 # -- the writer ----------------------------------------------------------------------------------
@@ -272,8 +250,6 @@ class StateFileWriter:
         self._folds = logs.Folds(_log, clock=clock.monotonic)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="statefile", daemon=True)
-        #: The path that is known to be a state file, or free.
-        self._ours: str | None = None
         if settings.state_file:
             self._read(settings.state_file)
 
@@ -301,12 +277,11 @@ class StateFileWriter:
         if not path:
             return
         settings, now = self._settings, self._clock.time()
-        self.memory.forget_before(now - settings.settled_interval - settings.stale_after)
+        # Before the store: a repository that is listed meanwhile is in both then, and not in neither.
+        rest = self.memory.rest(since=now - settings.settled_interval - settings.stale_after)
         try:
-            if path != self._ours:
-                _make_room(path, now)
-                self._ours = path
-            write(path, settled(self._store, self._clock) | self.memory.rest())
+            _make_room(path, now)
+            write(path, {**rest, **settled(self._store, self._clock)})
         except Exception as error:  # noqa: BLE001 - the metrics and the log show it
             self._watcher.state_failed("write")
             self._folds.failed(path, path, "state_file_not_written", error=str(error))
@@ -316,12 +291,12 @@ class StateFileWriter:
 
     def _read(self, path: str) -> None:
         try:
-            self.memory = read(path)
-            self._ours = path
-            _log.info("state_file_read", file=path, images=len(self.memory))
+            self.memory = StateCache(read(path))
         except (OSError, UnusableError) as error:
             self._watcher.state_failed("read")
             _log.warning("state_file_unusable", file=path, error=str(error), consequence="a cold start")
+        else:
+            _log.info("state_file_read", file=path, images=len(self.memory))
 
     def _keep(self) -> None:
         # The first write is early, so that a path that cannot be written is noticed early.
@@ -333,8 +308,9 @@ class StateFileWriter:
 
 
 def _make_room(path: str, now: float) -> None:
-    """Move a file aside that is not a state file. Raises OSError if it cannot be moved or read."""
+    """Move a file aside that does not begin as a state file. Raises OSError if that is not possible."""
     try:
-        read(path)
-    except UnusableError:
-        os.replace(path, f"{path}.unusable-{now:.0f}")  # noqa: PTH105
+        with suppress(FileNotFoundError), _opened(path):
+            pass
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnusableError):
+        Path(path).replace(f"{path}.unusable-{now:.0f}")

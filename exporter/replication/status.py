@@ -5,6 +5,7 @@ All pure: what ECR reports and where the rules send the image go in, states come
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from exporter.replication.model import Destination, ImageState, Replication, Sta
 RECENT = 3600.0
 
 #: Of several entries about one destination the worst counts; ECR gives no times that tell the latest.
-_GRAVITY = {Status.COMPLETE: 0, Status.MISSING: 1, Status.IN_PROGRESS: 2, Status.FAILED: 4}
+_GRAVITY: Mapping[str, int] = {Status.COMPLETE: 0, Status.MISSING: 1, Status.IN_PROGRESS: 2, Status.FAILED: 4}
 _NOWHERE: frozenset[Destination] = frozenset()
 
 
@@ -69,15 +70,11 @@ def evaluate_replications(
     worst: dict[Destination, Replication] = {}
     for entry in reported:
         known = worst.get(entry.destination)
-        if known is None or _gravity(entry) > _gravity(known):
+        if known is None or _GRAVITY.get(entry.status, 3) > _GRAVITY.get(known.status, 3):
             worst[entry.destination] = entry
     unreported = [d for d in expected if not any(_may_mean(found, d) for found in worst)]
     missing = (Replication(destination, Status.MISSING) for destination in unreported)
     return tuple(sorted([*worst.values(), *missing]))
-
-
-def _gravity(replication: Replication) -> int:
-    return _GRAVITY.get(replication.status, 3)  # type: ignore[call-overload, no-any-return]
 
 
 def _may_mean(found: Destination, wanted: Destination) -> bool:

@@ -15,21 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter.replication import target_health
-from exporter.replication.facts import FirstRound, ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
-from exporter.replication.model import Destination, ImageState, Registry, Source
+from exporter.replication.facts import ImageFacts, RegistryFacts
+from exporter.replication.model import ImageState, Registry, Source
 from exporter.replication.target_health import TargetHealth
-
-__all__ = [
-    "FirstRound",
-    "ImageFacts",
-    "RegistryFacts",
-    "RegistrySnapshot",
-    "RepositoryFacts",
-    "Snapshot",
-    "Store",
-    "TargetHealth",
-    "TargetImages",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +73,19 @@ class Store:
             good_until = min(ends, default=float("inf"))
             return Snapshot(registries, self.version, good_until)
 
-    def settled(
-        self,
-    ) -> list[tuple[Source, str, frozenset[Destination] | None, tuple[ImageFacts, ...]]]:
-        """The settled images of each listed repository, and where the rules send what is pushed to it.
-
-        For any thread.
-        """
+    def settled(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
+        """The settled images of each listed repository. For any thread."""
         with self.lock:
-            listed = [
-                (facts, name, tuple(repository.images.values()))
+            listed = {
+                (facts.source, name): tuple(repository.images.values())
                 for facts in self.registries
                 for name, repository in facts.repositories.items()
                 if repository.listed_at is not None
-            ]
-        return [
-            (
-                facts.source,
-                name,
-                facts.expected(name),
-                tuple(i for i in images if i.state is ImageState.SETTLED and not i.unverified),
-            )
-            for facts, name, images in listed
-        ]
+            }
+        return {
+            key: tuple(i for i in images if i.state is ImageState.SETTLED and not i.unverified)
+            for key, images in listed.items()
+        }
 
     def states(self, now: float) -> Mapping[ImageState, int]:
         """How many watched images are in each state at the monotonic time `now`."""

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
-from functools import cached_property
 from hashlib import blake2b
 from heapq import nlargest
 
@@ -80,33 +79,19 @@ class Target:
         self._tags = _Patterns([*exact, *settings.tags, *everything])
         self._excluded = _Patterns(settings.exclude_tags)
         self._every_tag = bool(everything) and not settings.exclude_tags
+        names = [Name(tag, "") for tag in self._tags.exact if not self._excluded.match(tag)]
+        names += [Name("", settings.digest)] if settings.digest else []
+        #: The names that the target spells out. The target fails if one of them does not exist. A glob over
+        #: repositories spells out no name, because not every repository must have the tag.
+        self.named = frozenset() if settings.is_glob else frozenset(names)
+        #: Whether the images of `named` are all that the target can select.
+        self.by_name = not (settings.is_glob or self._tags.globs or settings.untagged)
+        #: Whether images without a tag can be selected.
+        self.untagged = settings.untagged or settings.digest is not None
 
     def covers(self, repository: str) -> bool:
         """Whether the target applies to the repository."""
         return self._repository.match(repository)
-
-    @cached_property
-    def named(self) -> frozenset[Name]:
-        """The names that the target spells out. The target fails if one of them does not exist.
-
-        A glob over repositories spells out no name, because not every repository must have the tag.
-        """
-        if self.settings.is_glob:
-            return frozenset()
-        tags = {tag for tag in self._tags.exact if not self._excluded.match(tag)}
-        digests = {self.settings.digest} if self.settings.digest else set()
-        return frozenset({Name(tag, "") for tag in tags} | {Name("", digest) for digest in digests})
-
-    @property
-    def by_name(self) -> bool:
-        """Whether the images of `named` are all that the target can select."""
-        settings = self.settings
-        return not settings.is_glob and not self._tags.globs and not settings.untagged
-
-    @property
-    def untagged(self) -> bool:
-        """Whether images without a tag can be selected."""
-        return self.settings.untagged or self.settings.digest is not None
 
     def select(self, images: Sequence[Image], *, now: float) -> dict[str, Watched]:
         """The images that the target selects, by digest; `now` is Unix time.
@@ -164,16 +149,10 @@ class Targets:
         for target in self.all:
             if not target.settings.is_glob:
                 self._exact.setdefault(target.settings.repository, []).append(target)
-
-    @property
-    def need_repositories(self) -> bool:
-        """Whether the registry's repositories must be listed, because a glob ranges over them."""
-        return bool(self._globs)
-
-    @property
-    def repositories(self) -> frozenset[str]:
-        """The repositories that targets spell out. They need not exist."""
-        return frozenset(self._exact)
+        #: The repositories that targets spell out. They need not exist.
+        self.repositories = frozenset(self._exact)
+        #: Whether the registry's repositories must be listed, because a glob ranges over them.
+        self.need_repositories = bool(self._globs)
 
     def matching(self, existing: Iterable[str]) -> frozenset[str]:
         """The repositories to watch: those that are spelt out, and the existing ones that a glob matches."""
@@ -199,39 +178,25 @@ def _merged(one: TargetSettings, other: TargetSettings) -> TargetSettings:
     return replace(one, registries=both)
 
 
-@dataclass(frozen=True)
 class RepositoryTargets:
     """The targets that apply to one repository."""
 
-    targets: tuple[Target, ...]
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(target.label for target in self.targets)
-
-    @cached_property
-    def untagged(self) -> bool:
-        return any(target.untagged for target in self.targets)
-
-    @cached_property
-    def age_matters(self) -> bool:
-        """Whether the selection can change although the images stay the same."""
-        return any(target.settings.pushed_within is not None for target in self.targets)
-
-    @cached_property
-    def names(self) -> frozenset[Name] | None:
-        """All names to look up; None if some target needs a listing."""
-        if not all(target.by_name for target in self.targets):
-            return None
-        return frozenset(name for target in self.targets for name in target.named)
+    def __init__(self, targets: tuple[Target, ...]) -> None:
+        self.targets = targets
+        self.labels = tuple(target.label for target in targets)
+        self.untagged = any(target.untagged for target in targets)
+        #: Whether the selection can change although the images stay the same.
+        self.age_matters = any(target.settings.pushed_within is not None for target in targets)
+        self._named = frozenset(name for target in targets for name in target.named)
+        #: All names to look up; None if some target needs a listing.
+        self.names = self._named if all(target.by_name for target in targets) else None
 
     def missing(self, images: Sequence[Image]) -> frozenset[Name]:
         """The names that targets spell out and that no image has."""
-        named = frozenset(name for target in self.targets for name in target.named)
-        if not named:
-            return named
+        if not self._named:
+            return self._named
         existing = {Name(tag, "") for image in images for tag in image.tags}
-        return named - existing - {Name("", image.digest) for image in images}
+        return self._named - existing - {Name("", image.digest) for image in images}
 
     def select(self, images: Sequence[Image], *, now: float) -> Selection:
         """What the targets select of the images; `now` is Unix time."""

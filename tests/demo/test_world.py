@@ -20,9 +20,9 @@ from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.self_metrics import Instruments
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Image, Name, Page, Reason, Replication, Rule, Status
 from exporter.replication.status import RECENT
-from exporter.replication.store import ImageFacts
 
 REPOSITORIES = ("team/app", "team/api", "other/base")
 TAGS = ("v1", "v2", "v3-dev", "latest")

@@ -19,6 +19,7 @@ from support.fakes import ACCOUNT, HOME, IRELAND, OREGON, FakeClock, digest_of
 from exporter.metrics.catalogue import CATALOGUE, PREFIX, Row, markdown
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.self_metrics import Instruments
+from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import (
     Destination,
     FailureScope,
@@ -31,7 +32,7 @@ from exporter.replication.model import (
     Source,
     Status,
 )
-from exporter.replication.store import ImageFacts, RegistryFacts, RepositoryFacts, Store, TargetImages
+from exporter.replication.store import Store
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PUSHED = 1_800_000_000.0

@@ -26,8 +26,9 @@ from support.fakes import FakeClock
 from exporter.metrics.catalogue import DOMAIN, ImageRow, RegistryRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, accepts_gzip, accepts_openmetrics
 from exporter.metrics.self_metrics import Instruments
+from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
 from exporter.replication.model import Destination, Name, Registry, Replication, Rule, Source
-from exporter.replication.store import ImageFacts, RegistryFacts, RepositoryFacts, Store
+from exporter.replication.store import Store
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=6) | st.sampled_from(

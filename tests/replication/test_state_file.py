@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -17,10 +16,10 @@ from hypothesis import strategies as st
 from support.fakes import HOME, IRELAND, OREGON, FakeClock, FakeECR, Rig, digest_of
 
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, ImageState, Replication, Rule, Source, Status
 from exporter.replication.state_file import (
-    FORMAT,
-    Remembered,
+    Repositories,
     Settled,
     StateCache,
     StateFileWriter,
@@ -29,30 +28,22 @@ from exporter.replication.state_file import (
     settled,
     write,
 )
-from exporter.replication.store import ImageFacts, Store
+from exporter.replication.store import Store
 
 STATUS = "DescribeImageReplicationStatus"
 WORDS = st.text(max_size=5)
 DESTINATIONS = st.builds(Destination, WORDS, WORDS)
 TIMES = st.floats(0, 4e9)
-REMEMBERED = st.builds(
-    Remembered,
-    st.none() | st.frozensets(DESTINATIONS, max_size=2),
-    st.dictionaries(
-        WORDS,
-        st.builds(Settled, st.none() | TIMES, TIMES, st.lists(DESTINATIONS, max_size=2).map(tuple)),
-        min_size=1,
-        max_size=4,
-    ),
+IMAGES = st.dictionaries(
+    WORDS,
+    st.builds(Settled, st.none() | TIMES, TIMES, st.lists(DESTINATIONS, max_size=2).map(tuple)),
+    min_size=1,
+    max_size=4,
 )
 REPOSITORIES = st.dictionaries(
-    st.tuples(st.builds(Source, WORDS, WORDS), WORDS), REMEMBERED, min_size=1, max_size=3
+    st.tuples(st.builds(Source, WORDS, WORDS), WORDS), IMAGES, min_size=1, max_size=3
 )
-SAMPLE = {
-    (HOME, "team/app"): Remembered(
-        frozenset({IRELAND}), {digest_of(str(n)): Settled(1.8e9, 1.8e9 + n, (IRELAND,)) for n in range(3)}
-    )
-}
+SAMPLE = {(HOME, "team/app"): {digest_of(str(n)): Settled(1.8e9, 1.8e9 + n, (IRELAND,)) for n in range(3)}}
 
 
 @dataclass
@@ -94,23 +85,23 @@ def state_file_writer(path: Path, store: Store | None = None, tally: Tally | Non
 
 @given(REPOSITORIES)
 def test_what_is_written_is_read_again(
-    tmp_path_factory: pytest.TempPathFactory, repositories: Mapping[tuple[Source, str], Remembered]
+    tmp_path_factory: pytest.TempPathFactory, repositories: Repositories
 ) -> None:
     path = str(tmp_path_factory.mktemp("state") / "state")
     write(path, repositories)
-    assert read(path).rest() == dict(repositories)
+    assert read(path) == repositories
 
 
 def test_many_images_are_written_in_lines_of_bounded_length(tmp_path: Path) -> None:
     images = {digest_of(str(n)): Settled(1.8e9, 1.8e9, (IRELAND,)) for n in range(2500)}
-    write(str(tmp_path / "state"), {(HOME, "team/app"): Remembered(None, images)})
-    assert len(read(str(tmp_path / "state"))) == 2500
+    write(str(tmp_path / "state"), {(HOME, "team/app"): images})
+    assert read(str(tmp_path / "state"))[HOME, "team/app"] == images
     with gzip.open(tmp_path / "state") as file:
         assert len(file.readlines()) == 1 + 3
 
 
 def test_no_file_is_a_cold_start(tmp_path: Path) -> None:
-    assert len(read(str(tmp_path / "state"))) == 0
+    assert read(str(tmp_path / "state")) == {}
 
 
 def test_a_place_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
@@ -126,7 +117,7 @@ def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
     for position in range(len(whole)):
         path.write_bytes(bytes(b ^ (0x55 if i == position else 0) for i, b in enumerate(whole)))
         try:
-            found = read(str(path)).rest()
+            found = read(str(path))
         except UnusableError:
             continue
         assert found == SAMPLE
@@ -142,11 +133,10 @@ def test_a_file_that_ends_early_is_noticed(tmp_path: Path) -> None:
             read(str(path))
 
 
+HEAD = b'{"format":"ecr-replication-exporter state","version":2}\n'
 LINE: dict[str, object] = {
-    "registry_id": "1",
-    "region": "us-east-1",
+    "source": ["1", "us-east-1"],
     "repository": "team/app",
-    "owed": None,
     "complete": [],
     "images": {"sha256:0": [None, 1.0]},
 }
@@ -158,36 +148,36 @@ def packed(text: bytes) -> bytes:
 
 
 CHANGES: list[dict[str, object]] = [
-    {"region": 7},
+    {"source": ["1", 7]},
     {"images": []},
     {"images": {"sha256:0": [None]}},
     {"images": {"sha256:0": [None, float("nan")]}},
     {"images": {"sha256:0": ["yesterday", 1.0]}},
     {"complete": [["eu-west-1"]]},
-    {"owed": 3},
+    {"complete": 3},
+    {"repository": None},
     {"images": {"sha256:0": [None, 10**400]}},
 ]
+
+
+def test_the_line_that_the_changes_are_made_to_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(packed(HEAD + json.dumps(LINE).encode()))
+    assert read(str(path)) == {(Source("1", "us-east-1"), "team/app"): {"sha256:0": Settled(None, 1.0, ())}}
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         (b"just some text", "it is damaged, or not a state file"),
-        (packed(b"just some text\n"), "does not hold"),
-        (packed(b"\xff\xfe\n"), "not a state file"),
-        (packed(b"[]\n"), "does not hold"),
-        (packed(b"[" * 100_000), "does not hold"),
+        (packed(b"just some text\n"), "it is not a state file"),
         (packed(b'{"format": "a shopping list"}\n'), "it is not a state file"),
-        (packed(json.dumps({"format": FORMAT, "version": 0}).encode()), "its version is 0"),
+        (packed(HEAD.replace(b"2", b"1")), "or one of another version"),
+        (packed(HEAD + b"\xff\xfe\n"), "a line of it is not that of a state file"),
+        (packed(HEAD + b"[]\n"), "a line of it is not that of a state file"),
+        (packed(HEAD + b"[" * 100_000), "a line of it is not that of a state file"),
         *(
-            (
-                packed(
-                    json.dumps({"format": FORMAT, "version": 1}).encode()
-                    + b"\n"
-                    + json.dumps(LINE | change).encode()
-                ),
-                "does not hold",
-            )
+            (packed(HEAD + json.dumps(LINE | change).encode()), "a line of it is not that of a state file")
             for change in CHANGES
         ),
     ],
@@ -203,7 +193,7 @@ def test_a_writer_that_is_killed_leaves_the_last_file(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(str(path), SAMPLE)
     (tmp_path / f"state.{socket.gethostname()}-{os.getpid()}.new").write_bytes(b"half of")
-    assert read(str(path)).rest() == SAMPLE
+    assert read(str(path)) == SAMPLE
     write(str(path), SAMPLE)
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
@@ -218,7 +208,7 @@ def test_somebody_elses_file_is_moved_not_lost(tmp_path: Path) -> None:
     kept = state_file_writer(path, tally=tally)
     assert (tally.failed, len(kept.memory)) == (["read"], 0)
     kept.write()
-    assert read(str(path)).rest() == {}
+    assert read(str(path)) == {}
     (moved,) = tmp_path.glob("notes.unusable-*")
     assert moved.read_text() == "do not lose this"
     assert len(tally.written_at) == 1
@@ -234,7 +224,7 @@ def test_a_reload_to_somebody_elses_file_does_not_lose_it_either(tmp_path: Path)
     kept.write()
     (moved,) = tmp_path.glob("notes.unusable-*")
     assert moved.read_text() == "do not lose this"
-    assert read(str(tmp_path / "notes")).rest() == {}
+    assert read(str(tmp_path / "notes")) == {}
 
 
 def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
@@ -252,17 +242,17 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "volume" / "state")
     state_file_writer(tmp_path / "link").write()
     assert (tmp_path / "link").is_symlink()
-    assert read(str(tmp_path / "volume" / "state")).rest() == {}
+    assert read(str(tmp_path / "volume" / "state")) == {}
 
 
 def test_a_writing_that_fails_leaves_the_last_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(str(path), SAMPLE)
-    broken = {(HOME, "team/app"): Remembered(None, {"sha256:0": Settled(None, 1.0, object())})}  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
+    broken = {(HOME, "team/app"): {"sha256:0": Settled(None, 1.0, object())}}  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="complete"):
         write(str(path), broken)
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
-    assert read(str(path)).rest() == SAMPLE
+    assert read(str(path)) == SAMPLE
 
 
 def test_a_place_that_cannot_be_written_is_told_and_harmless(tmp_path: Path) -> None:
@@ -283,12 +273,28 @@ def test_what_no_repository_took_yet_is_kept_while_it_is_of_use(tmp_path: Path) 
     write(
         str(path),
         {
-            (HOME, "new"): Remembered(None, {"sha256:1": Settled(None, now - 3600, ())}),
-            (HOME, "old"): Remembered(None, {"sha256:2": Settled(None, now - 8 * 3600, ())}),
+            (HOME, "new"): {"sha256:1": Settled(None, now - 3600, ())},
+            (HOME, "old"): {"sha256:2": Settled(None, now - 8 * 3600, ())},
         },
     )
     state_file_writer(path).write()
-    assert [repository for _, repository in read(str(path)).rest()] == ["new"]
+    assert [repository for _, repository in read(str(path))] == ["new"]
+
+
+def test_a_repository_that_is_listed_during_a_write_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write(str(path), SAMPLE)
+
+    class ListedMeanwhile(Store):
+        def settled(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
+            before_the_listing = super().settled()
+            kept.memory.forget(HOME, "team/app")
+            return before_the_listing
+
+    clock = FakeClock(wall_ahead=1.8e9)
+    kept = StateFileWriter(settings=settings(path), store=ListedMeanwhile(), clock=clock, watcher=Tally())
+    kept.write()
+    assert read(str(path)) == SAMPLE
 
 
 def test_it_is_written_in_the_end(tmp_path: Path) -> None:
@@ -296,7 +302,7 @@ def test_it_is_written_in_the_end(tmp_path: Path) -> None:
     kept.start()
     kept.stop()
     kept.join(30)
-    assert read(str(tmp_path / "state")).rest() == {}
+    assert read(str(tmp_path / "state")) == {}
 
 
 # -- recalling -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 from support.fakes import ACCOUNT, HOME, IRELAND, OREGON
 
+from exporter.replication.facts import FirstRound, ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import (
     Destination,
     FailureScope,
@@ -24,17 +25,8 @@ from exporter.replication.status import (
     image_state,
     missing_only_where_expected,
 )
-from exporter.replication.store import (
-    FirstRound,
-    ImageFacts,
-    RegistryFacts,
-    RegistrySnapshot,
-    RepositoryFacts,
-    Store,
-    TargetHealth,
-    TargetImages,
-)
-from exporter.replication.target_health import SILENT_AFTER, first_rounds
+from exporter.replication.store import RegistrySnapshot, Store
+from exporter.replication.target_health import SILENT_AFTER, TargetHealth, first_rounds
 
 STALE = 600.0
 LISTED = 1000.0  # monotonic

@@ -123,7 +123,7 @@ def living(
     )
     exporter = Exporter(
         settings=settings,
-        loader=Loader("config.yaml", aws=aws, text=text),
+        loader=Loader("config.yaml", region=aws.region, text=text),
         aws=aws,
         instruments=instruments,
         shard=WHOLE,

@@ -1,8 +1,8 @@
-"""The real engine on a simulated registry in virtual time, with slow answers and failures.
+"""The real poller and simulated registries in virtual time. Calls take time, and AWS can fail.
 
-`FakeECR` tests the meaning of single answers. `Registry` tests the load and the delays over days: it has
-prepared pages, its statuses depend on the clock, and it records all calls. `make simulate` runs a week of
-100,000 images; tests run less.
+Use `FakeECR` to test what one answer means. Use `Registry` of this module to test many answers over days.
+Its pages are built once, its statuses depend on the clock, and it counts the calls. `make simulate` runs a
+week with 100,000 images; the tests run smaller simulations.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from exporter.replication.model import Registry as Described
 from exporter.replication.store import Store
 from support.fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, refusal
 
-#: Seconds until the client gives up an answer that is lost.
+#: Seconds after which the client gives up on an answer that never arrives.
 TIME_OUT = 10.0
 YEAR = 365 * 86400.0
 
 STATUS = "DescribeImageReplicationStatus"
-_IN_PROGRESS = (Replication(IRELAND, Status.IN_PROGRESS),)
+_UNDER_WAY = (Replication(IRELAND, Status.IN_PROGRESS),)
 _COMPLETE = (Replication(IRELAND, Status.COMPLETE),)
 _FAILED = (Replication(IRELAND, Status.FAILED, "DESTINATION_REGISTRY_ACCESS_DENIED"),)
 
 
 @dataclass(slots=True, eq=False)
 class Push:
-    """A push, and when the engine noticed it. Times are virtual monotonic seconds."""
+    """A push, and when the poller listed it. All times are virtual monotonic seconds."""
 
     repository: str
     digest: str
     at: float
     ends: float
     fails: bool
-    #: The end of the first complete listing that has it, and its first status call.
+    #: The end of the first complete listing that contains it, and the time of its first status call.
     listed: float | None = None
     asked: float | None = None
 
 
-class _Pages:
-    """The images of a repository in pages, in random order, because ECR promises none."""
+class _Shelf:
+    """The images of a repository, in pages. Their order is random, because ECR guarantees no order."""
 
     def __init__(self, images: Sequence[Image], random: Random, page_size: int) -> None:
         self._page_size = page_size
@@ -61,14 +61,14 @@ class _Pages:
         self.pages: list[Page[Image]] = []
         for number, chunk in enumerate(chunks, start=1):
             self.pages.append(Page(tuple(chunk), str(number) if number < len(chunks) else None))
-        #: The place of each image, the oldest first.
+        #: The place of each image, the oldest image first.
         self._places = deque(places)
-        #: Pushes without a complete listing by page, and those in the pages of the current listing.
+        #: Pushes that no complete listing contains yet, by page; those that the current listing has read.
         self.unlisted: dict[int, list[Push]] = {}
         self.seen: list[Push] = []
 
     def replace_oldest(self, image: Image, push: Push) -> str:
-        """Replace the oldest image, as with a lifecycle rule. Returns the digest of the old image."""
+        """Replace the oldest image, as a lifecycle policy does. Returns the digest of the replaced image."""
         place = self._places.popleft()
         self._places.append(place)
         number, slot = divmod(place, self._page_size)
@@ -79,7 +79,7 @@ class _Pages:
 
 
 class Registry:
-    """A registry with the methods of a client. Answers depend on the clock."""
+    """A simulated registry. It has the methods of EcrClient and answers for the current virtual time."""
 
     def __init__(
         self,
@@ -93,24 +93,25 @@ class Registry:
         self.region = region
         self.random = Random(seed)
         self.clock = FakeClock()
-        #: State of AWS: seconds until an answer, share of lost answers, allowed calls a second (None: no
-        #: limit) of the operation `throttled` or of all together (None), and whether the role is refused.
+        #: The behaviour of AWS: seconds until an answer, the share of answers that never arrive, the allowed
+        #: calls a second (None: no limit), the operation that this limit applies to (None: all operations
+        #: together), and whether the role may no longer be assumed.
         self.latency = 0.05
         self.lost_share = 0.0
         self.allowed: float | None = None
         self.throttled: str | None = None
         self.revoked = False
-        #: Images whose status calls get no answer, and the replication rules.
+        #: Digests whose status calls fail, and the replication rules.
         self.unanswered: set[str] = set()
         self.rules: tuple[Rule, ...] = EVERYTHING
-        #: Records of the calls and pushes.
+        #: What the registry counted.
         self.calls: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()  # status calls by repository
         self.refused = 0
         self.per_second: Counter[int] = Counter()
         self.pushes: list[Push] = []
-        self.answered: dict[str, float] = {}  # digest -> time of the last call with answer COMPLETE
-        self.gaps = array("d")  # seconds between two such calls for an image
+        self.answered: dict[str, float] = {}  # digest -> time of the last call that reported COMPLETE
+        self.gaps = array("d")  # seconds between two such calls
         self._moving: dict[str, Push] = {}
         self._gone: set[str] = set()
         self._tokens = 0.0
@@ -118,28 +119,28 @@ class Registry:
         self._sent = 0.0
         self._lost = False
         self._serial = count()
-        self._repositories: dict[str, _Pages] = {}
+        self._shelves: dict[str, _Shelf] = {}
         for number, size in enumerate(sizes):
             ages = sorted((self.random.uniform(0.01, 1) * oldest for _ in range(size)), reverse=True)
             images = [self._image(self.clock.time() - age) for age in ages]
-            self._repositories[f"team/app-{number:03}"] = _Pages(images, self.random, page_size)
+            self._shelves[f"team/app-{number:03}"] = _Shelf(images, self.random, page_size)
 
     @property
     def names(self) -> list[str]:
-        return list(self._repositories)
+        return list(self._shelves)
 
     @property
     def pages(self) -> list[int]:
-        """The number of pages of each repository."""
-        return [len(listing.pages) for listing in self._repositories.values()]
+        """The number of calls that a listing needs, for each repository."""
+        return [len(shelf.pages) for shelf in self._shelves.values()]
 
     def push(self, repository: str, *, takes: float = 0.0, fails: bool = False) -> Push:
-        """Push an image whose replication takes these seconds. It replaces the oldest image."""
+        """Push an image, which replaces the oldest one. Its replication takes `takes` seconds."""
         image = self._image(self.clock.time())
         push = Push(repository, image.digest, self.clock.now, self.clock.now + takes, fails)
         self.pushes.append(push)
         self._moving[push.digest] = push
-        gone = self._repositories[repository].replace_oldest(image, push)
+        gone = self._shelves[repository].replace_oldest(image, push)
         self._gone.add(gone)
         self.answered.pop(gone, None)
         return push
@@ -151,14 +152,14 @@ class Registry:
     # -- calls -------------------------------------------------------------------------------
 
     def sends(self) -> tuple[float, bool]:
-        """Record that a call is sent. Returns the seconds until its answer, and whether it is lost."""
+        """Count a sent call. Returns the seconds until its answer, and whether the answer is lost."""
         self.per_second[int(self.clock.now)] += 1
         if self.random.random() < self.lost_share:
             return TIME_OUT, True
         return self.latency * self.random.uniform(0.6, 1.4), False
 
     def delivers(self, call: Callable[[], None], *, sent: float, lost: bool) -> None:
-        """Make the call, which fails if its answer is lost."""
+        """Let a call read its answer, or fail if the answer is lost."""
         self._sent = sent
         self._lost = lost
         call()
@@ -177,7 +178,7 @@ class Registry:
             self.asked[repository] += 1
 
     def _token(self, rate: float) -> bool:
-        """Take a token from a bucket that fills at `rate` a second and holds `rate` tokens, at least one."""
+        """Take a token, if there is one. The bucket gains `rate` tokens a second and holds as many."""
         now = self.clock.now
         self._tokens = min(max(1.0, rate), self._tokens + (now - self._token_at) * rate)
         self._token_at = now
@@ -199,27 +200,27 @@ class Registry:
     def repositories(self, token: str | None) -> Page[str]:
         del token
         self._called("DescribeRepositories")
-        return Page(tuple(self._repositories))
+        return Page(tuple(self._shelves))
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
         del untagged
         self._called("DescribeImages", repository)
-        listing = self._repositories[repository]
+        shelf = self._shelves[repository]
         number = int(token or 0)
         if number == 0:
-            listing.seen.clear()
-        listing.seen += listing.unlisted.get(number, ())
-        page = listing.pages[number]
+            shelf.seen.clear()
+        shelf.seen += shelf.unlisted.get(number, ())
+        page = shelf.pages[number]
         if page.token is None:
-            for push in listing.seen:
+            for push in shelf.seen:
                 push.listed = push.listed or self.clock.now
-            for number, pushes in listing.unlisted.items():
-                listing.unlisted[number] = [push for push in pushes if push.listed is None]
+            for number, pushes in shelf.unlisted.items():
+                shelf.unlisted[number] = [push for push in pushes if push.listed is None]
         return page
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
         self._called("DescribeImages", repository)
-        items = [image for page in self._repositories[repository].pages for image in page.items]
+        items = [image for page in self._shelves[repository].pages for image in page.items]
         found = {i.digest: i for i in items for n in names if n.digest == i.digest or n.tag in i.tags}
         if len(found) < len(names):
             raise refusal(Reason.IMAGE_NOT_FOUND)
@@ -234,7 +235,7 @@ class Registry:
         if digest in self._gone:
             raise refusal(Reason.IMAGE_NOT_FOUND)
         if push and self.clock.now < push.ends:
-            return _IN_PROGRESS
+            return _UNDER_WAY
         if push and push.fails:
             return _FAILED
         if (before := self.answered.get(digest)) is not None:
@@ -244,7 +245,7 @@ class Registry:
 
 
 class _Workers:
-    """Workers in virtual time: each answer arrives after its latency."""
+    """Workers in virtual time. Each answer is an event of the simulation."""
 
     def __init__(self, simulation: Simulation, registry: Registry) -> None:
         self._simulation = simulation
@@ -271,14 +272,14 @@ class _Connector:
 
 
 class Simulation:
-    """The poller and registries, one for each Region, on one virtual clock."""
+    """The poller and its registries, one in each Region, with one virtual clock."""
 
     def __init__(self, settings: Settings, *registries: Registry, seed: int = 0) -> None:
         self.clock = registries[0].clock
         self.settings = settings
         self.store = Store()
         self.journal = FakeJournal()
-        #: Age in seconds of the oldest due call, recorded once a minute.
+        #: Age in seconds of the oldest due call, sampled once a minute.
         self.overdue = array("d")
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = count()
@@ -302,7 +303,7 @@ class Simulation:
         heappush(self._events, (when, next(self._serial), do))
 
     def run(self, seconds: float) -> None:
-        """Run the poller and all events for these seconds."""
+        """Let `seconds` of virtual time pass."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             wake = self.clock.now + max(self.poller.step(), 1e-6)
@@ -324,9 +325,9 @@ def calls_per_second(
     pushes: float = 0.0,
     replication: float = 0.0,
 ) -> float:
-    """The sizing formula of docs/scaling.md. `pushes` is a rate, `replication` the seconds of each.
+    """The sizing formula of docs/scaling.md. `pushes` is a rate a second, `replication` is in seconds.
 
-    The engine shortens intervals by 5 % on average, so that calls spread over time.
+    The poller shortens intervals by 5 % on average, so that calls spread out over time.
     """
     listings = sum(pages) + ceil(len(pages) / PAGE_SIZE) + 1
     rate = listings / settings.discovery_interval
@@ -337,7 +338,7 @@ def calls_per_second(
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
-    """The median, the 99th percentile and the maximum; zeros without values."""
+    """The median, the 99th percentile and the maximum; zeros if there are no values."""
     ordered = sorted(values) or [0.0]
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)], ordered[-1]
 
@@ -345,7 +346,7 @@ def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
 def outage(
     registry: Registry, simulation: Simulation, *, begins: float, lasts: float, **state: object
 ) -> None:
-    """Set attributes of the registry (`latency`, `lost_share`, `allowed`, ...) for a time."""
+    """Set attributes of the registry, such as `latency` or `allowed`, for `lasts` seconds."""
     before = {name: getattr(registry, name) for name in state}
     for when, values in ((begins, state), (begins + lasts, before)):
         for name, value in values.items():
