@@ -18,7 +18,8 @@ from exporter import logs
 from exporter.app import Exporter
 from exporter.aws.connector import AwsConnector
 from exporter.config import settings as config
-from exporter.config.settings import ConfigError, Problem, Settings
+from exporter.config.settings import Settings
+from exporter.config.yaml_source import ConfigError, Problem
 from exporter.lifecycle import MAX_WAITING, RETRY_AFTER, Loader, Reloads, Requests
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.targets import WHOLE
