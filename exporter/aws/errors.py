@@ -13,6 +13,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     HTTPClientError,
     LoginError,
+    MissingDependencyException,
     NoAuthTokenError,
     NoCredentialsError,
     ParamValidationError,
@@ -64,6 +65,8 @@ _UNAVAILABLE = frozenset(
     """ServerException InternalFailure InternalError ServiceUnavailable ServiceUnavailableException
     RequestTimeout RequestTimeoutException RequestAbortedException""".split()
 )
+#: The services other than STS that botocore calls for credentials.
+_LENDERS = {"GetRoleCredentials": "sso", "CreateToken": "sso-oidc", "CreateOAuth2Token": "signin"}
 _NO_CREDENTIALS = (
     NoCredentialsError,
     NoAuthTokenError,
@@ -74,6 +77,7 @@ _NO_CREDENTIALS = (
     UnknownCredentialError,
     SSOError,
     LoginError,
+    MissingDependencyException,  # `aws login` needs botocore[crt]
     ProfileNotFound,
     OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
@@ -171,10 +175,13 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
 
 
 def _agent_is_down(error: Exception) -> bool:
-    """True if a container agent (Pod Identity, ECS) answers 5xx or not at all; 4xx is a refusal."""
+    """True if a container agent (Pod Identity, ECS) gives no answer that can be used.
+
+    4xx is a refusal. botocore raises a plain ValueError for a URL or a token that it cannot send.
+    """
     if not isinstance(error, CredentialRetrievalError) or error.kwargs.get("provider") != "container-role":
         return False
-    return not re.search(r"non 200 response 4\d\d", str(error))
+    return not re.search(r"non 200 response 4\d\d|: ValueError: ", str(error))
 
 
 def _text(error: Exception) -> str:
@@ -191,7 +198,9 @@ def _classify_answer(error: ClientError, action: str, secret: Secret | None) -> 
     headers = metadata.get("HTTPHeaders", {})
     code, message = _code(str(details.get("Code") or ""), headers), str(details.get("Message") or "")
     if not action.endswith(f":{error.operation_name}"):
-        action = f"sts:{error.operation_name}"  # botocore called STS for the credentials of the call
+        # botocore asked for the credentials of the call.
+        lender = _LENDERS.get(error.operation_name, "sts")
+        action = f"{lender}:{error.operation_name}"
     sts = action.startswith("sts:")
     if code in _THROTTLED or http == 429:
         reason = Reason.THROTTLED
