@@ -48,7 +48,7 @@ _NOT_A_DIGEST = rf"(?!sha\d+{_COLON})"
 _SPACE = r"(?:\s|\+|%(?:25)*20)"
 _QUOTE = r"""(?:b?\\*["']|%(?:25)*2[27]|&quot;|&\#)?"""
 #: From a name to its value: a sign, the end of an XML tag, or two cells of a table.
-_TO = rf"(?:[=:]|%(?:25)*3[ADE]|&gt;|(?:\s[^<>]{{0,80}})?>|</\w+>\s*<\w+>)(?:<!\[CDATA\[)?"
+_TO = r"(?:[=:]|%(?:25)*3[ADE]|&gt;|(?:\s[^<>]{0,80})?>|</\w+>\s*<\w+>)(?:<!\[CDATA\[)?"
 _EQUALS = rf"{_QUOTE}{_SPACE}*{_TO}{_SPACE}*{_QUOTE}"
 
 _NAMES = (

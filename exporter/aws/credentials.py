@@ -196,6 +196,7 @@ class CredentialSource:
             builder._create_process_provider = create_unattended  # noqa: SLF001
 
     def _load(self) -> Credentials | None:
+        provider: Any
         for provider in self._providers:
             if hasattr(provider, "_visited_profiles"):
                 # botocore 1.44.5 takes the second load of a role of a profile for a loop of profiles.

@@ -75,13 +75,14 @@ class Lender:
             return "session"
         if path.startswith("/latest/") and headers.get("x-aws-ec2-metadata-token") != "session":
             return ""
-        if path in _BEFORE:
-            return "reader"
         if path == "/pod" and headers.get("Authorization") != "projected token":
             return ""
+        return "reader" if path in _BEFORE else self._loan(path, headers.get("action", ""))
+
+    def _loan(self, path: str, action: str) -> str:
         if self.says is not None:
             return self.says
-        if action := headers.get("action"):
+        if action:
             return self._xml(action)
         return self._sso() if path.startswith("/federation/") else self.keys()
 
