@@ -31,18 +31,32 @@ _SHORTEST = 4
 #: Env files keep these around a value.
 _QUOTES = "\"' \t\r\n"
 
-# The marks around a secret, bare or quoted.
-_COLON = "(?::|%(?:25)*3A)"
-_SLASH = r"(?:[/\\]|%(?:25)*(?:2F|5C))"
-_AT = "(?:@|%(?:25)*40)"
+
+def _mark(characters: str) -> str:
+    """A pattern for one of the characters: bare, percent-encoded, or as JSON and HTML escape it."""
+    forms = (
+        r"{0}|%(?:25)*{1:02X}|\\+u{1:04X}|&(?:amp;)*\#(?:{1}|x{1:X});".format(re.escape(c), ord(c))
+        for c in characters
+    )
+    return f"(?:{'|'.join(forms)})"
+
+
+# The marks around a secret.
+_COLON = _mark(":")
+_SLASH = _mark("/\\")
+_AT = _mark("@")
 _NOT_A_DIGEST = rf"(?!sha\d+{_COLON})"
 _SPACE = r"(?:\s|\+|%(?:25)*20)"
-_QUOTE = r"""(?:\\*["']|%(?:25)*2[27]|&quot;|&\#)?"""
-_EQUALS = rf"{_QUOTE}{_SPACE}*(?:[=:>]|%(?:25)*3[ADE]){_SPACE}*{_QUOTE}"
+_QUOTE = r"""(?:b?\\*["']|%(?:25)*2[27]|&quot;|&\#)?"""
+#: From a name to its value: a sign, the end of an XML tag, or two cells of a table.
+_TO = r"(?:[=:]|%(?:25)*3[ADE]|&gt;|(?:\s[^<>]{0,80})?>|</\w+>\s*<\w+>)(?:<!\[CDATA\[)?"
+_EQUALS = rf"{_QUOTE}{_SPACE}*{_TO}{_SPACE}*{_QUOTE}"
 
 _NAMES = (
-    "secret[_-]?access[_-]?key|access[_-]?key[_-]?id|(?:session|security|refresh|access|id)[_-]?token"
-    "|client[_-]?secret|password|passwd|external[_-]?id"
+    "secret[_-]?access[_-]?key|access[_-]?key[_-]?id|client[_-]?secret|secret[_-]?string|external[_-]?id"
+    "|(?:session|security|refresh|access|id|web[_-]?identity|bearer|metadata|vault|auth|authorization)[_-]?token"
+    "|password|passwd|passphrase|pwd|token[_-]?code|code[_-]?verifier|saml[_-]?assertion|dpop[_-]?key"
+    "|api[_-]?key|authorization|cookie"
 )
 
 _PATTERNS = tuple(
@@ -56,8 +70,12 @@ _PATTERNS = tuple(
         # Headers of signed requests and of proxies.
         (rf"(Credential|Signature|X-Amz-Security-Token)({_EQUALS})[^\s,&'\"\\]+", rf"\1\2{MASK}"),
         (rf"(?:\b|%20)(Basic|Bearer|Digest)({_SPACE}+)[\w+/=.~%-]{{8,}}", rf"\1\2{MASK}"),
-        # Keys of JSON, XML, INI files and variables that name a secret.
+        # Keys of JSON, XML, INI files and variables that name a secret: its value with quotes, and without.
+        (rf"""({_NAMES})({_QUOTE}{_SPACE}*{_TO}\s*)b?(\\*["']).{{1,2000}}?(?<!\\)\3""", rf"\1\2\3{MASK}\3"),
         (rf"""({_NAMES})({_EQUALS})[^\s"',}}<\\]+""", rf"\1\2{MASK}"),
+        # A word that is also part of error codes, which a colon follows.
+        (r"""(\btoken(?:\\*["']\s*:\s*\\*["']?|=))[^\s"',}<\\]+""", rf"\1{MASK}"),
+        (r"(BEGIN [A-Z ]*PRIVATE KEY-+)(?s:.{1,5000}?)(-+END|\Z)", rf"\1{MASK}\2"),
     )
 ) + tuple(
     (re.compile(pattern), MASK)

@@ -77,6 +77,9 @@ def test_what_is_named_as_a_secret(text: str) -> None:
         "arn:aws:iam::444455556666:role/reader",
         "http://127.0.0.1:4566/",
         "ecr:DescribeImages: ThrottlingException: Rate exceeded",
+        "sts:AssumeRole: ExpiredToken: The security token included in the request is expired",
+        "sts:AssumeRoleWithWebIdentity: InvalidIdentityToken: no such key",
+        "credentials: TokenRetrievalError: Error when retrieving token from sso: Token has expired",
     ],
 )
 def test_names_of_things_stay(text: str) -> None:

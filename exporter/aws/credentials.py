@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -25,7 +25,7 @@ from botocore.credentials import (
 )
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
 
-from exporter.aws.errors import ECRError
+from exporter.aws.errors import Classified, ECRError
 from exporter.replication.model import Reason
 
 #: Seconds before their end at which credentials are renewed. STS lends for 900 s at least.
@@ -144,23 +144,36 @@ class CredentialSource:
         self._providers: list[CredentialProvider] = chain.providers
         self._clock = clock
         self._process = partial(_Process, seconds=process_timeout)
+        self._failure: Exception | None = None
         for provider in self._providers:
             self._unattended(provider)
 
     def load_credentials(self) -> Credentials | None:
-        """The credentials of the first provider that has any; None without one. Called once a session."""
-        found = self._load()
+        """The credentials of the first provider that has any; None without one.
+
+        Raises ECRError if a provider fails. It then raises the same for every thread that waits to make a
+        client of this session, so that a provider that hangs is waited for once. The next session asks again.
+        """
+        if self._failure:
+            raise self._failure
+        try:
+            with _lending():
+                found = self._load()
+                if found and not isinstance(found, RefreshableCredentials):
+                    _check(found.get_frozen_credentials())
+        except ECRError as error:
+            self._failure = error
+            raise
         if not isinstance(found, RefreshableCredentials):
-            if found:
-                _check(found.get_frozen_credentials())
             return found
         waiting = [found]
 
         def borrow() -> Loan:
-            renewed = waiting.pop() if waiting else self._load()
-            if not isinstance(renewed, RefreshableCredentials):
-                raise NoCredentialsError
-            return _loan(renewed)
+            with _lending():
+                renewed = waiting.pop() if waiting else self._load()
+                if not isinstance(renewed, RefreshableCredentials):
+                    raise NoCredentialsError
+                return _loan(renewed)
 
         return RenewedCredentials(Lease(borrow, clock=self._clock), method=str(found.method))
 
@@ -182,7 +195,11 @@ class CredentialSource:
             builder._create_process_provider = create_unattended  # noqa: SLF001
 
     def _load(self) -> Credentials | None:
+        provider: Any
         for provider in self._providers:
+            if hasattr(provider, "_visited_profiles"):
+                # botocore 1.44.5 takes the second load of a role of a profile for a loop of profiles.
+                provider._visited_profiles = [provider._profile_name]  # noqa: SLF001
             try:
                 found: Credentials | None = provider.load()
             except (BotoCoreError, ClientError, OSError, ECRError):
@@ -212,6 +229,17 @@ class _Process(subprocess.Popen[bytes]):
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)  # its children too: they hold the pipes open
             return super().communicate()
+
+
+@contextmanager
+def _lending() -> Iterator[None]:
+    """Turns every exception into an ECRError of the credentials: the call that needs them is not made."""
+    try:
+        with Classified("credentials"):
+            yield
+    except ECRError as error:
+        error.everything = True
+        raise
 
 
 def _loan(found: Any) -> Loan:

@@ -48,6 +48,8 @@ _REASONS = {code: reason for reason, codes in _CODES.items() for code in codes}
 NOT_ENABLED = frozenset(
     "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
 )
+#: The services other than STS that botocore calls for credentials.
+_LENDERS = {"GetRoleCredentials": "sso", "CreateToken": "sso-oidc", "CreateOAuth2Token": "signin"}
 _NO_CREDENTIALS = (
     botocore.NoCredentialsError,
     botocore.NoAuthTokenError,
@@ -58,6 +60,7 @@ _NO_CREDENTIALS = (
     botocore.UnknownCredentialError,
     botocore.SSOError,
     botocore.LoginError,
+    botocore.MissingDependencyException,  # `aws login` needs botocore[crt]
     botocore.ProfileNotFound,
     OSError,  # a token file that cannot be read; botocore wraps what the network raises
 )
@@ -153,8 +156,11 @@ def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
 
 
 def _agent_is_down(error: Exception) -> bool:
-    """True if a container agent (Pod Identity, ECS) answers 5xx or not at all; 4xx is a refusal."""
-    refused = re.search(r"non 200 response 4\d\d", str(error))
+    """True if a container agent (Pod Identity, ECS) gives no answer that can be used.
+
+    4xx is a refusal. botocore raises a plain ValueError for a URL or a token that it cannot send.
+    """
+    refused = re.search(r"non 200 response 4\d\d|: ValueError: ", str(error))
     return _lender(error) == "container-role" and not refused
 
 
@@ -177,7 +183,9 @@ def _classify_answer(error: botocore.ClientError, action: str, secret: Secret | 
     headers = metadata.get("HTTPHeaders", {})
     code, message = _code(str(details.get("Code") or ""), headers), str(details.get("Message") or "")
     if not action.endswith(f":{error.operation_name}"):
-        action = f"sts:{error.operation_name}"  # botocore called STS for the credentials of the call
+        # botocore asked for the credentials of the call.
+        lender = _LENDERS.get(error.operation_name, "sts")
+        action = f"{lender}:{error.operation_name}"
     sts = action.startswith("sts:")
     reason = _REASONS.get(code) or _of_http(http)
     refused = reason in (Reason.ACCESS_DENIED, Reason.INVALID)

@@ -195,3 +195,30 @@ def test_a_mistyped_secret_is_not_quoted(tmp_path: Path, check: list[str], level
     assert done.returncode == 2
     assert "basic_auth_users" in done.stderr
     assert_hidden(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        '"http://u:PLANTED@127.0.0.1:9"',  # an env file keeps the quotes
+        "'http://u:PLANTED@127.0.0.1:9'",
+        "http://u:a%40PLANTED@127.0.0.1:9",
+        "socks5h://u:PLANTED@127.0.0.1:9",
+        "u:PLANTED@127.0.0.1:9",
+        "http://PLANTED@127.0.0.1:9",
+    ],
+)
+def test_nothing_of_a_proxy_but_its_address_is_shown(tmp_path: Path, proxy: str) -> None:
+    (tmp_path / "config.yaml").write_text("targets: [{repository: team/*}]")
+    environment = {
+        "AWS_ACCESS_KEY_ID": "AKIAPLANTED0",
+        "AWS_SECRET_ACCESS_KEY": "PLANTED-own-key",
+        "AWS_REGION": REGION,
+        "HTTPS_PROXY": proxy,
+        "NO_PROXY": "",
+    }
+    flags = (f"--config.file={tmp_path / 'config.yaml'}", "--log.level=debug")
+    with running(tmp_path, *flags, **environment) as command:
+        eventually(lambda: "aws_request_failed" in command.log())
+        assert "127.0.0.1:9" in command.log()
+        assert_hidden(command.log().replace(str(tmp_path), ""))
