@@ -60,18 +60,18 @@ class TargetRounds:
         self._logged_at = {key: at for key, at in self._logged_at.items() if now < at + REPEAT_AFTER}
         failed: Mapping[Reason, list[str]] = defaultdict(list)
         recovered = []
-        for target in targets:
-            logged = before.get(target.label, frozenset())
+        for health in targets:
+            logged = before.get(health.label, frozenset())
             new = {
-                reason for reason in target.reasons - logged if (target.label, reason) not in self._logged_at
+                reason for reason in health.reasons - logged if (health.label, reason) not in self._logged_at
             }
             for reason in sorted(new):
-                failed[reason].append(target.label)
-                self._logged_at[target.label, reason] = now
-            if logged and target.success:
-                recovered.append(target.label)
+                failed[reason].append(health.label)
+                self._logged_at[health.label, reason] = now
+            if logged and health.success:
+                recovered.append(health.label)
             elif logged or new:
-                self._failing[target.label] = (logged & target.reasons) | new or logged
+                self._failing[health.label] = (logged & health.reasons) | new or logged
         for reason, labels in failed.items():
             for target, count in _lines(labels):
                 self._context.warned("target_failed", target=target, reason=reason, targets=count)

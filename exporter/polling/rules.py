@@ -35,31 +35,42 @@ class AccountPoller(Asker):
         #: Called when the account is known.
         self._begin = begin
         self._on_account = on_account
+        self._booked = False
 
     def configure(self, accesses: Iterable[Access]) -> None:
         """Take the accesses of the registry."""
         self.choice.configure(a for a in accesses if not (a.registry_id or a.role_arn))
         if not self.choice:
-            self._pacing.cancel(_ACCOUNT)
+            self._cancel()
 
     def ask(self, *, unless: Access | None = None) -> None:
         """Ask whose account it is: now if it is not known, else later. Not if this access named it."""
         if self.choice and (unless is None or unless not in self.choice):
             known = self._registry.source.registry_id
             wait = self._pacing.settings.discovery_interval if known else 0.0
-            self._pacing.book(_ACCOUNT, due=self._pacing.later(wait))
+            if not self._booked:
+                self.ask_again(_ACCOUNT, due=self._pacing.later(wait))
         else:
-            self._pacing.cancel(_ACCOUNT)
+            self._cancel()
+
+    def ask_again(self, job: Job, *, due: float | None = None) -> None:
+        self._booked = True
+        super().ask_again(job, due=due)
+
+    def _cancel(self) -> None:
+        self._booked = False
+        self._pacing.cancel(_ACCOUNT)
 
     def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
         del job
+        self._booked = False
         return client.account
 
     def answered(self, call: Call, answer: str) -> None:
         """Take whose account the access has; "" if AWS does not say."""
         self._context.works(FailureScope("account"))
         if self.confirms(call, answer):
-            self._pacing.book(_ACCOUNT, due=self._pacing.later(self._pacing.settings.discovery_interval))
+            self.ask_again(call.job, due=self._pacing.later(self._pacing.settings.discovery_interval))
             if answer:
                 self._begin()
 
