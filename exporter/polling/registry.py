@@ -7,6 +7,7 @@ to `answered` or `failed`, all on its loop thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from exporter.aws.ecr import EcrClient
@@ -23,6 +24,10 @@ from exporter.polling.rules import AccountPoller, OnAccount, RulesPoller
 from exporter.replication.model import Reason
 from exporter.replication.targets import Targets
 
+#: All that says how long an answer is good for, and when the next question is due.
+_INTERVALS = attrgetter(
+    "discovery_interval", "pending_interval", "failed_interval", "settled_interval", "stale_after"
+)
 #: Seconds until a call about the whole registry that was throttled is made again.
 THROTTLED_PAUSE = 1.0
 
@@ -71,7 +76,7 @@ class RegistryPoller:
         # Another access may be able to read rules that none could read.
         if before is None or accesses != context.clients.keys():
             self._rules.ask()
-        if before and _intervals(before[0]) != _intervals(settings):
+        if before and _INTERVALS(before[0]) != _INTERVALS(settings):
             for repository in self._repositories.pollers.values():
                 repository.intervals_changed()
         if self.facts.begun:
@@ -148,7 +153,10 @@ class RegistryPoller:
         elif refused and asker.choice.refused(call.access):
             asker.ask_again(job)
             self.pacing.probe_again(job)
-        elif not (self._is_gone(job, error) and self._repositories.gone(job.repository)):
+        elif job.operation is Operation.IMAGES and error.reason is Reason.REPOSITORY_NOT_FOUND:
+            if not self._repositories.gone(job.repository):
+                asker.failed(call, error)
+        else:
             asker.failed(call, error)
 
     def end_lost_calls(self) -> None:
@@ -177,18 +185,3 @@ class RegistryPoller:
         if job.operation is Operation.REPOSITORIES:
             return self._repositories
         return self._account if job.operation is Operation.ACCOUNT else self._rules
-
-    @staticmethod
-    def _is_gone(job: Job, error: ECRError) -> bool:
-        return job.operation is Operation.IMAGES and error.reason is Reason.REPOSITORY_NOT_FOUND
-
-
-def _intervals(settings: Settings) -> tuple[float, ...]:
-    """All that says how long an answer is good for, and when the next question is due."""
-    return (
-        settings.discovery_interval,
-        settings.pending_interval,
-        settings.failed_interval,
-        settings.settled_interval,
-        settings.stale_after,
-    )
