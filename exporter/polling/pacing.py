@@ -39,7 +39,7 @@ class Pacing:
     @property
     def throttled(self) -> bool:
         """Whether AWS throttled a call lately."""
-        return self._limiter.throttled(self._clock.monotonic())
+        return bool(self._limiter.throttled(self._clock.monotonic()))
 
     def interval(self, state: ImageState) -> float:
         """Seconds until the next status call for an image in this state."""

@@ -125,13 +125,10 @@ class RateLimiter:
     def rate(self, now: float) -> float:
         """Calls per second: the rate of the most throttled operation, or the highest if none is throttled."""
         buckets = self._operations.values()
-        return min(self._throttled(now), default=max(bucket.rate for bucket in buckets))
+        return min(self.throttled(now), default=max(bucket.rate for bucket in buckets))
 
-    def throttled(self, now: float) -> bool:
-        """Whether a call of any operation was refused within the last CALM seconds."""
-        return bool(self._throttled(now))
-
-    def _throttled(self, now: float) -> list[float]:
+    def throttled(self, now: float) -> list[float]:
+        """The rates of the operations of which a call was refused within the last CALM seconds."""
         return [b.rate for b in self._operations.values() if now <= b.refused_at + CALM]
 
     def configure(self, ceiling: float) -> None:
