@@ -7,11 +7,11 @@ registry id. Several accesses may reach one registry, and an access may change w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from exporter.aws.ecr import EcrClient, static_registry_id
+from exporter.aws.ecr import static_registry_id
 from exporter.config.settings import RegistrySettings, TargetSettings
 from exporter.replication.model import Source
 
@@ -20,33 +20,30 @@ Access: TypeAlias = RegistrySettings
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of `registries`."""
-
-    name: str
-    access: Access
-
-
-@dataclass(frozen=True, slots=True)
 class Group:
     """One registry and the entries that reach it, those first that can read its rules."""
 
     source: Source
-    entries: tuple[Entry, ...]
+    entries: tuple[RegistrySettings, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the registry in the log: that of its first entry, else `<account>/<region>`."""
+        return self.entries[0].name or f"{self.source.registry_id or 'default'}/{self.source.region}"
 
     @property
     def accesses(self) -> tuple[Access, ...]:
         """All accesses, each once, in order of preference."""
-        return tuple(dict.fromkeys(entry.access for entry in self.entries))
+        return _accesses(self.entries)
 
     def named(self, targets: Iterable[TargetSettings]) -> tuple[Access, ...]:
-        """The accesses that the targets name, in order of preference. A target without names has all."""
-        names: set[str] = set()
-        for target in targets:
-            if not target.registries:
-                return self.accesses
-            names.update(target.registries)
-        return tuple(dict.fromkeys(entry.access for entry in self.entries if entry.name in names))
+        """The accesses that the targets name, in order of preference. A target without names has all.
+
+        All accesses also if there are no targets.
+        """
+        names = [frozenset(target.registries) for target in targets]
+        wanted = frozenset().union(*names) if all(names) else frozenset()
+        return _accesses(e for e in self.entries if e.name in wanted) or self.accesses
 
     def targets(self, targets: Iterable[TargetSettings]) -> tuple[TargetSettings, ...]:
         """Those of the targets that name an entry of the group, or none at all."""
@@ -54,88 +51,61 @@ class Group:
         return tuple(t for t in targets if not t.registries or not names.isdisjoint(t.registries))
 
 
+def _accesses(entries: Iterable[RegistrySettings]) -> tuple[Access, ...]:
+    return tuple(dict.fromkeys(replace(entry, name="") for entry in entries))
+
+
 def grouped(
     entries: Iterable[RegistrySettings], *, accounts: Mapping[Access, str], region: str | None
 ) -> list[Group]:
     """The registries of the entries, no two with the same account and Region.
 
-    `accounts` holds what AWS told of accesses. `region` is where entries without a Region are. An entry of
-    which no account is known is grouped with the others like it in its Region: they have the same
-    credentials, and its source has "" for the account.
+    `accounts` holds the accounts that AWS named, by access. `region` is where entries without a Region are.
+    An entry of which no account is known is grouped with the others like it in its Region: they have the
+    same credentials, and its source has "" for the account.
     """
-    groups: dict[Source, list[Entry]] = {}
+    groups: dict[Source, list[RegistrySettings]] = {}
     # An entry with a registry id reads another account's registry, whose rules it cannot read.
     for settings in sorted(entries, key=lambda entry: bool(entry.registry_id)):
-        access = replace(settings, name="", region=settings.region or region)
-        account = settings.registry_id or accounts.get(access) or static_registry_id(settings)
-        source = Source(account, access.region or "")
-        groups.setdefault(source, []).append(Entry(settings.name, access))
+        entry = replace(settings, region=settings.region or region)
+        named = accounts.get(replace(entry, name=""))
+        account = entry.registry_id or named or static_registry_id(entry)
+        groups.setdefault(Source(account, entry.region or ""), []).append(entry)
     return [Group(source, tuple(members)) for source, members in groups.items()]
 
 
 class Choice:
     """The access to ask with: the first that is not refused. A refused one goes to the end of the line."""
 
-    def __init__(self, accesses: Iterable[Access]) -> None:
+    def __init__(self, accesses: Iterable[Access] = ()) -> None:
         self._line = deque(accesses)
         self._refused = 0
 
     @property
     def access(self) -> Access:
-        """The access to ask with next."""
+        """The access to ask with next. Raises IndexError if there is none."""
         return self._line[0]
 
+    def __contains__(self, access: Access) -> bool:
+        return access in self._line
+
+    def __len__(self) -> int:
+        return len(self._line)
+
     def configure(self, accesses: Iterable[Access]) -> None:
-        """Choose between these from now on. The present one stays the first if it is among them."""
+        """Choose between these from now on. The present one stays the first if the set is the same."""
         line = deque(accesses)
-        if set(line) == set(self._line):
-            return
-        self._line = line
-        self._refused = 0
+        if set(line) != set(self._line):
+            self._line, self._refused = line, 0
 
     def refused(self, access: Access) -> bool:
         """Note that AWS refused the access; whether another one is to be tried now."""
         if access != self._line[0]:
             return True  # it was asked with before the choice moved on
         self._line.rotate(-1)
-        self._refused += 1
-        if self._refused < len(self._line):
-            return True
-        self._refused = 0
-        return False
+        self._refused = (self._refused + 1) % len(self._line)
+        return self._refused > 0
 
     def worked(self) -> None:
         """Note that AWS answered a call."""
         self._refused = 0
-
-
-class Clients:
-    """One client for each access of a registry, and which accesses are of no use at all."""
-
-    def __init__(self, connect: Callable[[Access], EcrClient]) -> None:
-        self._connect = connect
-        self._clients: dict[Access, EcrClient] = {}
-        self._useless: set[Access] = set()
-
-    def configure(self, accesses: Iterable[Access]) -> bool:
-        """Hold clients for these accesses; whether they are other accesses than before."""
-        before = self._clients
-        self._clients = {access: before.get(access) or self._connect(access) for access in accesses}
-        self._useless &= self._clients.keys()
-        return before.keys() != self._clients.keys()
-
-    def __contains__(self, access: Access) -> bool:
-        return access in self._clients
-
-    def of(self, access: Access) -> EcrClient:
-        """The client of an access. Raises KeyError if the access is not configured."""
-        return self._clients[access]
-
-    def works(self, access: Access) -> None:
-        """Note that AWS accepts the credentials of the access."""
-        self._useless.discard(access)
-
-    def useless(self, access: Access) -> bool:
-        """Note that the credentials of the access are of no use; whether those of all accesses are."""
-        self._useless.add(access)
-        return self._useless >= self._clients.keys()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from typing import Any, Generic, TypeVar
@@ -20,53 +19,40 @@ from exporter.replication.targets import RepositoryTargets
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class ByPage:
-    """Ask for a page of the listing."""
-
-    token: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ByName:
-    """Ask for at most 100 names at once."""
-
-    names: tuple[Name, ...]
-
-
 #: Pages of the longest listing: a hundred times what ECR's quota of images fills.
 MOST_PAGES = 10_000
 
 
 class Listing(Generic[T]):
-    """One pass over a whole listing, page by page."""
+    """One pass over a whole listing, page by page. `action` is the IAM action of its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, action: str) -> None:
         self.items: list[T] = []
         self.pages = 0
-        self._token: str | None = None
+        #: The token of the next page.
+        self.token: str | None = None
+        self._action = action
         self._tokens: set[str] = set()
         #: The first item of each page: a page may come again under another token.
         self._firsts: set[T] = set()
 
-    def question(self) -> ByPage | None:
-        """What to ask next; None when the pass is complete."""
-        return None if self.pages and self._token is None else ByPage(self._token)
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to ask."""
+        return self.pages > 0 and self.token is None
 
-    def answered(self, page: Page[T]) -> bool:
-        """Take a page; False if the pages lead in a circle, so that the pass would never end."""
+    def answered(self, page: Page[T]) -> None:
+        """Take a page. Raises ECRError if the pages lead in a circle, so that the pass would never end."""
         self.items.extend(page.items)
         self.pages += 1
-        self._token = page.token
-        if page.token in self._tokens or not self._firsts.isdisjoint(page.items[:1]):
-            return False
-        if self.pages > MOST_PAGES:
-            return False
+        self.token = page.token
+        again = page.token in self._tokens or not self._firsts.isdisjoint(page.items[:1])
+        if again or self.pages > MOST_PAGES:
+            message = "the pages lead in a circle"
+            raise ECRError(Reason.INVALID, action=self._action, code="RepeatedToken", message=message)
         self._firsts.update(page.items[:1])
         if page.token is not None:
             self._tokens.add(page.token)
-        return True
 
 
 class Lookup:
@@ -85,9 +71,15 @@ class Lookup:
         self._batches = deque(tuple(likely[i : i + LOOKUP_SIZE]) for i in range(0, len(likely), LOOKUP_SIZE))
         self._batches.extend((name,) for name in names if name in suspects)
 
-    def question(self) -> ByName | None:
-        """What to ask next; None when the pass is complete."""
-        return ByName(self._batches[0]) if self._batches else None
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to ask."""
+        return not self._batches
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The names to ask for next."""
+        return self._batches[0]
 
     def answered(self, images: Iterable[Image]) -> None:
         """Take the images of the last question. A name that they leave out is asked for once alone."""
@@ -128,14 +120,8 @@ def cheapest(
     """
     names = targets.names
     if not names or Lookup.calls(names, suspects) > (pages or 1):
-        return Listing()
+        return Listing("ecr:DescribeImages")
     return Lookup(names, suspects=suspects)
-
-
-def too_long(listing: Listing[Image], targets: RepositoryTargets, *, suspects: frozenset[Name]) -> bool:
-    """Whether a listing costs more calls than a look-up, so that it is given up."""
-    names = targets.names
-    return names is not None and listing.pages > Lookup.calls(names, suspects)
 
 
 class ImageListing:
@@ -151,37 +137,29 @@ class ImageListing:
 
     @property
     def under_way(self) -> bool:
-        """Whether a pass has begun. An answer that comes while none has is to a question of before."""
+        """Whether a pass has begun. An answer that comes while none has is to an earlier question."""
         return self._pass is not None
 
-    def retarget(self, targets: RepositoryTargets) -> None:
-        """Begin again, for other targets."""
-        self._targets = targets
-        self._pass = None
-
-    def give_up(self) -> None:
-        """Begin again with the next call."""
+    def begin_again(self, targets: RepositoryTargets | None = None) -> None:
+        """Begin a new pass with the next call, for other targets if they are given."""
+        self._targets = targets or self._targets
         self._pass = None
 
     def call(self, client: EcrClient) -> Callable[[], Any]:
         """The next call of the pass; of a new pass if none is under way."""
         if self._pass is None:
             self._pass = cheapest(self._targets, pages=self._pages, suspects=self._suspects)
-        question = self._pass.question()
-        if isinstance(question, ByName):
-            return partial(client.find, self._repository, question.names)
-        token = question.token if question else None
-        return partial(client.images, self._repository, token, untagged=self._targets.untagged)
+        if isinstance(self._pass, Lookup):
+            return partial(client.find, self._repository, self._pass.names)
+        return partial(client.images, self._repository, self._pass.token, untagged=self._targets.untagged)
 
     def answered(self, answer: Any) -> Sequence[Image] | None:
         """Take an answer; all images if it is the last of the pass, None if not.
 
         Raises ECRError if the pages lead in a circle.
         """
-        if isinstance(self._pass, Lookup):
+        if self._pass:
             self._pass.answered(answer)
-        elif self._pass and not self._pass.answered(answer):
-            raise circle("ecr:DescribeImages")
         return self._result()
 
     def not_found(self) -> tuple[bool, Sequence[Image] | None]:
@@ -193,12 +171,7 @@ class ImageListing:
 
     def _result(self) -> Sequence[Image] | None:
         present = self._pass
-        if present is None:
-            return None
-        if present.question():
-            if isinstance(present, Listing) and too_long(present, self._targets, suspects=self._suspects):
-                self._pages = present.pages
-                self._pass = None
+        if present is None or not present.complete:
             return None
         if isinstance(present, Lookup):
             self._suspects = frozenset(present.missing)
@@ -207,8 +180,3 @@ class ImageListing:
             self._suspects = self._targets.missing(present.items)
         self._pass = None
         return present.items
-
-
-def circle(action: str) -> ECRError:
-    """The error of a listing that never ends."""
-    return ECRError(Reason.INVALID, action=action, code="RepeatedToken", message="the pages lead in a circle")

@@ -20,9 +20,9 @@ from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped
-from exporter.polling.calls import Call, Clock, Journal
-from exporter.polling.registry import RegistryPoller, unusable
-from exporter.polling.statuses import OnComplete
+from exporter.polling.calls import Call, Clock, Journal, unusable
+from exporter.polling.context import OnComplete, Shared
+from exporter.polling.registry import RegistryPoller
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
 from exporter.replication.model import Reason, Source
 from exporter.replication.state_file import StateCache
@@ -75,30 +75,25 @@ class Poller:
         self._connector = connector
         self._store = store
         self._clock = clock
-        self._journal = journal
-        self._shard = shard
-        self._workers = workers
-        self._newest = Newest(settings.max_images)
-        self._new_registry = partial(
-            RegistryPoller,
-            connect=partial(connector.ecr, connections=MAX_IN_FLIGHT),
-            shard=shard,
+        self._shared = Shared(
             store=store,
-            newest=self._newest,
+            newest=Newest(settings.max_images),
             memory=memory or StateCache(),
+            shard=shard,
             clock=clock,
             random=random,
             journal=journal,
             on_complete=on_complete,
-            on_account=self._take_account,
         )
+        self._workers = workers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         #: Seconds that a reload waits for the loop; fewer than a client waits for the reload.
         self.reload_timeout = 8.0
         self._polled: list[_Polled] = []
-        #: The accounts that AWS itself named, by access.
+        #: The accounts that AWS itself named, and the clients, by access.
         self._accounts: dict[Access, str] = {}
+        self._clients: dict[Access, EcrClient] = {}
         self._overdue_since: float | None = None
         self._heartbeat = clock.monotonic()
         self.configure(settings)
@@ -145,13 +140,12 @@ class Poller:
     def step(self) -> float:
         """Do all that can be done now; the seconds until there may be more."""
         self._drain()
-        self._journal.tick()
+        self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         wake_at = now + HEARTBEAT
         for polled in self._polled:
             polled.registry.end_lost_calls()
-            polled.registry.record_first_rounds()
-            wake_at = min(wake_at, self._start_calls(polled))
+            wake_at = min(wake_at, polled.registry.record_targets(), self._start_calls(polled))
         since = [at for p in self._polled if (at := p.registry.pacing.overdue_since()) is not None]
         self._overdue_since = min(since, default=None)
         return max(0.0, wake_at - self._clock.monotonic()) if self._inbox.empty() else 0.0
@@ -209,9 +203,9 @@ class Poller:
         Loop thread only; for other threads there is `reload`.
         """
         # This shard's part of what all shards together may ask of a registry.
-        rate = settings.requests_per_second / self._shard.total
+        rate = settings.requests_per_second / self._shared.shard.total
         self._settings = settings = replace(settings, requests_per_second=rate)
-        if self._newest.resize(settings.max_images):
+        if self._shared.newest.resize(settings.max_images):
             for polled in self._polled:
                 polled.registry.admit()
         with self._store.lock:
@@ -224,12 +218,11 @@ class Poller:
         self._accounts[access] = account
         self._regroup()
 
-    def _groups(self) -> list[Group]:
-        return grouped(self._settings.registries, accounts=self._accounts, region=self._connector.region)
-
     def _regroup(self) -> None:
         """Have one poller for each registry: keep those that there are, retire and make others."""
-        groups = self._groups()
+        groups = grouped(self._settings.registries, accounts=self._accounts, region=self._connector.region)
+        accesses = {access for group in groups for access in group.accesses}
+        self._clients = {access: c for access, c in self._clients.items() if access in accesses}
         kept = {group.source: found for group in groups if (found := self._find(group, groups))}
         retired = [polled for polled in self._polled if polled not in kept.values()]
         self._publish(list(kept.values()))
@@ -238,7 +231,7 @@ class Poller:
             polled.workers.close()
         for group in groups:
             polled = kept.get(group.source) or self._create(group)
-            polled.registry.configure(self._settings, group)
+            polled.registry.configure(self._settings, group, self._client)
             kept[group.source] = polled
         self._publish([kept[group.source] for group in groups])
 
@@ -255,17 +248,19 @@ class Poller:
         with self._store.lock:
             self._store.changed()
             self._store.registries = [each.registry.facts for each in polled]
-            self._store.skipped = self._newest.skipped
+            self._store.skipped = self._shared.newest.skipped
+
+    def _client(self, access: Access) -> EcrClient:
+        """The client of an access. It stays while the access is configured, whatever its registry is."""
+        if access not in self._clients:
+            self._clients[access] = self._connector.ecr(access, connections=MAX_IN_FLIGHT)
+        return self._clients[access]
 
     def _create(self, group: Group) -> _Polled:
-        name = _name(group)
-        registry = self._new_registry(name=name, group=group, settings=self._settings)
-        return _Polled(registry, self._workers(name))
-
-
-def _name(group: Group) -> str:
-    """The name of a registry in the log: that of its first entry, if it has one."""
-    return group.entries[0].name or f"{group.source.registry_id or 'default'}/{group.source.region}"
+        registry = RegistryPoller(
+            self._shared, group=group, settings=self._settings, on_account=self._take_account
+        )
+        return _Polled(registry, self._workers(group.name))
 
 
 def _no_thread(error: RuntimeError) -> ECRError:

@@ -2,7 +2,7 @@
 
 The policy:
 
-1. Each call has a due time, which follows from the state of its image (`Intervals`).
+1. Each call has a due time, which follows from the state of its image (docs/scaling.md).
 2. Among due status calls the newest push goes first, but every fourth is the most overdue one.
 3. While listings are due too, they get 7 of 15 calls, because only they find new pushes.
 4. So a new push overtakes any backlog, listings keep their pace, and nothing starves.
@@ -15,10 +15,9 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from exporter.polling.rate_limit import Operation
-from exporter.replication.model import ImageState
 
 K = TypeVar("K", bound=Hashable)
 
@@ -45,6 +44,10 @@ class _Booking(Generic[K]):
     serial: int = _NOWHERE
 
 
+#: Entries are (order, serial number, booking).
+_Heap: TypeAlias = list[tuple[float, int, _Booking[K]]]
+
+
 @dataclass(slots=True)
 class _Hold(Generic[K]):
     """A scope that fails: its due calls are parked, and one of them waits to be the probe."""
@@ -60,19 +63,12 @@ class DueQueue(Generic[K]):
     def __init__(self) -> None:
         self._bookings: dict[K, _Booking[K]] = {}
         self._serials = count()
-        # Heaps of (order, serial, booking). A due status call is in two of them.
-        self._waiting: list[tuple[float, int, _Booking[K]]] = []
-        self._newest: list[tuple[float, int, _Booking[K]]] = []
-        self._overdue: dict[Operation, list[tuple[float, int, _Booking[K]]]] = {op: [] for op in Operation}
+        # A booking waits until it is due. A due status call is in two heaps: the newest and the overdue.
+        self._waiting: _Heap[K] = []
+        self._newest: _Heap[K] = []
+        self._overdue: dict[Operation, _Heap[K]] = {operation: [] for operation in Operation}
         self._turn = 0
         self._holds: dict[Hashable, _Hold[K]] = {}
-        self._paused_until: float | None = None
-
-    def __len__(self) -> int:
-        return len(self._bookings)
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._bookings
 
     def book(
         self,
@@ -106,35 +102,33 @@ class DueQueue(Generic[K]):
 
     def take(self, now: float, operations: Collection[Operation] = _ALL) -> K | None:
         """Remove and return the next call of one of the operations; None if none may go now."""
-        if self._is_paused(now):
-            return None
         self._promote(now)
         while booking := self._next(operations):
             hold = self._holds.get(booking.scope)
-            if hold is None or booking is hold.probe:
-                self._sent(booking, hold, now)
-                return booking.key
-            self._park(booking, hold)
+            if hold and booking is not hold.probe:
+                booking.serial = _NOWHERE
+                hold.parked[booking.key] = booking
+                if hold.probe is None:
+                    self._choose_probe(hold)
+                continue
+            if hold:
+                hold.until = now + PROBE_TIMEOUT
+            self.cancel(booking.key)
+            return booking.key
         return None
 
     def ready(self, now: float) -> list[Operation]:
         """Return the operations that have due calls."""
-        if self._is_paused(now):
-            return []
         self._promote(now)
         return [operation for operation, heap in self._overdue.items() if _top(heap)]
 
     def next_at(self, now: float) -> float:
         """Return when the next call becomes due that is not due yet; infinity if there is none."""
-        if self._paused_until is not None and now < self._paused_until:
-            return self._paused_until
         self._promote(now)
         return self._waiting[0][0] if _top(self._waiting) else float("inf")
 
     def oldest_due(self, now: float) -> float | None:
         """Return the due time of the most overdue call; calls on hold do not count."""
-        if self._paused_until is not None:
-            return None
         self._promote(now)
         return min((booking.due for heap in self._overdue.values() if (booking := _top(heap))), default=None)
 
@@ -147,25 +141,13 @@ class DueQueue(Generic[K]):
     def probe_again(self, scope: Hashable, *, at: float) -> None:
         """Send the next probe of a scope on hold at this time, unless one is due sooner."""
         if hold := self._holds.get(scope):
-            hold.until = min(hold.until, at)
-            self._choose_probe(hold)
+            self.hold(scope, until=min(hold.until, at))
 
     def release(self, scope: Hashable) -> None:
         """End the hold: all calls of the scope may go when they are due."""
         if hold := self._holds.pop(scope, None):
             for booking in (*hold.parked.values(), *([hold.probe] if hold.probe else [])):
                 self._wait(booking, until=booking.due)
-
-    def pause(self, *, until: float) -> None:
-        """Keep back everything; at `until` one call is a probe."""
-        self._paused_until = until
-
-    def resume(self) -> None:
-        """End the pause."""
-        self._paused_until = None
-
-    def _is_paused(self, now: float) -> bool:
-        return self._paused_until is not None and now < self._paused_until
 
     def _wait(self, booking: _Booking[K], *, until: float) -> None:
         booking.serial = next(self._serials)
@@ -192,19 +174,6 @@ class DueQueue(Generic[K]):
                 return heap[0][2]
         return None
 
-    def _sent(self, booking: _Booking[K], hold: _Hold[K] | None, now: float) -> None:
-        if self._paused_until is not None:
-            self._paused_until = now + PROBE_TIMEOUT
-        if hold:
-            hold.until = now + PROBE_TIMEOUT
-        self.cancel(booking.key)
-
-    def _park(self, booking: _Booking[K], hold: _Hold[K]) -> None:
-        booking.serial = _NOWHERE
-        hold.parked[booking.key] = booking
-        if hold.probe is None:
-            self._choose_probe(hold)
-
     def _choose_probe(self, hold: _Hold[K]) -> None:
         """Let the probe, or else a parked call, wait for the end of the hold."""
         if hold.probe is None and hold.parked:
@@ -221,24 +190,8 @@ class DueQueue(Generic[K]):
                 heapify(heap)
 
 
-def _top(heap: list[tuple[float, int, _Booking[K]]]) -> _Booking[K] | None:
+def _top(heap: _Heap[K]) -> _Booking[K] | None:
     """Return the first booking, after dropping entries that are out of date."""
     while heap and heap[0][1] != heap[0][2].serial:
         heappop(heap)
     return heap[0][2] if heap else None
-
-
-@dataclass(frozen=True, slots=True)
-class Intervals:
-    """Seconds between two calls about the same thing."""
-
-    discovery: float
-    pending: float
-    failed: float
-    settled: float
-
-    def after(self, state: ImageState) -> float:
-        """Return the seconds until the next status call for an image in this state."""
-        if state is ImageState.PENDING or state is ImageState.NEW:
-            return self.pending
-        return self.settled if state is ImageState.SETTLED else self.failed

@@ -26,9 +26,10 @@ CALM = 300.0  # seconds without a refusal until an operation no longer counts as
 
 
 class Operation(StrEnum):
-    """The ECR operations. AWS throttles each of them on its own."""
+    """What can be asked. AWS throttles each operation on its own."""
 
     REGISTRY = "registry"  # the account and its replication rules
+    ACCOUNT = "account"  # whose credentials these are (STS)
     REPOSITORIES = "repositories"
     IMAGES = "images"
     STATUS = "status"  # the replication status of one image
@@ -65,9 +66,9 @@ class _LearningBucket(_Bucket):
     def __init__(self, ceiling: float, now: float) -> None:
         super().__init__(min(ceiling, FIRST_RATE), now)
         self.ceiling = ceiling
-        self.throttled = False
+        self.refused_at = float("-inf")
         self._refused_rate: float | None = None
-        self._cut_at = self._refused_at = float("-inf")
+        self._cut_at = float("-inf")
         self._taken_at = now
         self._waited = False
         self._answers = self._granted = 0
@@ -101,11 +102,9 @@ class _LearningBucket(_Bucket):
             self._answers += 1
             self._granted += not refused
         if refused:
-            self.throttled, self._refused_at = True, now
+            self.refused_at = now
             if sent >= self._cut_at and now >= self._cut_at + CUT_PAUSE:
                 self._cut(now)
-        elif now > self._refused_at + CALM:
-            self.throttled = False
 
     def _cut(self, now: float) -> None:
         kept = min(KEPT, (self._granted + BENEFIT) / (self._answers + BENEFIT))
@@ -123,11 +122,14 @@ class RateLimiter:
         self._all = _Bucket(ceiling, now)
         self._operations = {operation: _LearningBucket(ceiling, now) for operation in Operation}
 
-    @property
-    def rate(self) -> float:
+    def rate(self, now: float) -> float:
         """Calls per second: the rate of the most throttled operation, or the highest if none is throttled."""
-        throttled = [bucket.rate for bucket in self._operations.values() if bucket.throttled]
-        return min(throttled, default=max(bucket.rate for bucket in self._operations.values()))
+        buckets = self._operations.values()
+        return min(self.throttled(now), default=max(bucket.rate for bucket in buckets))
+
+    def throttled(self, now: float) -> list[float]:
+        """The rates of the operations of which a call was refused within the last CALM seconds."""
+        return [b.rate for b in self._operations.values() if now <= b.refused_at + CALM]
 
     def configure(self, ceiling: float) -> None:
         """Set another ceiling in calls per second. Learnt rates below it stay."""

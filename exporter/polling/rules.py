@@ -5,134 +5,186 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
-from exporter.polling.access import Access, Choice
-from exporter.polling.calls import Call, Job, Kind
-from exporter.polling.failures import Parts
+from exporter.polling.access import Access
+from exporter.polling.calls import Call, Job
+from exporter.polling.context import Asker, Context
+from exporter.polling.rate_limit import Operation
+from exporter.polling.reach import REGISTRY
 from exporter.polling.repository import RepositoryPoller
 from exporter.replication.model import FailureScope, Reason, Registry
-from exporter.replication.store import Store
 
-_REGISTRY = Job(Kind.REGISTRY)
-_ACCOUNT = Job(Kind.ACCOUNT)
+_RULES = Job(Operation.REGISTRY)
+_ACCOUNT = Job(Operation.ACCOUNT)
+_SCOPE = FailureScope("rules")
 
 #: Takes whose account an access has. It may rename or retire the poller that calls it.
 OnAccount = Callable[[Access, str], None]
 
 
-class RulesPoller:
-    """Keeps the rules of one registry, and learns its account where the configuration does not name it."""
+class AccountPoller(Asker):
+    """Keeps to the accesses of one account, where the configuration does not name it.
+
+    That is the access with the exporter's own credentials: a role's ARN and a registry id name the account.
+    DescribeRegistry names it too, so STS is asked only if the rules are not read with this access.
+    """
+
+    def __init__(self, context: Context, *, begin: Callable[[], None], on_account: OnAccount) -> None:
+        super().__init__(context)
+        #: Called when the account is known.
+        self._begin = begin
+        self._on_account = on_account
+        self._booked = False
+
+    def configure(self, accesses: Iterable[Access]) -> None:
+        """Take the accesses of the registry."""
+        self.choice.configure(a for a in accesses if not (a.registry_id or a.role_arn))
+        if not self.choice:
+            self._cancel()
+
+    def ask(self, *, unless: Access | None = None) -> None:
+        """Ask whose account it is: now if it is not known, else later. Not if this access named it."""
+        if self.choice and (unless is None or unless not in self.choice):
+            known = self._registry.source.registry_id
+            wait = self._pacing.settings.discovery_interval if known else 0.0
+            if not self._booked:
+                self.ask_again(_ACCOUNT, due=self._pacing.later(wait))
+        else:
+            self._cancel()
+
+    def ask_again(self, job: Job, *, due: float | None = None) -> None:
+        self._booked = True
+        super().ask_again(job, due=due)
+
+    def _cancel(self) -> None:
+        self._booked = False
+        self._pacing.cancel(_ACCOUNT)
+
+    def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
+        del job
+        self._booked = False
+        return client.account
+
+    def answered(self, call: Call, answer: str) -> None:
+        """Take whose account the access has; "" if AWS does not say."""
+        self._context.works(FailureScope("account"))
+        if self.confirms(call, answer):
+            self.ask_again(call.job, due=self._pacing.later(self._pacing.settings.discovery_interval))
+            if answer:
+                self._begin()
+
+    def failed(self, call: Call, error: ECRError) -> None:
+        # A known account is only confirmed.
+        unknown = not self._registry.source.registry_id
+        due = self._context.fail(FailureScope("account"), error, call, fails_targets=unknown)
+        self.ask_again(call.job, due=due)
+
+    def confirms(self, call: Call, account: str) -> bool:
+        """Take whose account the access has, "" if unknown; whether the access is still one of this registry.
+
+        If the account is another one, the access is moved to its registry, and this one may be retired.
+        """
+        source = self._registry.source
+        if account not in ("", source.registry_id):
+            if source.registry_id:
+                self._context.warned(
+                    "credentials_of_another_account", registry_id=account, expected=source.registry_id
+                )
+            else:
+                self._context.noted("registry_identified", registry_id=account, region=source.region)
+            self._on_account(call.access, account)
+        return call.access in self._context.clients
+
+
+class RulesPoller(Asker):
+    """Keeps the rules of one registry."""
 
     def __init__(
         self,
-        parts: Parts,
+        context: Context,
         *,
-        store: Store,
+        account: AccountPoller,
         repositories: Mapping[str, RepositoryPoller],
         begin: Callable[[], None],
-        on_account: OnAccount,
     ) -> None:
-        self._parts = parts
-        self._facts = parts.facts
-        self._pacing = parts.pacing
-        self._store = store
+        super().__init__(context)
+        self._account = account
         #: Told when the rules change.
         self._repositories = repositories
         #: Called when the account is known, and the rules are or cannot be read.
         self._begin = begin
-        self._on_account = on_account
-        self._choice = Choice(())
 
     def configure(self, accesses: Iterable[Access]) -> None:
         """Ask with one of these accesses. One to another account's registry cannot read its rules."""
         accesses = tuple(accesses)
-        self._choice.configure([a for a in accesses if not a.registry_id] or accesses)
+        self.choice.configure([a for a in accesses if not a.registry_id] or accesses)
 
     def ask(self) -> None:
         """Read the rules now."""
-        self._pacing.book(_REGISTRY)
+        self._pacing.book(_RULES)
 
-    def call(self, job: Job) -> tuple[Access, Callable[[], Any]]:
-        """How to make the call of a job, and with which access."""
-        access = self._choice.access
-        client = self._parts.clients.of(access)
-        return access, client.registry if job.kind is Kind.REGISTRY else client.account
+    def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
+        del job
+        return client.registry
 
-    def described(self, call: Call, registry: Registry) -> None:
+    def answered(self, call: Call, answer: Registry) -> None:
         """Take the rules, and whose registry they are of."""
-        self._choice.worked()
-        self._parts.works(FailureScope("rules"))
+        self._context.works(_SCOPE)
         foreign = bool(call.access.registry_id)
-        if not (foreign or self._has_account(call, registry.registry_id)):
+        if not (foreign or self._account.confirms(call, answer.registry_id)):
             return
-        source, intervals = self._facts.source, self._pacing.intervals
-        if not source.registry_id:
-            self._pacing.book(_ACCOUNT)
-            self._pacing.book(_REGISTRY, due=self._pacing.later(intervals.discovery))
-            return
-        if foreign and registry.registry_id != source.registry_id:
-            # These are the rules of the access's own registry, and say nothing of this one.
-            self._pacing.book(_REGISTRY, due=self._pacing.later(intervals.settled))
-        else:
-            self._take_rules(call, registry)
-            self._pacing.book(_REGISTRY, due=self._pacing.later(intervals.discovery))
-        self._begin()
-
-    def identified(self, call: Call, account: str) -> None:
-        """Take whose account the access has; "" if AWS does not say."""
-        self._parts.works(FailureScope("account"))
-        if not account:
-            self._pacing.book(_ACCOUNT, due=self._pacing.later(self._pacing.intervals.discovery))
-        elif self._has_account(call, account):
+        source, wait = self._registry.source, self._pacing.settings.discovery_interval
+        # An access with a registry id shows the rules of its own registry, which may be another one.
+        ours = bool(source.registry_id) and (not foreign or answer.registry_id == source.registry_id)
+        if ours:
+            self._take(call, answer)
+        elif foreign:
+            wait = self._pacing.settings.settled_interval
+        self.ask_again(call.job, due=self._pacing.later(wait))
+        self._account.ask(unless=call.access if source.registry_id else None)
+        if source.registry_id:
             self._begin()
-
-    def _has_account(self, call: Call, account: str) -> bool:
-        """Take whose account the access has, "" if unknown; whether the access is still one of this registry.
-
-        If another registry has that account, the access is moved there, and this registry may be retired.
-        """
-        source = self._facts.source
-        if account not in ("", source.registry_id):
-            self._parts.noted("registry_identified", registry_id=account, region=source.region)
-            self._on_account(call.access, account)
-        return call.access in self._parts.clients
 
     def failed(self, call: Call, error: ECRError) -> None:
         """Take that a call failed. Polling begins without rules if they cannot be read."""
-        job, pacing = call.job, self._pacing
+        context, settings = self._context, self._pacing.settings
         denied = error.reason is Reason.ACCESS_DENIED
-        if (denied or error.everything) and self._choice.refused(call.access):
-            pacing.book(job)
-            return
+        unanswered = error.reason is Reason.UNAVAILABLE
+        # If nothing was ever answered, it is not the rules that fail.
+        scope = REGISTRY if unanswered and not context.answered else _SCOPE
         if call.access.registry_id and denied:
-            pacing.book(job, due=pacing.later(pacing.intervals.settled))
+            due = self._pacing.later(settings.settled_interval)
         else:
-            scope = FailureScope("rules" if job.kind is Kind.REGISTRY else "account")
-            pacing.book(job, due=self._parts.failures.fail(scope, error, self._facts.failures, call=call))
+            # Images that are read by a registry id need no rules.
+            readable = denied and any(access.registry_id for access in context.clients)
+            due = context.fail(scope, error, call, fails_targets=not readable)
+        self.ask_again(call.job, due=due)
         with self._store.lock:
             # Rules that are too old to be believed count as changed when they can be read again.
-            now = self._parts.clock.monotonic()
-            self._facts.rules = self._facts.believed_rules(now, pacing.stale_after)
-        if error.reason is Reason.UNAVAILABLE and not self._parts.failures.reported(FailureScope("rules")):
+            now = self._clock.monotonic()
+            self._registry.rules = self._registry.believed_rules(now, settings.stale_after)
+        if unanswered and not context.reported(scope):
             return  # a single time-out; to begin without the rules would mean to ask for everything again
-        if self._facts.source.registry_id:
+        if not unanswered:
+            self._account.ask()
+        if self._registry.source.registry_id:
             self._begin()
-        elif job.kind is Kind.REGISTRY and error.reason is not Reason.UNAVAILABLE:
-            pacing.book(_ACCOUNT)
 
-    def _take_rules(self, call: Call, registry: Registry) -> None:
-        before = self._facts.rules
+    def _take(self, call: Call, registry: Registry) -> None:
+        before, now = self._registry.rules, self._clock.monotonic()
         with self._store.lock:
-            self._facts.rules = registry
-            self._facts.rules_at = self._parts.clock.monotonic()
-            self._facts.rules_time = self._parts.sent_time(call)
+            self._registry.rules = registry
+            self._registry.rules_at = now
+            # The Unix time at which the call was sent.
+            self._registry.rules_time = self._clock.time() - max(0.0, now - call.sent_at)
         if before != registry:
             changed = before is not None
-            self._parts.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
+            self._context.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
         for name, repository in self._repositories.items():
             expected = registry.destinations(name)
             # Rules that could not be read for long may have changed any number of times.
             if before is None or before.destinations(name) != expected:
-                repository.rules_changed(expected=expected)
+                repository.statuses.rules_changed(expected=expected)
             else:
-                repository.rules_confirmed()
+                repository.statuses.rules_confirmed()

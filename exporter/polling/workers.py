@@ -7,9 +7,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-#: Calls under way at once in one registry. At 20 ms a call this is as much as one process can do.
+#: Calls in flight at once in one registry. At 20 ms a call this is as much as one process can do.
 MAX_IN_FLIGHT = 16
-#: Calls under way and calls that wait for a free worker, so that a worker need not wait for the loop. Few
+#: Calls in flight and calls that wait for a free worker, so that a worker need not wait for the loop. Few
 #: wait, because a more urgent call goes behind them.
 MAX_HANDED_OUT = MAX_IN_FLIGHT + 4
 
@@ -26,16 +26,16 @@ class WorkerPool(Protocol):
 class ThreadPool:
     """At most `limit` daemon threads, started when there is work and none is idle.
 
-    Daemon threads, so that a call that hangs does not delay the end of the process.
+    Daemon threads, so that a call that hangs does not delay the end of the process, as one in the standard
+    library's ThreadPoolExecutor does.
     """
 
     def __init__(self, name: str, limit: int = MAX_IN_FLIGHT) -> None:
         self._name = name
         self._limit = limit
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        #: Calls that were submitted and are not complete. Under the lock.
-        self._incomplete = 0
+        #: Counts the threads that have no call to make.
+        self._idle = threading.Semaphore(0)
         self._threads = 0
 
     def submit(self, call: Callable[[], None]) -> None:
@@ -43,12 +43,14 @@ class ThreadPool:
 
         Raises RuntimeError if no thread can be started and there is none.
         """
-        with self._lock:
-            busy = self._incomplete >= self._threads
-        if busy and self._threads < self._limit:
-            self._start_thread()
-        with self._lock:
-            self._incomplete += 1
+        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
+            name = f"{self._name}-{self._threads + 1}"
+            try:
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._threads += 1
+            except RuntimeError:
+                if not self._threads:
+                    raise
         self._calls.put(call)
 
     def close(self) -> None:
@@ -56,18 +58,8 @@ class ThreadPool:
         for _ in range(self._threads):
             self._calls.put(None)
 
-    def _start_thread(self) -> None:
-        name = f"{self._name}-{self._threads + 1}"
-        try:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
-        except RuntimeError:
-            if not self._threads:
-                raise
-        else:
-            self._threads += 1
-
     def _work(self) -> None:
         while call := self._calls.get():
             call()
-            with self._lock:
-                self._incomplete -= 1
+            if self._calls.empty():
+                self._idle.release()

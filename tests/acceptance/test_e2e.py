@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -388,11 +389,14 @@ def test_a_revoked_permission_is_reported_and_affects_no_other_target(
         eventually(lambda: command.statuses(repository="team/api", tag="v2") == {"COMPLETE"})
         assert command.series("ecr_image_info", digest=digest)
         lines = [line for line in command.log().splitlines() if "access_denied" in line]
-        assert len(lines) == 1
+        assert [re.findall(r"msg=(\w+)", line) for line in lines] == [
+            ["aws_request_failed"],
+            ["target_failed"],
+        ]
         assert "ecr:DescribeImages" in lines[0]
         aws.fault = lambda _: None
         eventually(lambda: not command.series("ecr_target_failure_info"), within=90)
-        eventually(lambda: "recovered" in command.log())
+        eventually(lambda: "msg=recovered" in command.log())
 
 
 def test_the_series_of_a_deleted_repository_disappear(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,12 +15,14 @@ from support.fakes import (
     IRELAND,
     STATUS,
     FakeAWS,
+    FakeClient,
     FakeECR,
     Permission,
     Rig,
     refusal,
 )
 
+from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.config.validators import Secret
@@ -99,6 +103,65 @@ def test_credentials_that_are_of_no_use_fail_only_what_no_other_access_can_read(
     rig.run(30)
     assert rig.target("team/a").reasons == {Reason.ACCESS_DENIED}
     assert rig.target("team/b").success is True
+
+
+@pytest.mark.parametrize("operation", ["DescribeRegistry", ""], ids=["rules", "everything"])
+def test_a_registry_id_reads_images_though_no_other_access_may_read_the_rules(operation: str) -> None:
+    def permission(entry: RegistrySettings, called: str, _: str) -> ECRError | None:
+        refused = entry.role_arn == ROLE_A and operation in ("", called)
+        return refusal(Reason.ACCESS_DENIED, everything=not operation) if refused else None
+
+    rig = rig_of(
+        settings((FOREIGN, A), TargetSettings("team/*")),
+        peopled(OTHER, "team/a"),
+        peopled(HOME),
+        permission=permission,
+    )
+    rig.run(120)
+    assert rig.target("team/*").success is True
+    assert rig.states()
+    assert [str(scope) for _, scope in rig.journal.failing] == ["rules"]
+
+
+@pytest.mark.parametrize("reader", ["own credentials", "a role", "none"])
+def test_credentials_that_change_to_another_account_read_for_it_no_more_and_the_log_says_so(
+    reader: str,
+) -> None:
+    """The account is confirmed whichever access reads the rules, and if none does."""
+    own = RegistrySettings("own", region=HOME.region)
+    role = RegistrySettings("role", region=HOME.region, role_arn=f"arn:aws:iam::{ACCOUNT}:role/r")
+    home, other = peopled(HOME, "team/a"), peopled(OTHER, "team/a")
+    account = [home]
+
+    def permission(entry: RegistrySettings, called: str, _: str) -> ECRError | None:
+        may = reader == "own credentials" if entry.role_arn is None else reader == "a role"
+        return None if may or called != "DescribeRegistry" else refusal(Reason.ACCESS_DENIED)
+
+    class Rotating(FakeAWS):
+        def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
+            client = super().ecr(settings, connections=connections)
+            return client if settings.role_arn else OwnClient(client)
+
+    class OwnClient:
+        """A client whose registry is that of the credentials of the moment."""
+
+        def __init__(self, client: EcrClient) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            if account[0] is other:
+                return getattr(FakeClient(other, other, partial(permission, own)), name)
+            return getattr(self._client, name)
+
+    connector = Rotating({HOME: home, OTHER: other}, permission=permission)
+    rig = Rig(settings((own, role), TargetSettings("team/*")), home, connector=connector)
+    rig.run(60)
+    assert [r.source for r in rig.snapshot().registries] == [HOME]
+    account[0] = other
+    rig.run(120)
+    assert {r.source for r in rig.snapshot().registries} == {HOME, OTHER}
+    lines = [f for event, f in rig.journal.events if event == "credentials_of_another_account"]
+    assert [(f["expected"], f["registry_id"]) for f in lines] == [(ACCOUNT, OTHER.registry_id)]
 
 
 def test_a_reload_that_adds_a_role_keeps_what_is_known_and_reads_the_rules() -> None:

@@ -24,7 +24,7 @@ from support.fakes import (
 )
 
 from exporter.aws.errors import ECRError
-from exporter.config.settings import TargetSettings
+from exporter.config.settings import RegistrySettings, TargetSettings
 from exporter.polling.calls import LOST_AFTER
 from exporter.polling.poller import HEARTBEAT
 from exporter.polling.workers import MAX_HANDED_OUT
@@ -271,4 +271,31 @@ def test_a_pause_that_aws_asks_for_has_an_end() -> None:
     rig.run(10)
     ecr.fault = lambda *_: None
     rig.run(310)
+    assert rig.states()
+
+
+def test_aws_that_is_dead_from_the_start_is_a_failure_of_the_registry() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    ecr.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    rig = world(ecr)
+    seen: set[FailureScope] = set()
+    for _ in range(60):
+        rig.run(1)
+        seen |= {scope for _, scope in rig.journal.failing}
+    assert seen == {FailureScope("registry")}
+    ecr.fault = lambda *_: None
+    rig.run(60)
+    assert rig.target("*").success is True
+    assert rig.journal.failing == {}
+
+
+def test_rules_that_alone_are_never_answered_are_a_failure_of_the_rules() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    ecr.fault = lambda operation, _: refusal(Reason.UNAVAILABLE) if operation == "DescribeRegistry" else None
+    role = RegistrySettings("home", region=HOME.region, role_arn=f"arn:aws:iam::{HOME.registry_id}:role/r")
+    rig = Rig(settings(ALL, registries=(role,)), ecr)
+    rig.run(120)
+    assert {scope for _, scope in rig.journal.failing} == {FailureScope("rules")}
     assert rig.states()

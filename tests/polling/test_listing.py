@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import digest_of
 
+from exporter.aws.errors import ECRError
 from exporter.config.settings import TargetSettings
-from exporter.polling.listing import ByName, ByPage, Listing, Lookup, cheapest, too_long
+from exporter.polling.listing import Listing, Lookup, cheapest
 from exporter.replication.model import LOOKUP_SIZE, Image, Name, Page
 from exporter.replication.targets import RepositoryTargets, Targets
 
@@ -22,12 +23,11 @@ def of(*settings: TargetSettings, repository: str = "team/app") -> RepositoryTar
 def look_up(lookup: Lookup, existing: dict[Name, Image]) -> int:
     """Answer as ECR does: one unknown name fails its whole call. Returns the number of calls."""
     calls = 0
-    while question := lookup.question():
+    while not lookup.complete:
         calls += 1
-        assert isinstance(question, ByName)
-        assert 1 <= len(question.names) <= LOOKUP_SIZE
-        if all(name in existing for name in question.names):
-            lookup.answered(existing[name] for name in question.names)
+        assert 1 <= len(lookup.names) <= LOOKUP_SIZE
+        if all(name in existing for name in lookup.names):
+            lookup.answered(existing[name] for name in lookup.names)
         else:
             lookup.not_found()
     return calls
@@ -62,19 +62,22 @@ def test_a_second_look_up_costs_what_was_foretold(names: set[Name], unknown: set
 
 
 def test_a_listing_follows_the_tokens_to_the_last_page() -> None:
-    listing: Listing[str] = Listing()
-    assert listing.question() == ByPage(None)
-    assert listing.answered(Page(("a", "b"), "next"))
-    assert listing.question() == ByPage("next")
-    assert listing.answered(Page(()))
-    assert listing.question() is None
+    listing: Listing[str] = Listing("ecr:Any")
+    assert (listing.token, listing.complete) == (None, False)
+    listing.answered(Page(("a", "b"), "next"))
+    assert (listing.token, listing.complete) == ("next", False)
+    listing.answered(Page(()))
+    assert listing.complete
     assert (listing.items, listing.pages) == (["a", "b"], 2)
 
 
 @pytest.mark.parametrize("tokens", [["x", "x"], ["x", "y", "x"]], ids=["still", "round"])
 def test_a_listing_notices_that_it_is_led_in_a_circle(tokens: list[str]) -> None:
-    listing: Listing[str] = Listing()
-    assert [listing.answered(Page((), token)) for token in tokens] == [True] * (len(tokens) - 1) + [False]
+    listing: Listing[str] = Listing("ecr:Any")
+    for token in tokens[:-1]:
+        listing.answered(Page((), token))
+    with pytest.raises(ECRError, match="ecr:Any: RepeatedToken: the pages lead in a circle"):
+        listing.answered(Page((), tokens[-1]))
 
 
 def named(count: int) -> RepositoryTargets:
@@ -109,22 +112,13 @@ def test_a_repository_without_names_is_listed() -> None:
         assert isinstance(cheapest(of(settings), pages=9, suspects=frozenset()), Listing)
 
 
-def test_a_listing_that_turns_out_longer_than_a_look_up_is_given_up() -> None:
-    listing: Listing[Image] = Listing()
-    none_missing: frozenset[Name] = frozenset()
-    for pages in range(1, 4):
-        listing.answered(Page((), f"token {pages}"))
-        assert too_long(listing, named(101), suspects=none_missing) is (pages > 2)
-        assert not too_long(listing, of(TargetSettings("team/app")), suspects=none_missing)
-
-
 def test_a_name_that_an_answer_leaves_out_is_asked_for_alone_and_then_missing() -> None:
     one, two = Name("v1", ""), Name("v2", "")
     image = Image(digest_of("v1"), ("v1",))
     lookup = Lookup([one, two])
-    assert lookup.question() == ByName((one, two))
+    assert list(lookup.names) == [one, two]
     lookup.answered([image])
-    assert lookup.question() == ByName((two,))
+    assert list(lookup.names) == [two]
     lookup.answered([])
-    assert lookup.question() is None
+    assert lookup.complete
     assert (lookup.items, lookup.missing) == ([image], {two})

@@ -12,6 +12,7 @@ from support.fakes import (
     Rig,
     Together,
     complete,
+    denied,
     pushed,
     settings,
     world,
@@ -182,3 +183,32 @@ def test_few_calls_wait_for_a_worker_so_that_a_new_push_need_not() -> None:
     rig.workers.pool = busy
     rig.run(90)
     assert len(busy.calls) == MAX_HANDED_OUT
+
+
+def test_an_unnamed_registry_is_named_by_its_account_once_that_is_known() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    rig = world(ecr)
+    rig.run(10)
+    assert "111122223333/us-east-1" in {fields["registry"] for _, fields in rig.journal.events}
+    ecr.fault = denied(STATUS)
+    rig.run(60)
+    assert {registry for registry, _ in rig.journal.failing} == {"111122223333/us-east-1"}
+
+
+def test_a_registry_that_a_reload_renames_has_its_new_name_in_the_log() -> None:
+    ecr = FakeECR()
+    pushed(ecr)
+    ecr.fault = denied(STATUS)
+    old, new = (RegistrySettings(name, region=HOME.region) for name in ("old", "new"))
+    rig = Rig(settings(ALL, registries=(old,)), ecr)
+    rig.run(10)
+    failing = {scope for _, scope in rig.journal.failing}
+    assert {registry for registry, _ in rig.journal.failing} == {"old"}
+    rig.poller.configure(settings(ALL, registries=(new,)))
+    assert set(rig.journal.failing) == {("new", scope) for scope in failing}
+    ecr.fault = lambda *_: None
+    rig.journal.events.clear()
+    rig.run(90)
+    assert rig.journal.failing == {}
+    assert {fields["registry"] for _, fields in rig.journal.events} == {"new"}
