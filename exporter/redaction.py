@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -28,6 +28,8 @@ _SECRET_VARIABLES = (
 )
 #: A shorter secret is not looked for by itself: it would be part of other words.
 _SHORTEST = 4
+#: How many times text is unescaped to look for secrets.
+_DEEPEST = 3
 #: Env files keep these around a value.
 _QUOTES = "\"' \t\r\n"
 
@@ -95,8 +97,21 @@ def redact(text: str, *, secrets: Collection[str] = ()) -> str:
 
     Reads the environment at each call, so what is set later is masked too.
     """
-    known = {*secrets, *_known(os.environ)}
-    for secret in sorted(known, key=len, reverse=True):
+    known = sorted({*secrets, *_known(os.environ)}, key=len, reverse=True)
+    text = read = _masked(text, known)
+    # XML in a URL, say: if a secret shows only when the text is unescaped, the unescaped text is written.
+    for _ in range(_DEEPEST):
+        unescaped = html.unescape(unquote(read))
+        if unescaped == read:
+            break
+        read = _masked(unescaped, known)
+        if read != unescaped:
+            text = read
+    return text
+
+
+def _masked(text: str, known: Iterable[str]) -> str:
+    for secret in known:
         if len(secret) >= _SHORTEST:
             text = _in_any_form(secret).sub(MASK, text)
     for pattern, replacement in _PATTERNS:
