@@ -258,7 +258,7 @@ def make(
     monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "1")
     for name, value in lending(way, lender, tmp_path).items():
         monkeypatch.setenv(name, value)
-    return session_factory(clock=lambda: time.time() + ahead[0], process_timeout=1.0)
+    return session_factory(clock=lambda: time.time() + ahead[0], process_timeout=5.0)
 
 
 def token_of(session: boto3.Session) -> str | None:
