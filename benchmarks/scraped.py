@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from exporter.http.routes import Routes
 from exporter.http.server import Server
-from exporter.http.tls import WebConfig
+from exporter.http.web_config import WebConfig
 from exporter.metrics.catalogue import DOMAIN, ImageRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments

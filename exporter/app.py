@@ -25,7 +25,7 @@ from exporter.config.yaml_source import ConfigError, Problem
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
-from exporter.http.tls import WebConfig
+from exporter.http.web_config import WebConfig
 from exporter.lifecycle import (
     EXIT_CODES,
     Loader,

@@ -1,7 +1,6 @@
-"""The front routes: which request gets which answer.
+"""Which request gets which response.
 
-An answer is a pure function of a request: `Routes.answer`. It knows no sockets, and server.py knows no
-paths, so that the HTTP under the routes can be exchanged. A scrape never calls AWS.
+This module knows no sockets, and server.py knows no paths. A request never calls AWS.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from exporter.metrics.exposition import Page
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked. The path is decoded, the names of headers are in lower case."""
+    """A request. The path is decoded, and the names of headers are in lower case."""
 
     method: str
     path: str
@@ -30,36 +29,36 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What is answered. Length, date and the like are the transport's."""
+    """A response. The server adds the length, the date and the like."""
 
     status: int
-    #: The body in pieces: a large one is made of what is kept, and never in one place.
+    #: The body in pieces, so that a large page is sent from kept blocks without a copy.
     pieces: tuple[bytes, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def body(self) -> bytes:
-        """All of it: a copy."""
+        """A copy of the body in one piece."""
         return b"".join(self.pieces)
 
 
 class App(Protocol):
-    """What the routes passes questions on to. Called from any thread, many at once."""
+    """The functions behind the routes. Any number of threads may call them at once."""
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
-        """The metrics, only those with the names if there are any."""
+        """The metrics page. `names` selects metrics; without names it has all of them."""
 
     def healthy(self) -> str | None:
-        """Why the process is better restarted; None if it is well."""
+        """Why the process should be restarted; None if it is healthy."""
 
     def ready(self) -> str | None:
-        """What is still awaited; None if nothing is."""
+        """What the exporter still waits for; None if it is ready."""
 
     def config(self) -> str:
-        """The configuration in force as YAML, secrets masked."""
+        """The configuration in use, as YAML with masked secrets."""
 
     def reload(self) -> Sequence[str]:
-        """Take the configuration anew; the problems with it, none if it is in force now."""
+        """Load the configuration again. Returns its problems; none if it is now in use."""
 
     def quit(self) -> None:
         """Stop the process soon."""
@@ -88,13 +87,13 @@ _TEXT_HEADERS = (
 
 
 def text(status: int, sentence: str, *headers: tuple[str, str]) -> Response:
-    """A plain answer of one or more lines."""
+    """A response of plain text."""
     said = f"{sentence}\n".encode(errors="backslashreplace")
     return Response(status, (said,), (*_TEXT_HEADERS, *headers))
 
 
 class Routes:
-    """Answers requests. Raises nothing by itself; what the app raises is a bug there."""
+    """Answers requests. Raises only what the app raises."""
 
     def __init__(self, app: App, *, telemetry_path: str = "/metrics", lifecycle: bool = False) -> None:
         self._app = app
@@ -110,11 +109,11 @@ class Routes:
         self._to_act = {"/-/reload": self._reload, "/-/quit": self._quit}
 
     def is_probe(self, request: Request) -> bool:
-        """Whether it asks how the exporter is: that is cheap, and has to be told also where much is asked."""
+        """True for health probes, which bypass the request limit."""
         return request.path in _PROBES and request.path != self._telemetry_path
 
     def answer(self, request: Request) -> Response:
-        """The answer; one to HEAD still has the body that is not to be sent."""
+        """The response. For HEAD it includes the body, which the server does not send."""
         if look := self._to_look.get(request.path):
             return look(request) if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
         if act := self._to_act.get(request.path):

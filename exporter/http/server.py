@@ -7,20 +7,14 @@ timeout. Instead each connection has a deadline: the server hangs up on one that
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
+import re
 import socket
-import ssl
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from http import HTTPStatus
-from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
 from math import inf
 from selectors import EVENT_READ, DefaultSelector
 from time import monotonic
@@ -29,16 +23,18 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from exporter import logs
 from exporter.http.routes import Request, Response, Routes, text
-from exporter.http.tls import HANDSHAKE, WebConfig, shake_hands
+from exporter.http.tls import HANDSHAKE, shake_hands
+from exporter.http.web_config import WebConfig
 
 #: Bytes of the longest request line with its headers.
 _HEAD = 16 * 1024
-#: Bytes that TLS encrypts by one call. Each download holds a copy of so many, also one that stalls.
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+#: Bytes of small pieces that are sent by one call. Larger pieces are sent without a copy.
 _PORTION = 256 * 1024
 #: Bytes that wait in the system for a client that does not read. Linux doubles it; its own limit is 4 MiB.
 _SEND_BUFFER = 128 * 1024
-#: Buffers that one system call takes (IOV_MAX of Linux), and connections that wait to be accepted.
-_BUFFERS, _BACKLOG = 1024, 4096
+#: Connections that wait to be accepted.
+_BACKLOG = 4096
 
 _OVERLOADED = text(503, "Too many requests at once, try again later.", ("Retry-After", "1"))
 _BROKEN = text(500, "The exporter broke over this request; its log says how.")
@@ -50,6 +46,7 @@ _log = logs.get("server")
 class Limits:
     """What clients may take. Times are in seconds."""
 
+    #: Answers that are made at once. Probes do not count, nor do answers that are being sent.
     requests: int = 40
     connections: int = 256
     #: For a TLS handshake, and for the head of a request.
@@ -71,12 +68,12 @@ class _Connection:
     #: Monotonic times: it is hung up at the one, and from the other on if another client needs room.
     deadline: float = inf
     gives_way: float = inf
-    is_counted: bool = False  # among the requests that are limited
+    is_answered: bool = False  # an answer is made or sent
 
-    def allow(self, seconds: float, *, gives_way: float = 0.0) -> None:
+    def allow(self, seconds: float, *, gives_way: float = 0.0, is_answered: bool = False) -> None:
         """Set both times, in seconds from now."""
         now = monotonic()
-        self.deadline, self.gives_way = now + seconds, now + gives_way
+        self.deadline, self.gives_way, self.is_answered = now + seconds, now + gives_way, is_answered
 
     def hang_up(self) -> None:
         """Wake the thread that waits for the client. Of TLS only the socket beneath is touched."""
@@ -85,138 +82,128 @@ class _Connection:
             socket.socket.shutdown(self.client, socket.SHUT_RDWR)
 
 
-class _HeadReader(io.BufferedReader):
-    """Reads the lines of a head. One that is too long or not complete is an error."""
-
-    left = _HEAD
-
-    def readline(self, _size: int | None = -1, /) -> bytes:
-        line = super().readline(self.left + 1)
-        self.left -= len(line)
-        if self.left < 0:
-            raise HTTPException(f"A request has at most {_HEAD} bytes before its body.")
-        if not line.endswith(b"\n"):
-            raise ConnectionAbortedError("the client left in the middle of a request")
-        return line
-
-
 class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection, in its thread."""
 
-    protocol_version = "HTTP/1.1"
-    #: For what has no version. The library answers HTTP/0.9, its own default, without a status.
-    default_request_version = request_version = "HTTP/1.0"
+    protocol_version = request_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # the library answers HTTP/0.9, its own default, without a status
+    error_content_type, error_message_format = "text/plain; charset=utf-8", "%(explain)s\n"
     command = path = ""
     disable_nagle_algorithm = True
-    rbufsize = 0
-    rfile: _HeadReader
+    wbufsize = _PORTION
     server: Server
 
     def setup(self) -> None:
+        self._received, self._unread = b"", False
         self._bounds: _Connection = self.request
         first, context = self._bounds.client.recv(1, socket.MSG_PEEK), self.server.web.current().context
-        self._unread = bool(first) and (first == HANDSHAKE) != bool(context)
-        if context and not self._unread:
-            shake_hands(self.server.secure(self._bounds, context))
+        self._is_foreign = bool(first) and (first == HANDSHAKE) != bool(context)
+        if context and not self._is_foreign:
+            with self.server.changed:  # nothing hangs up while the socket moves
+                tls = context.wrap_socket(
+                    self._bounds.client, server_side=True, do_handshake_on_connect=False
+                )
+                self._bounds.client = tls
+            shake_hands(tls)
             self._bounds.allow(self.server.limits.request_time)
         self.request = self._bounds.client
         super().setup()
-        self.rfile = _HeadReader(self.rfile)
 
     def handle(self) -> None:
-        if not self._unread:
-            super().handle()
-        elif self.server.web.current().context:
-            self.send_error(400, "This port speaks HTTPS, and the client HTTP.")
+        if self._is_foreign:
+            ours, theirs = ("HTTPS", "HTTP") if self.server.web.current().context else ("HTTP", "HTTPS")
+            self.send_error(400, explain=f"This port speaks {ours}, and the client {theirs}.")
         else:
-            self.send_error(400, "This port speaks HTTP, and the client HTTPS.")
-
-    def finish(self) -> None:
-        if self._unread:  # closing while the client sends would reset the connection before it reads
-            self._bounds.allow(self.server.limits.linger_time)
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self.connection, socket.SHUT_WR)
-                while socket.socket.recv(self.connection, 65536):
-                    pass
-        super().finish()
+            super().handle()
 
     def handle_one_request(self) -> None:
         self.close_connection = True
-        if self.server.stopping.is_set() or not self.rfile.peek(1):
-            return
-        self._bounds.allow(self.server.limits.request_time)
-        self.rfile.left = _HEAD
-        try:
-            self.raw_requestline = self.rfile.readline()
-            if self.parse_request():
-                self._answer(self._read_request())
-        except HTTPException as error:  # the library answers for the headers
-            self.send_error(414, str(error))
-        except ValueError as error:
-            self.send_error(400, str(error))
+        if not self.server.stopping.is_set() and (head := self._read_head()):
+            self.rfile = io.BytesIO(head)
+            super().handle_one_request()
 
-    def _read_request(self) -> Request:
-        """Raises ValueError. No body is read, so a request with one is the last of its connection."""
-        if self.headers.defects:
-            raise ValueError("A line of the request is not a header.")
+    def _read_head(self) -> bytes:
+        """The next request without its body; nothing if there is none."""
+        while not (end := _END_OF_HEAD.search(self._received)) and len(self._received) <= _HEAD:
+            received = self.connection.recv(_HEAD)
+            if not received and self._received:
+                raise ConnectionAbortedError("the client left in the middle of a request")
+            if not received:
+                return b""
+            if not self._received:
+                self._bounds.allow(self.server.limits.request_time)
+            self._received += received
+        if not end or end.end() > _HEAD:
+            explain = f"A request has at most {_HEAD} bytes before its body."
+            self.send_error(431 if b"\n" in self._received[:_HEAD] else 414, explain=explain)
+            return b""
+        head, self._received = self._received[: end.end()], self._received[end.end() :]
+        return head
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        """The library looks for do_GET and its kin; the routes know which methods there are."""
+        if name.startswith("do_"):
+            return self._respond
+        raise AttributeError(name)
+
+    def _respond(self) -> None:
         headers = {name.lower(): ", ".join(self.headers.get_all(name, ())) for name in self.headers}
-        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        # No body is read, so a request with one is the last of its connection.
+        has_body = not headers.keys().isdisjoint({"transfer-encoding", "expect"})
+        self._unread = has_body or headers.get("content-length", "0") != "0"
         is_last = self.request_version != "HTTP/1.1" or "close" in headers.get("connection", "").lower()
-        self._unread = has_body or "expect" in headers
         self.close_connection = self._unread or is_last
-        url = urlsplit(self.path)
-        return Request(self.command, unquote(url.path), parse_qs(url.query, keep_blank_values=True), headers)
+        if self.headers.defects:
+            self.send_error(400, explain="A line of the request is not a header.")
+            return
+        try:
+            url = urlsplit(self.path)
+        except ValueError as error:
+            self.send_error(400, explain=str(error))
+            return
+        query = parse_qs(url.query, keep_blank_values=True)
+        self._bounds.allow(inf, gives_way=inf, is_answered=True)
+        self._send(self.server.answer(Request(self.command, unquote(url.path), query, headers)))
 
     def handle_expect_100(self) -> bool:
         return True  # never sends 100 Continue; request bodies are ignored
 
-    def _answer(self, request: Request) -> None:
-        self._bounds.allow(inf, gives_way=inf)
-        try:
-            refusal = self.server.web.current().passwords.refusal(request.headers.get("authorization", ""))
-            is_free = refusal or self.server.routes.is_probe(request)
-            if not (is_free or self.server.count(self._bounds)):
-                refusal = _OVERLOADED
-            response = refusal or self.server.routes.answer(request)
-        except Exception as error:  # noqa: BLE001 - one broken page does not end the others
-            _log.broken("answer_broke", error, path=request.path)
-            response = _BROKEN
-        self._send(response)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        self.close_connection = self._unread = True
-        self._send(text(code, explain or message or HTTPStatus(code).description))
-
     def _send(self, response: Response) -> None:
-        web, limits = self.server.web.current(), self.server.limits
+        limits, web = self.server.limits, self.server.web.current()
         if self.server.stopping.is_set() or getattr(self.connection, "context", None) is not web.context:
             self.close_connection = True  # the client comes back, and proves by the new TLS who it is
-        self.wfile = head = io.BytesIO()
+        self._bounds.allow(limits.answer_time, gives_way=limits.slow_answer_time, is_answered=True)
         self.send_response(response.status)
-        for name, value in {**dict(response.headers), **web.settings.headers}.items():
-            self.send_header(name, value)
+        for name, value in response.headers:
+            if name not in web.settings.headers:
+                self.send_header(name, value)
         self.send_header("Content-Length", str(sum(map(len, response.pieces))))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self._bounds.allow(limits.answer_time, gives_way=limits.slow_answer_time)
-        self._send_pieces((head.getvalue(), *(response.pieces if self.command != "HEAD" else ())))
-        self._bounds.is_counted = False
+        if self.command != "HEAD":
+            self.wfile.writelines(response.pieces)
+        self.wfile.flush()
         self._bounds.allow(limits.idle_time)
 
-    def _send_pieces(self, pieces: Iterable[bytes]) -> None:
-        if isinstance(self.connection, ssl.SSLSocket):
-            with self.connection.makefile("wb", _PORTION) as joined:
-                joined.writelines(pieces)
-            return
-        # The kernel takes the pieces without a copy, and the thread waits once for the interpreter.
-        left = deque(memoryview(piece) for piece in pieces if piece)
-        while left:
-            sent = self.connection.sendmsg(list(islice(left, _BUFFERS)))
-            while left and sent >= len(left[0]):
-                sent -= len(left.popleft())
-            if sent:
-                left[0] = left[0][sent:]
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        self._unread = True
+        super().send_error(code, message, explain)
+
+    def end_headers(self) -> None:
+        for name, value in self.server.web.current().settings.headers.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            if self._unread:  # closing while the client sends would reset the connection before it reads
+                self._bounds.allow(self.server.limits.linger_time)
+                socket.socket.shutdown(self.connection, socket.SHUT_WR)
+                while socket.socket.recv(self.connection, 65536):
+                    pass
+        super().finish()
 
     def version_string(self) -> str:
         return "ecr-replication-exporter"
@@ -224,23 +211,21 @@ class _Handler(BaseHTTPRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - the library's
         _log.debug("answered", method=self.command, path=self.path.partition("?")[0], status=code)
 
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's
+        """`log_request` is enough."""
+
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind to IPv6 and IPv4 if there is no host. Raises OSError that names the address."""
+    """Bind; to IPv6 and IPv4 if there is no host. Raises OSError that names the address."""
+    both = host in {"", "::"} and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
     try:
-        if host in ("", "::") and socket.has_dualstack_ipv6():
-            both = partial(socket.create_server, family=socket.AF_INET6, dualstack_ipv6=True)
-            try:
-                return both(("::", port), backlog=_BACKLOG)
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:  # which says that the machine has only IPv4
-                    raise
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, place = min(found, key=lambda info: info[0] != socket.AF_INET)
-        return socket.create_server(place, family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
         raise OSError(f"cannot listen on {_name(host, port)}: {reason}") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    return listener
 
 
 def _name(host: str, port: int, *_: int) -> str:
@@ -260,18 +245,18 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         self.routes, self.web, self.limits = routes, web, limits or Limits()
         self.stopping = threading.Event()
-        self._open: set[_Connection] = set()
         #: Guards the connections; notified when one ends.
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
+        self._open: set[_Connection] = set()
+        self._requests = threading.BoundedSemaphore(self.limits.requests)
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the library has one socket; ours are in the selector
         self._sockets: list[socket.socket] = []
         self._selector = DefaultSelector()
         try:
             for address in addresses:
-                self._sockets.append(listener := _listen(*address))
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-                self._selector.register(listener, EVENT_READ)
+                self._sockets.append(_listen(*address))
+                self._selector.register(self._sockets[-1], EVENT_READ)
         except OSError:
             self.server_close()
             raise
@@ -284,15 +269,14 @@ class Server(ThreadingHTTPServer):
 
     def stop(self, deadline: float) -> None:
         """Accept nothing more; answers under way have `deadline` seconds to end."""
-        end = monotonic() + deadline
         self.stopping.set()
         self.shutdown()
         self.server_close()
-        with self._changed:
+        with self.changed:
             for connection in self._open:
-                if connection.gives_way <= monotonic() and not connection.is_counted:
+                if not connection.is_answered:
                     connection.hang_up()
-            self._changed.wait_for(lambda: not self._open, max(0.0, end - monotonic()))
+            self.changed.wait_for(lambda: not self._open, deadline)
             for connection in self._open:
                 connection.hang_up()
 
@@ -300,6 +284,23 @@ class Server(ThreadingHTTPServer):
         for listener in self._sockets:
             listener.close()
         self._selector.close()
+
+    def answer(self, request: Request) -> Response:
+        """The answer of the routes to a client that knows the password, if there is room for the request."""
+        try:
+            if refusal := self.web.current().passwords.refusal(request.headers.get("authorization", "")):
+                return refusal
+            if self.routes.is_probe(request):
+                return self.routes.answer(request)
+            if not self._requests.acquire(timeout=self.limits.room_time):
+                return _OVERLOADED
+            try:
+                return self.routes.answer(request)
+            finally:
+                self._requests.release()
+        except Exception as error:  # noqa: BLE001 - one broken page does not end the others
+            _log.broken("answer_broke", error, path=request.path)
+            return _BROKEN
 
     def fileno(self) -> int:
         return self._selector.fileno()
@@ -315,50 +316,35 @@ class Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         request.allow(self.limits.request_time)
-        with self._changed:
-            limit = self.limits.connections
-            if has_room := self._find_room(limit, lambda _: True, spare=limit // 16):
+        end = monotonic() + self.limits.room_time
+        with self.changed:
+            while not (has_room := self._has_room()) and monotonic() < end:
+                self.changed.wait(0.05)
+            if has_room:
                 self._open.add(request)
         if has_room:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
+    def _has_room(self) -> bool:
+        """Hang up on one that gives way while there are some places left, so that a client need not wait."""
+        now, limit = monotonic(), self.limits.connections
+        giving_way = [each for each in self._open if each.gives_way <= now]
+        if giving_way and len(self._open) >= limit - limit // 16:
+            # The longest silent, or else the slowest download.
+            min(giving_way, key=lambda each: (each.is_answered, each.gives_way)).hang_up()
+        return len(self._open) < limit
+
     def shutdown_request(self, request: Any) -> None:
         super().shutdown_request(request.client)
-        with self._changed:
+        with self.changed:
             self._open.discard(request)
-            self._changed.notify_all()
-
-    def secure(self, connection: _Connection, context: ssl.SSLContext) -> ssl.SSLSocket:
-        """Put TLS on a connection, before its handshake."""
-        with self._changed:  # nothing hangs up while the socket moves
-            tls = context.wrap_socket(connection.client, server_side=True, do_handshake_on_connect=False)
-            connection.client = tls
-        return tls
-
-    def count(self, connection: _Connection) -> bool:
-        """Count its request until the answer is sent; False if there are too many."""
-        with self._changed:
-            connection.is_counted = self._find_room(self.limits.requests, lambda each: each.is_counted)
-        return connection.is_counted
-
-    def _find_room(self, limit: int, is_one: Callable[[_Connection], bool], *, spare: int = 0) -> bool:
-        """Wait until there are fewer such connections. Hang up on one that gives way, early for the spare."""
-        end = monotonic() + self.limits.room_time
-        while len(held := [each for each in self._open if is_one(each)]) >= limit - spare:
-            now = monotonic()
-            if giving_way := [each for each in held if each.gives_way <= now]:
-                # The longest silent, or else the slowest download.
-                min(giving_way, key=lambda each: (each.is_counted, each.gives_way)).hang_up()
-            if len(held) < limit or now > end:
-                return len(held) < limit
-            self._changed.wait(0.05)
-        return True
+            self.changed.notify_all()
 
     def service_actions(self) -> None:
         # The library calls it twice a second, and after each new connection.
-        with self._changed:
+        with self.changed:
             now = monotonic()
             for connection in self._open:
                 if connection.deadline < now:

@@ -16,7 +16,7 @@ from support.serving import port_of
 
 from exporter.http.routes import Routes
 from exporter.http.server import Server
-from exporter.http.tls import WebConfig
+from exporter.http.web_config import WebConfig
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.model import Source

@@ -19,7 +19,7 @@ from support.serving import Echo, port_of, serving, sip
 from exporter import logs
 from exporter.http.routes import Request, Response
 from exporter.http.server import Limits, Server
-from exporter.http.tls import WebConfig
+from exporter.http.web_config import WebConfig
 
 QUICK = Limits(request_time=0.3, idle_time=0.3, answer_time=0.3, linger_time=0.3)
 

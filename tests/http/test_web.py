@@ -29,7 +29,7 @@ from exporter.config.yaml_source import ConfigError
 from exporter.http.auth import Passwords
 from exporter.http.routes import Request, Response, Routes, text
 from exporter.http.server import Limits, Server
-from exporter.http.tls import RETRY, WebConfig
+from exporter.http.web_config import RETRY, WebConfig
 
 
 @pytest.fixture(scope="module")

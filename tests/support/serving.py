@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from exporter.http.routes import Request, Response, Routes
 from exporter.http.server import Limits, Server
-from exporter.http.tls import WebConfig
+from exporter.http.web_config import WebConfig
 from exporter.metrics.exposition import Page
 
 
