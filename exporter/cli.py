@@ -69,7 +69,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_count,
         default=40,
-        help="concurrent requests; further ones get 503 (default: 40)",
+        help="answers that are made at once; further requests get 503 (default: 40)",
     )
     add("--log.level", dest="log_level", choices=logs.LEVELS, default="info")
     add("--log.format", dest="log_format", choices=logs.FORMATS, default="logfmt")

@@ -30,7 +30,7 @@ from exporter.http.web_config import WebConfig
 _HEAD = 16 * 1024
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 #: Bytes of small pieces that are sent by one call. Larger pieces are sent without a copy.
-_PORTION = 256 * 1024
+_PORTION = 64 * 1024
 #: Bytes that wait in the system for a client that does not read. Linux doubles it; its own limit is 4 MiB.
 _SEND_BUFFER = 128 * 1024
 #: Connections that wait to be accepted.
