@@ -1,7 +1,7 @@
 """Scrapes beside the first listing of three registries, here and in another checkout, in one run.
 
 Run it with `make bench-servers ARGS="--baseline DIR"`. DIR is a checkout of this project with its own
-`.venv`. Compare the ratios: both share the machine with their clients and with the make-believe ECR.
+`.venv`. Compare the ratios: both share the machine with their clients and with the simulated ECR.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import polling
 
 HERE = Path(__file__).parent.parent
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")
-CONFIG = (
-    "targets: [{repository: 'team/*'}]\nrequests_per_second: 10000\nmax_images: 10000\nregistries:\n"
-    + "".join(f"  - {{region: {region}, registry_id: '111122223333'}}\n" for region in REGIONS)
+CONFIG = "targets: [{repository: 'team/*'}]\nrequests_per_second: 10000\nregistries:\n" + "".join(
+    f"  - {{region: {region}, registry_id: '111122223333'}}\n" for region in REGIONS
 )
 #: Seconds for which scrapes are counted after the first one, and between two of them.
 FOR, PAUSE = 15.0, 0.05
@@ -64,8 +63,8 @@ def certificate(folder: Path) -> Path:
     return file
 
 
-def scrape(url: str) -> tuple[float, int]:
-    """Seconds on a new connection, and bytes of the plain page."""
+def scrape(url: str, encoding: str) -> tuple[float, int]:
+    """Seconds on a new connection, and bytes of the page in the encoding."""
     address = urlsplit(url)
     began = time.perf_counter()
     connection = (
@@ -74,12 +73,12 @@ def scrape(url: str) -> tuple[float, int]:
         else http.client.HTTPConnection(address.netloc)
     )
     with closing(connection):
-        connection.request("GET", "/metrics")
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": encoding})
         size = len(connection.getresponse().read())
     return time.perf_counter() - began, size
 
 
-def scrapes(checkout: Path, *, images: int, tls: bool) -> list[tuple[float, int]]:
+def scrapes(checkout: Path, *, images: int, encoding: str, tls: bool) -> list[tuple[float, int]]:
     pause, taken = threading.Event(), []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -88,7 +87,7 @@ def scrapes(checkout: Path, *, images: int, tls: bool) -> list[tuple[float, int]
     ):
         end = time.perf_counter() + FOR
         while time.perf_counter() < end:
-            taken.append(scrape(url))
+            taken.append(scrape(url, encoding))
             pause.wait(PAUSE)
     return taken
 
@@ -101,13 +100,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--baseline", type=Path, default=HERE, help="another checkout; this one by default")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=40_000, help="in each registry")
+    parser.add_argument("--images", type=int, default=4_000, help="in each registry")
+    parser.add_argument("--encoding", choices=["gzip", "identity"], default="gzip", help="of the page")
     arguments = parser.parse_args()
     for tls in (False, True):
         taken: dict[str, list[tuple[float, int]]] = {"baseline": [], "here": []}
         for _ in range(arguments.rounds):
             for name, checkout in (("baseline", arguments.baseline), ("here", HERE)):
-                taken[name] += scrapes(checkout.resolve(), images=arguments.images, tls=tls)
+                taken[name] += scrapes(
+                    checkout.resolve(), images=arguments.images, encoding=arguments.encoding, tls=tls
+                )
         rows = {}
         for name, found in taken.items():
             seconds = [second for second, _ in found]
@@ -119,8 +121,9 @@ def main() -> None:
         here, baseline = ([second for second, _ in taken[name]] for name in ("here", "baseline"))
         rows["p99, here to baseline"] = f"{percentile(here) / percentile(baseline):.2f}"
         rows["median, here to baseline"] = f"{statistics.median(here) / statistics.median(baseline):.2f}"
+        port = "TLS" if tls else "no TLS"
         polling.table(
-            f"Beside a first listing of {len(REGIONS)} registries, {'TLS' if tls else 'plain'}", rows
+            f"Beside a first listing of {len(REGIONS)} registries, {arguments.encoding}, {port}", rows
         )
 
 
