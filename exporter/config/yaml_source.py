@@ -257,6 +257,7 @@ _SAYS = {
     "literal_error": "{shown} is not supported; write {expected}",
     "greater_than": "{shown} should be more than {gt:.0f}",
     "greater_than_equal": "{shown} should be at least {ge:.0f}",
+    "less_than": "{shown} should be less than {lt:.0f}",
     "less_than_equal": "{shown} should be at most {le:.0f}",
 }
 
