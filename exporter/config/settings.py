@@ -16,19 +16,9 @@ import yaml
 from pydantic import ConfigDict, Field, StrictBool, TypeAdapter
 
 from exporter.config import validators as of
-from exporter.config.validators import GLOB, format_duration, parse_duration
-from exporter.config.yaml_source import (
-    Document,
-    Place,
-    Problem,
-    contents,
-    dump,
-    quote,
-    without_garbage_collection,
-)
+from exporter.config.yaml_source import Document, Place, Problem, contents, dump, show
 
-#: A list without repetitions. _check checks it: pydantic skips a validator of a list beside a wrong item.
-_UNIQUE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+_FILLED = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +65,20 @@ class TargetSettings:
     repository: of.RepositoryOrGlob
     tag: of.Tag | None = None
     digest: of.Digest | None = None
-    tags: Annotated[tuple[of.TagOrGlob, ...], _UNIQUE] = ()
-    exclude_tags: Annotated[tuple[of.TagOrGlob, ...], _UNIQUE] = ()
+    tags: Annotated[tuple[of.TagOrGlob, ...], _FILLED] = ()
+    exclude_tags: Annotated[tuple[of.TagOrGlob, ...], _FILLED] = ()
     #: The newest by push time, in each repository.
     latest: of.Count | None = None
     #: Seconds.
     pushed_within: of.Age | None = None
     untagged: StrictBool = False
     #: Names of registries; none for all of them.
-    registries: Annotated[tuple[of.Name, ...], _UNIQUE] = ()
+    registries: Annotated[tuple[of.Name, ...], _FILLED] = ()
 
     @property
     def is_glob(self) -> bool:
         """Whether the repository is a pattern, so that the repositories of the registry must be listed."""
-        return not GLOB.isdisjoint(self.repository)
+        return not of.GLOB.isdisjoint(self.repository)
 
     @property
     def label(self) -> str:
@@ -102,7 +92,7 @@ class TargetSettings:
         if self.latest is not None:
             parts.append(f"latest={self.latest}")
         if self.pushed_within is not None:
-            parts.append(f"pushed_within={format_duration(self.pushed_within)}")
+            parts.append(f"pushed_within={of.format_duration(self.pushed_within)}")
         if self.untagged:
             parts.append("untagged")
         return " ".join(parts)
@@ -114,8 +104,8 @@ class Settings:
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
-    registries: Annotated[tuple[RegistrySettings, ...], Field(min_length=1)] = (RegistrySettings(),)
+    targets: Annotated[tuple[TargetSettings, ...], _FILLED]
+    registries: Annotated[tuple[RegistrySettings, ...], _FILLED] = (RegistrySettings(),)
     discovery_interval: of.Interval = 60.0
     pending_interval: of.Interval = 15.0
     failed_interval: of.Interval = 300.0
@@ -132,11 +122,7 @@ def keys(model: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(model))
 
 
-_KEYS: dict[Place, Sequence[str]] = {
-    (): keys(Settings),
-    ("registries",): keys(RegistrySettings),
-    ("targets",): keys(TargetSettings),
-}
+_MODELS = {(): Settings, ("registries",): RegistrySettings, ("targets",): TargetSettings}
 _ADAPTER = TypeAdapter(Settings)
 
 
@@ -145,7 +131,6 @@ def load(path: str, **options: Any) -> Settings:
     return parse(contents(path), file=path, **options)
 
 
-@without_garbage_collection()
 def parse(
     text: str | bytes,
     *,
@@ -160,13 +145,13 @@ def parse(
     if not yaml.__with_libyaml__:
         message = "PyYAML has no libyaml here, so a large file takes several times as long"
         warn(Problem(file, None, "", message))
-    document = Document(text, file, keys=_KEYS)
+    document = Document(text, file, keys={place: keys(model) for place, model in _MODELS.items()})
     found = document.validate(_ADAPTER, _conflicts)
     for i, entry in enumerate(found.registries):
         if regions and entry.region and entry.region not in regions:
             close = sorted(get_close_matches(entry.region, regions, n=2))
             advice = f"; did you mean {' or '.join(close)}?" if close else ""
-            message = f"{quote(entry.region)} is not a Region that botocore knows{advice}"
+            message = f"{show(entry.region)} is not a Region that botocore knows{advice}"
             warn(document.problem(("registries", i, "region"), message))
     return replace(found, registries=tuple(entry.named for entry in found.registries))
 
@@ -185,17 +170,17 @@ def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
             message = "works only with a role_arn: it is handed over when a role is assumed"
             yield ("registries", i, "external_id"), message
         if name and (owner := owners.setdefault(name, i)) != i and "name" in entry:
-            yield ("registries", i, "name"), f"{quote(name)} is already the name of registries[{owner}]"
+            yield ("registries", i, "name"), f"{show(name)} is already the name of registries[{owner}]"
     for i, target in enumerate(values.get("targets") or ()):
         for place, message in _target_conflicts(target or {}, names):
             yield ("targets", i, *place), message
     # Series that go stale between two listings would come and go for ever.
     given = {key: values[key] for key in ("stale_after", "discovery_interval") if key in values}
     if None not in given.values():
-        intervals: dict[str, Any] = {key: parse_duration(text) for key, text in given.items()}
+        intervals: dict[str, Any] = {key: of.parse_duration(text) for key, text in given.items()}
         found = Settings(targets=(), **intervals)
         if found.stale_after < 2 * found.discovery_interval:
-            after, least = map(format_duration, (found.stale_after, 2 * found.discovery_interval))
+            after, least = map(of.format_duration, (found.stale_after, 2 * found.discovery_interval))
             message = f"stale_after ({after}) is shorter than two discovery intervals ({least})"
             yield (next(iter(given)),), f"{message}: series would come and go between listings"
 
@@ -206,15 +191,11 @@ def _target_conflicts(target: dict[str, Any], names: Sequence[str | None]) -> It
     if len(given) > 1 and given[0] in ("tag", "digest"):
         others = ", ".join(given[1:])
         yield (given[0],), f"cannot be combined with {others}: name one tag, one digest, or filters"
-    for key in ("tags", "exclude_tags", "registries"):
-        items = target.get(key) or []
-        for i, item in enumerate(items):
-            if item is not None and item in items[:i]:
-                yield (key, i), f"{quote(item)} is there twice"
-            elif item is not None and key == "registries" and {item, None}.isdisjoint(names):
-                known = ", ".join(sorted({quote(name) for name in names if name}))
-                advice = f"known: {known}" if known else "give a registry a name to refer to it"
-                yield (key, i), f"{quote(item)} is not the name of a registry; {advice}"
+    for i, name in enumerate(target.get("registries") or ()):
+        if name and None not in names and name not in names:
+            known = ", ".join(sorted({show(each) for each in names if each}))
+            advice = f"known: {known}" if known else "give a registry a name to refer to it"
+            yield ("registries", i), f"{show(name)} is not the name of a registry; {advice}"
 
 
 def _name(entry: dict[str, Any] | None) -> str | None:

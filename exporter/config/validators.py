@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import BeforeValidator, Field, PlainSerializer
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BeforeValidator, Field, GetPydanticSchema, PlainSerializer
+from pydantic_core import core_schema
 
-from exporter.config.yaml_source import Quoted, quote
+from exporter.config.yaml_source import show
 
 #: The characters that make a text a glob.
 GLOB = frozenset("*?[")
@@ -31,18 +30,18 @@ class Secret(pydantic.Secret[str]):
 
 # -- durations -------------------------------------------------------------------------------------
 
-#: Prometheus's units in its order, in milliseconds, and whether it writes them only where they fit exactly.
-_UNITS = (
-    ("y", 365 * 86_400_000, True),
-    ("w", 7 * 86_400_000, True),
-    ("d", 86_400_000, False),
-    ("h", 3_600_000, False),
-    ("m", 60_000, False),
-    ("s", 1000, False),
-    ("ms", 1, False),
-)
-DURATION = "".join(rf"(?:([0-9]{{1,15}}){unit})?" for unit, _, _ in _UNITS)
-_LONGEST = 292 * _UNITS[0][1]  # what Prometheus can hold
+#: Prometheus's units in its order, in milliseconds.
+_UNITS = {
+    "y": 365 * 86_400_000,
+    "w": 7 * 86_400_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1000,
+    "ms": 1,
+}
+DURATION = "".join(rf"(?:([0-9]{{1,15}}){unit})?" for unit in _UNITS)
+_LONGEST = 292 * _UNITS["y"]  # what Prometheus can hold
 
 
 def parse_duration(text: str, shortest: float = 0.0) -> float:
@@ -51,45 +50,37 @@ def parse_duration(text: str, shortest: float = 0.0) -> float:
         raise ValueError(f"{text} has no unit; write e.g. {text}s")
     match = re.fullmatch(DURATION, "0s" if text == "0" else text)
     if not match or not text:
-        raise ValueError(f"{quote(text)} is not a duration; write it as in Prometheus, e.g. 30d or 1h30m")
-    counts = zip(match.groups("0"), _UNITS, strict=True)
-    milliseconds = sum(int(count) * size for count, (_, size, _) in counts)
+        raise ValueError(f"{show(text)} is not a duration; write it as in Prometheus, e.g. 30d or 1h30m")
+    counts = zip(match.groups("0"), _UNITS.values(), strict=True)
+    milliseconds = sum(int(count) * size for count, size in counts)
     if milliseconds > _LONGEST:
-        raise ValueError(f"{quote(text)} is longer than Prometheus's longest, 292y")
+        raise ValueError(f"{show(text)} is longer than Prometheus's longest, 292y")
     if milliseconds < shortest * 1000:
-        raise ValueError(f"{quote(text)} is too short; at least {format_duration(shortest)}")
+        raise ValueError(f"{show(text)} is too short; at least {format_duration(shortest)}")
     return milliseconds / 1000
 
 
 def format_duration(seconds: float) -> str:
-    """The duration as Prometheus writes it, to the millisecond."""
-    rest = round(seconds * 1000)
-    parts = []
-    for unit, size, exact in _UNITS:
-        if rest >= size and not (exact and rest % size):
-            count, rest = divmod(rest, size)
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
+    """The duration as Prometheus writes it, to the millisecond; in years and weeks if they fit exactly."""
+    rest, text = round(seconds * 1000), ""
+    for unit, size in _UNITS.items():
+        if rest >= size and (unit not in ("y", "w") or rest % size == 0):
+            text += f"{rest // size}{unit}"
+            rest %= size
+    return text or "0s"
 
 
 # -- how a type is built ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """A type that `read` makes from text. It raises ValueError. `show` makes text of it again."""
-
-    read: Callable[[str], Any]
-    schema: dict[str, Any] = field(hash=False)
-    show: Callable[[Any], str] = str
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
-        shown = core_schema.plain_serializer_function_ser_schema(self.show)
-        text = core_schema.str_schema()
-        return core_schema.no_info_after_validator_function(self.read, text, serialization=shown)
-
-    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        return {"type": "string", **self.schema}
+def _reads(read: Callable[[str], Any], schema: dict[str, Any], write: Callable[[Any], str] = str) -> Any:
+    """A type that `read` makes from text. It raises ValueError. `write` makes text of it again."""
+    written = core_schema.plain_serializer_function_ser_schema(write)
+    text = core_schema.str_schema()
+    core = core_schema.no_info_after_validator_function(read, text, serialization=written)
+    return GetPydanticSchema(
+        lambda _source, _handler: core, lambda _core, _handler: {"type": "string"} | schema
+    )
 
 
 def text(
@@ -99,11 +90,11 @@ def text(
     shortest: int = 1,
     longest: int = 256,
     kind: Callable[[str], Any] = str,
-) -> Reads:
+) -> Any:
     """Printable text of a form; lengths are in characters.
 
-    `hints` are patterns of usual slips, and what to write instead: "{0}" is the first group. Also a text that
-    has the form is refused if it matches one.
+    `hints` are patterns of usual slips, and what to write instead: "{0}" is the first group. A text that has
+    the form and matches one is refused too.
     """
 
     def read(value: str) -> Any:
@@ -111,41 +102,46 @@ def text(
         advice = None if fits and re.fullmatch(pattern, value) else f"is not {name}"
         for slip, hint in hints if fits else ():
             if found := re.fullmatch(slip, value):
-                advice = hint.format(*found.groups())
+                advice = hint.format(*found.groups("NAME"))
                 break
         if advice:
-            raise ValueError(advice if kind is Secret else f"{quote(value)} {advice}")
+            raise ValueError(advice if kind is Secret else f"{show(value)} {advice}")
         return kind(value)
 
     schema: dict[str, Any] = {"minLength": shortest, "maxLength": longest, "pattern": f"^(?:{pattern})$"}
     slips = "|".join(slip for slip, _ in hints)
-    return Reads(read, schema | ({"not": {"type": "string", "pattern": f"^(?:{slips})$"}} if hints else {}))
+    return _reads(read, schema | ({"not": {"type": "string", "pattern": f"^(?:{slips})$"}} if hints else {}))
 
 
-def duration(shortest: float, least: str) -> Reads:
+def _duration(shortest: float, least: str) -> Any:
     """Seconds. `least` is the pattern of a part that is long enough, for the JSON Schema."""
     schema = {"pattern": f"^(?:{DURATION})$", "allOf": [{"pattern": least}]}
-    return Reads(partial(parse_duration, shortest=shortest), schema, format_duration)
+    return _reads(partial(parse_duration, shortest=shortest), schema, format_duration)
 
 
-def _number(value: Any) -> Any:
+def _number(pattern: str, name: str) -> BeforeValidator:
     """The text of a number. YAML 1.1 and pydantic differ about others: 010 is 8 or 10."""
-    number = r"-?(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?"
-    if isinstance(value, str) and (isinstance(value, Quoted) or not re.fullmatch(number, value)):
-        raise ValueError(f"{quote(value)} is not a number; write digits without quotes or a leading 0")
-    return None if isinstance(value, bool) else value
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{show(value)} is not {name}, without leading zeros")
+        return value
+
+    return BeforeValidator(check)
 
 
-Count = Annotated[int, Field(ge=1, lt=10**15), BeforeValidator(_number)]
+Count = Annotated[
+    int, Field(ge=1, lt=10**15), _number("-?(?:0|[1-9][0-9]{0,18})", "a whole number; write e.g. 100")
+]
 Rate = Annotated[
     float,
     Field(gt=0, le=10_000),
-    BeforeValidator(_number),
+    _number(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?", "a number; write e.g. 10 or 0.5"),
     PlainSerializer(lambda rate: int(rate) if float(rate).is_integer() else rate),
 ]
 #: The m of ms is not a minute.
-Interval = Annotated[float, duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
-Age = Annotated[float, duration(0.001, "[1-9]")]
+Interval = Annotated[float, _duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
+Age = Annotated[float, _duration(0.001, "[1-9]")]
 Name = Annotated[str, text(r"\S(?:.*\S)?", "a name: visible characters, no spaces around them")]
 File = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "the name of a file", longest=4096)]
 
@@ -180,37 +176,35 @@ Bcrypt = Annotated[
 
 
 def _or_glob(name: str, characters: str) -> str:
-    """The pattern of a name or a glob: with * or ? and no [, or with a ] after its last [."""
-    plain, closed, every = rf"[*?{characters}]*", rf"[*?\]{characters}]*", rf"[*?\[\]{characters}]*"
-    return rf"{name}|{closed}[*?]{closed}|{every}\[{every}\]{plain}"
+    """The pattern of a name or a glob."""
+    return rf"{name}|(?:[{characters}]*(?:[*?]|\[!?[{characters}]+\]))+[{characters}]*"
 
 
-_OPEN_BRACKET = (r".*\[[^\]]*", "opens a [ that no ] closes")
 #: Covers FIPS, dual-stack and other partitions.
 _HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
-_REGISTRY = 'and under registries: region: {1} and registry_id: "{0}"'
+_ADDRESS = (
+    'is an address in ECR; write repository: {2}, and under registries: region: {1} and registry_id: "{0}"'
+)
 #: ECR's RepositoryName (botocore service model): at least 2 characters.
 RepositoryOrGlob = Annotated[
     str,
     text(
-        _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/!-"),
+        _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/-"),
         "an ECR repository name or a glob: a-z 0-9 . _ - /, e.g. team/app, or team/* with * ? [ ] !",
-        (rf"{_HOST}/([^:@]+)(?:[:@].*)?", f"is an address in ECR; write repository: {{2}}, {_REGISTRY}"),
-        (rf"{_HOST}(?:/|:.*)?", f"is the address of a registry; write a name, e.g. team/app, {_REGISTRY}"),
+        (rf"{_HOST}(?:/([^:@]+))?(?:[:@].*)?", _ADDRESS),
         (
-            r"arn:aws[a-z-]*:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)",
+            r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)",
             'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
         ),
         (r"([^:@]+)(?::[^:@]+)?@(.+)", "is more than a name; write repository: {0} and digest: {1}"),
         (r"([^:@]+):([^:@]+)", "is more than a name; write repository: {0} and tag: {1}"),
-        _OPEN_BRACKET,
     ),
 ]
 _IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _TAG_NAME = "an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -"
 Tag = Annotated[str, text(_IMAGE_TAG, _TAG_NAME)]
 TagOrGlob = Annotated[
-    str, text(_or_glob(_IMAGE_TAG, "A-Za-z0-9_.!-"), f"{_TAG_NAME}; or a glob with * ? [ ] !", _OPEN_BRACKET)
+    str, text(_or_glob(_IMAGE_TAG, "A-Za-z0-9_.-"), f"{_TAG_NAME}; or a glob with * ? [ ] !")
 ]
 _DIGEST = "sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"
 Digest = Annotated[str, text(_DIGEST, "a digest: sha256: and 64 of 0-9 a-f")]

@@ -15,17 +15,6 @@ from exporter.config.yaml_source import Document, Place, contents
 
 _FORBID = ConfigDict(extra="forbid")
 _Version = Literal["TLS12", "TLS13"]
-_AUTHORITIES_ARE_USED: Any = {
-    "required": ["client_ca_file", "client_auth_type"],
-    "properties": {"client_auth_type": {"not": {"const": "NoClientCert"}}},
-}
-_NO_AUTHORITIES: Any = {
-    "properties": {"client_ca_file": False, "client_auth_type": {"const": "NoClientCert"}}
-}
-_VERSIONS_SWAPPED: Any = {
-    "required": ["min_version", "max_version"],
-    "properties": {"min_version": {"const": "TLS13"}, "max_version": {"const": "TLS12"}},
-}
 
 
 def _absolute(name: str, info: ValidationInfo[Path]) -> str:
@@ -40,10 +29,7 @@ _File = Annotated[File, AfterValidator(_absolute)]
 class TLSSettings:
     """How to serve TLS; all paths are absolute. Policies for client certificates have Go's names."""
 
-    __pydantic_config__: ClassVar = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"anyOf": [_AUTHORITIES_ARE_USED, _NO_AUTHORITIES], "not": _VERSIONS_SWAPPED},
-    )
+    __pydantic_config__: ClassVar = _FORBID
 
     cert_file: _File
     key_file: _File

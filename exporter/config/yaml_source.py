@@ -1,21 +1,20 @@
-"""YAML to plain values, each with its place in the file, and every problem with file, line and dotted path.
+"""From YAML text to plain values, and every problem with file, line and path.
 
-A scalar stays the text that the file has: `1.10` is "1.10". Only what YAML reads as a boolean or as null is
-converted. Problems show the text of the file; pydantic's own show converted values and secrets.
+One pass over the parser's events builds the values and remembers the line of each place. Scalars stay text,
+as the file has them, and pydantic converts them: YAML itself would turn 1.10 into 1.1. So a message can show
+what the operator wrote.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -28,10 +27,13 @@ MAX_DEPTH = 30
 MAX_PROBLEMS = 1000
 #: libyaml compares each %TAG directive with all that precede it.
 _UNUSABLE = re.compile(f"{yaml.reader.Reader.NON_PRINTABLE.pattern}|^%TAG", re.MULTILINE)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_TAG = "tag:yaml.org,2002:"
-_NULL, _BOOLEAN, _MERGE = f"{_TAG}null", f"{_TAG}bool", f"{_TAG}merge"
-_TAGS = {_NULL, _BOOLEAN, _MERGE, f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"}
+#: What a scalar without quotes means in YAML 1.1, if it is not text.
+_WORDS: dict[str, bool | None] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
+for _word, _meaning in yaml.SafeLoader.bool_values.items():
+    _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _meaning)
+
 T = TypeVar("T")
 #: The keys and indices that lead to a value.
 Place = tuple[str | int, ...]
@@ -60,21 +62,6 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class Quoted(str):
-    """A scalar with quotes around it: a text, also where it looks like a number."""
-
-    __slots__ = ()
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Resolves booleans, null and `<<`; every other scalar stays text."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, form) for tag, form in forms if tag in _TAGS]
-        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
 class Document:
     """One file: its plain values and the problems so far. Raises ConfigError if it is not YAML.
 
@@ -92,10 +79,19 @@ class Document:
     ) -> None:
         self._file, self._keys, self._refused = file, keys, refused or {}
         self._problems: list[Problem] = []
-        self._reported: set[object] = set()
-        self._nodes: dict[Place, Any] = {}
+        self._lines: dict[Place, int] = {(): 1}
         self._count = 0
-        self._values: dict[str, Any] = self._plain(self._compose(text), ())
+        #: The value of each anchor, and how many values it holds.
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        text = self._decode(text)
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+        try:
+            self._values: dict[str, Any] = self._root()
+        except yaml.MarkedYAMLError as error:
+            begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
+            message = f"{error.context}{begun}, {error.problem}" if error.context else str(error.problem)
+            line = error.problem_mark.line if error.problem_mark else 0
+            self._fail(line + 1, f"is not YAML: {message}{_hint([*text.splitlines(), ''][line])}")
 
     def validate(self, adapter: TypeAdapter[T], check: Check, context: object = None) -> T:
         """The settings. Raises ConfigError with every problem that pydantic and `check` find.
@@ -105,7 +101,7 @@ class Document:
         try:
             settings = adapter.validate_python(self._values, context=context)
         except ValidationError as error:
-            for each in error.errors(include_url=False, include_input=False):
+            for each in error.errors(include_url=False):
                 self._translate(each)
         for place, message in check(self._values):
             self._report(place, message)
@@ -113,40 +109,36 @@ class Document:
             raise ConfigError(self._problems)
         return settings
 
-    def problem(self, place: Place, message: str, node: Any = None) -> Problem:
-        """A problem of the value at a place, or of the mapping that lacks it."""
-        node = node or self._nodes.get(place) or self._nodes[place[:-1]]
-        return Problem(self._file, node.start_mark.line + 1, _dotted(place), message)
+    def problem(self, place: Place, message: str) -> Problem:
+        """A problem of a value. What is missing, or from an alias, has the line of what is around it."""
+        around = place
+        while around not in self._lines:
+            around = around[:-1]
+        return Problem(self._file, self._lines[around], _dotted(place), message)
 
-    def _report(self, place: Place, message: str, node: Any = None) -> None:
-        """Add a problem: the first of a place, and each message once for a value with aliases."""
-        seen = {place, (id(node or self._nodes.get(place) or place), message)}
-        if self._reported.isdisjoint(seen):
-            if len(self._problems) >= MAX_PROBLEMS:
-                self._fail(None, f"has more problems; these are the first {MAX_PROBLEMS}")
-            self._problems.append(self.problem(place, message, node))
-        self._reported |= seen
+    def _report(self, place: Place, message: str) -> None:
+        if len(self._problems) >= MAX_PROBLEMS:
+            self._fail(None, f"has more problems; these are the first {MAX_PROBLEMS}")
+        self._problems.append(self.problem(place, message))
 
     def _fail(self, line: int | None, message: str) -> NoReturn:
         raise ConfigError([*self._problems, Problem(self._file, line, "", message)])
 
     def _translate(self, error: ErrorDetails) -> None:
         """Report an error of pydantic's, and forget the value."""
+        if error["input"] is None or (error["type"] == "too_short" and error["input"]):
+            return  # the value or each item of the list is reported already
         place = tuple(step for step in error["loc"] if step != "[key]")
-        node = self._nodes.get(place)
-        if not node:
-            self._report(place, "is missing; it is a required key")
-        elif error["type"] != "too_short" or not node.value:  # else its items are wrong, and reported
-            self._report(place, _message(error, node))
-            parent: Any = self._values
-            for step in place[:-1]:
-                parent = parent[step]
-            parent[place[-1]] = None
+        self._report(place, _message(error))
+        holder: Any = self._values
+        for step in place[:-1]:
+            holder = holder and holder[step]
+        if holder:
+            holder[place[-1]] = None
 
     # -- from text to plain values -----------------------------------------------------------------
 
-    def _compose(self, text: str | bytes) -> Any:
-        """The root node of a text. PyYAML's composer has no bound; libyaml's overruns the stack."""
+    def _decode(self, text: str | bytes) -> str:
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         if len(data) > MAX_BYTES:
             self._fail(None, f"is larger than {MAX_BYTES // 2**20} MiB")
@@ -155,150 +147,159 @@ class Document:
         except UnicodeDecodeError as error:
             self._fail(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text")
         if bad := _UNUSABLE.search(text):
-            line = text.count("\n", 0, bad.start()) + 1
-            self._fail(line, "is not YAML: control characters and %TAG directives are not allowed")
-        depth = count = 0
-        try:
-            event: Any
-            for event in yaml.parse(text, Loader=_Loader):
-                depth += isinstance(event, yaml.CollectionStartEvent)
-                depth -= isinstance(event, yaml.CollectionEndEvent)
-                count += isinstance(event, yaml.NodeEvent)
-                self._check_bounds(event, depth - 1, count)
-            root: Any = yaml.compose(text, Loader=_Loader) or yaml.compose("{}")
-        except yaml.MarkedYAMLError as error:
-            begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
-            message = f"{error.context}{begun}, {error.problem}" if error.context else str(error.problem)
-            if isinstance(error, yaml.composer.ComposerError):
-                message = re.sub(" '.*'", "", message)  # the name of an anchor may be a secret
-            at = error.problem_mark.line + 1 if error.problem_mark else None
-            self._fail(at, f"is not YAML: {message}{_hint(error, text)}")
-        if root.id != "mapping":
-            self._fail(root.start_mark.line + 1, f"{_KINDS[root.id]} is not a mapping of keys to values")
-        return root
+            message = "is not YAML: control characters and %TAG directives are not allowed"
+            self._fail(text.count("\n", 0, bad.start()) + 1, message)
+        return text
 
-    def _check_bounds(self, at: Any, depth: int, count: int) -> None:
-        if depth > MAX_DEPTH or count > MAX_VALUES:
-            message = f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels, with its aliases"
-            self._fail(at.start_mark.line + 1, message)
-
-    def _plain(self, node: Any, place: Place) -> Any:
-        """The value of a node. What an alias repeats has a place of its own."""
-        self._count += 1
-        self._check_bounds(node, len(place), self._count)
-        self._nodes[place] = node
-        if node.tag not in _TAGS:
-            return self._report(place, "begins with a YAML tag; quote a text that begins with !")
-        if node.id == "mapping":
-            values = self._spelt(self._pairs(node, place), place)
-            return {name: self._plain(value, (*place, name)) for name, value in values.items()}
-        if node.id == "sequence":
-            return [self._plain(item, (*place, i)) for i, item in enumerate(node.value)]
-        if node.tag == _NULL:
-            return self._report(place, "has no value; write one, or leave the key out")
-        if node.tag == _BOOLEAN:
-            return yaml.SafeLoader.bool_values.get(node.value.lower())
-        return Quoted(node.value) if node.style else node.value
-
-    def _pairs(self, node: Any, place: Place, depth: int = 0) -> dict[str, tuple[Any, Any]]:
-        """The nodes of each key and its value. Keys of the mapping win over merged ones, then the earlier."""
-        self._count += len(node.value) + 1
-        self._check_bounds(node, depth, self._count)
-        pairs: dict[str, tuple[Any, Any]] = {}
-        merged: list[Any] = []
-        for key, value in node.value:
-            if key.id != "scalar":
-                self._report(place, f"{_KINDS[key.id]} is not a key", key)
-            elif key.tag == _MERGE:
-                merged += value.value if value.id == "sequence" else [value]
-            elif key.value in pairs:
-                first = pairs[key.value][0].start_mark.line + 1
-                self._report((*place, key.value), f"is there twice; the first is on line {first}", key)
-            else:
-                pairs[key.value] = key, value
-        for source in merged:
-            if source.id == "mapping":
-                pairs = self._pairs(source, place, depth + 1) | pairs
-            else:
-                self._report((*place, "<<"), f"{_KINDS[source.id]} is not a mapping to merge", source)
-        return pairs
-
-    def _spelt(self, pairs: dict[str, tuple[Any, Any]], place: Place) -> dict[str, Any]:
-        """The values of known keys. A key that resembles a known one is reported and read as that one."""
-        known = self._keys.get(tuple(step for step in place if isinstance(step, str)), pairs)
-        values = {name: value for name, (_, value) in pairs.items() if name in known}
-        for name, (key, value) in pairs.items():
-            if name in known:
-                continue
-            message = f"unknown key; known here: {', '.join(known)}"
-            if name in self._refused:
-                message = f"cannot be honoured: {self._refused[name]}"
-            elif close := get_close_matches(name[:64], known, n=1):
-                message = f"unknown key; did you mean {close[0]}?"
-                values.setdefault(close[0], value)
-            self._report((*place, name), message, key)
+    def _root(self) -> Any:
+        """The mapping of the only document. A file without a document is an empty mapping."""
+        next(self._events)
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return {}
+        first = next(self._events)
+        if not isinstance(first, yaml.MappingStartEvent):
+            self._fail(first.start_mark.line + 1, "the file is not a mapping of keys to values")
+        values = self._value(first, ()) or {}
+        next(self._events)
+        following = next(self._events)
+        if not isinstance(following, yaml.StreamEndEvent):
+            self._fail(following.start_mark.line + 1, "a second document begins here; a file has one")
         return values
+
+    def _value(self, event: Any, place: Place) -> Any:
+        """The value that begins with an event, at a place whose line is known. A wrong one is None."""
+        value, size = self._anchors.get(event.anchor, (None, 0))
+        before, is_alias = self._count, isinstance(event, yaml.AliasEvent)
+        self._count += 1 + (size if is_alias else 0)
+        if self._count > MAX_VALUES or len(place) > MAX_DEPTH:
+            message = f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels, with its aliases"
+            self._fail(event.start_mark.line + 1, message)
+        if is_alias:
+            if not size:
+                self._report(place, "is an alias of no anchor above; quote a text that begins with *")
+            return value
+        value = self._content(event, place)
+        if event.tag:
+            self._report(place, "begins with a YAML tag; quote a text that begins with !")
+            value = None
+        if event.anchor:
+            self._anchors[event.anchor] = value, self._count - before
+        return value
+
+    def _content(self, event: Any, place: Place) -> Any:
+        """The value of a mapping, a list or a scalar."""
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(place)
+        if isinstance(event, yaml.SequenceStartEvent):
+            values: list[Any] = []
+            while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
+                at = (*place, len(values))
+                self._lines[at] = item.start_mark.line + 1
+                values.append(self._value(item, at))
+            return values
+        value = event.value if event.style else _WORDS.get(event.value, event.value)
+        if value is None:
+            self._report(place, "has no value; write one, or leave the key out")
+        return value
+
+    def _mapping(self, place: Place) -> dict[str, Any]:
+        """The values up to the end of a mapping. A key that resembles a known one is read as that one."""
+        known = self._keys.get(tuple(step for step in place if isinstance(step, str)))
+        values: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarEvent):
+                self._fail(line, "a key is no list, mapping or alias; quote a text that begins with [ { or *")
+            name = key.value
+            first = self._lines.get((*place, name))
+            self._lines[*place, name] = line
+            if name in values:
+                self._report((*place, name), f"is there twice; the first is on line {first}")
+            elif known and name not in known and name != "<<":
+                name = self._guess(place, name, known)
+                self._lines[*place, name] = line
+            value = self._value(next(self._events), (*place, name))
+            if name == "<<":
+                for source in value if isinstance(value, list) else [value]:
+                    if isinstance(source, dict):
+                        merged = source | merged
+                    elif source is not None:
+                        self._report((*place, name), "is not a mapping to merge")
+            elif not known or name in known:
+                values[name] = value
+        return merged | values
+
+    def _guess(self, place: Place, name: str, known: Sequence[str]) -> str:
+        """Report an unknown key. Returns the known one that it resembles, or else the key."""
+        close = get_close_matches(name[:64], known, n=1)
+        message = f"unknown key; known here: {', '.join(known)}"
+        if name in self._refused:
+            message, close = f"cannot be honoured: {self._refused[name]}", []
+        elif close:
+            message = f"unknown key; did you mean {close[0]}?"
+        self._report((*place, name), message)
+        return close[0] if close else name
 
 
 # -- messages --------------------------------------------------------------------------------------
 
-_KINDS = {"scalar": "text", "sequence": "a list", "mapping": "a mapping"}
 #: What to say for an error of pydantic's. Text in the place of a mapping may be a secret.
 _SAYS = {
-    "string_type": "{kind} is not text; write one value",
+    "missing": "is missing; it is a required key",
+    "unexpected_keyword_argument": "unknown key",
+    "dataclass_type": "is not a mapping of keys to values",
+    "dict_type": "is not a mapping of keys to values",
     "tuple_type": "{shown} is not a list; begin each item with -",
     "too_short": "is empty; name at least one, or leave the key out",
-    "dataclass_type": "{kind} is not a mapping of keys to values",
-    "dict_type": "{kind} is not a mapping of keys to values",
+    "string_type": "{shown} is not text; write one value",
+    "bool_type": "{shown} should be true or false, without quotes",
+    "literal_error": "{shown} is not supported; write {expected}",
+    "greater_than": "{shown} should be more than {gt:.0f}",
+    "greater_than_equal": "{shown} should be at least {ge:.0f}",
+    "less_than": "{shown} should be less than {lt:.0f}",
+    "less_than_equal": "{shown} should be at most {le:.0f}",
 }
 
 
-def _message(error: ErrorDetails, node: Any) -> str:
-    """What is wrong with a value, in our words or in those of pydantic, with the value as the file has it."""
-    kind, sentence = _KINDS[node.id], error["msg"]
-    shown = quote(node.value) if kind == "text" else kind
-    if error["type"] == "string_type" and node.tag == _BOOLEAN:
-        return f"{shown} is a boolean in YAML; to mean the text, quote it"
-    if error["type"] in _SAYS:
-        return _SAYS[error["type"]].format(shown=shown, kind=kind)
-    return shown + sentence[5:] if sentence.startswith("Input") else sentence.removeprefix("Value error, ")
+def _message(error: ErrorDetails) -> str:
+    """What is wrong with a value, and what would be right."""
+    if error["type"] == "string_type" and isinstance(error["input"], bool):
+        return "is a boolean in YAML (yes, no, on, off, true, false); to mean the text, quote it"
+    if says := _SAYS.get(error["type"]):
+        return says.format(shown=show(error["input"]), **error.get("ctx", {})).replace(
+            "write False", "write false"
+        )
+    return error["msg"].removeprefix("Value error, ")
 
 
 #: Usual slips in a line that is not YAML, and what to do.
-_SLIPS = (
-    (r"[ -]*\t", "tabs cannot indent YAML; use spaces"),
-    (
-        r".*(?:^|[-:,\[{])\s*(?:[*@`%!]|\[[^\[\]]*\][^\s,\]}])",
-        'quote a text that begins with one of * [ @ ` % !, e.g. "*-dev"',
-    ),
-)
+_SLIPS = {
+    r"[ -]*\t": "tabs cannot indent YAML; use spaces",
+    r".*(?:^|[-:,\[{])\s*(?:[*@`%!]|\[[^\[\]]*\][^\s,\]}])": "quote a text that begins with * [ @ ` % or !",
+}
 
 
-def _hint(error: yaml.MarkedYAMLError, text: str) -> str:
+def _hint(line: str) -> str:
     """The slip that is likely behind a syntax error: `; advice`, or nothing."""
-    lines = text.split("\n")
-    numbers = [mark.line for mark in (error.problem_mark, error.context_mark) if mark]
-    near = [lines[number][:500] for number in numbers if number < len(lines)]
-    return next((f"; {advice}" for line in near for slip, advice in _SLIPS if re.match(slip, line)), "")
+    return next((f"; {advice}" for slip, advice in _SLIPS.items() if re.match(slip, line[:500])), "")
 
 
 def _dotted(place: Place) -> str:
     """A place as text. A key that is not a plain word is quoted, so that a problem stays one line."""
     path = ""
     for step in place:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif re.fullmatch(r"[\w-]{1,64}|<<", step):
-            path += f".{step}" if path else step
-        else:
-            path += f"[{'a bcrypt hash' if step.startswith('$2') else quote(step)}]"
-    return path
+        is_word = isinstance(step, str) and re.fullmatch(r"[\w-]{1,64}|<<", step)
+        path += f".{step}" if is_word else f"[{show(step)}]"
+    return path.removeprefix(".")
 
 
-def quote(text: str) -> str:
-    """The text in quotes on one line, cut after 60 characters if it is longer than 64."""
-    short = text if len(text) <= 64 else f"{text[:60]}..."
-    return json.dumps(short, ensure_ascii=not short.isprintable())
+def show(value: Any) -> str:
+    """A value on one line: text in quotes, cut after 60 characters if it is longer than 64."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    short = f"{value[:60]}..." if isinstance(value, str) and len(value) > 64 else value
+    return json.dumps(short, ensure_ascii=not str(short).isprintable())
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -314,22 +315,12 @@ def contents(path: str) -> bytes:
         raise ConfigError([Problem(path, None, "", f"cannot be read: {reason or error}")]) from error
 
 
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Pause the collector: it would scan hundreds of thousands of new values and find no garbage."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Quotes also what other YAML readers, as Go's, take for another type: `y`, `1e3`, `012345678901`."""
 
 
 _NUMBER = re.compile(r"(?:[yYnN]|[-+]?[0-9.][0-9_.]*(?:[eE][-+]?[0-9]*)?|0[box][0-9a-fA-F_]*)$")
-_Dumper.add_implicit_resolver(f"{_TAG}float", _NUMBER, list("yYnN-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("yYnN-+.0123456789"))
 
 
 def dump(plain: Any) -> str:

@@ -60,6 +60,7 @@ def test_text_stays_as_it_was_written() -> None:
     assert found.registries[1] == RegistrySettings()
     assert [target.tag for target in found.targets] == ["1.10", "2024-01-31", None]
     assert found.targets[2].tags == ("1e3", "0x1F", "true")
+    assert found.max_images == 5000  # quoted in the file
 
 
 def test_anchors_and_merges() -> None:
@@ -126,6 +127,7 @@ BOUNDS = "config.yaml:1: holds more than 200000 values or 30 levels, with its al
 DEEP = (
     BOUNDS,
     "config.yaml:1: is not YAML: while increasing flow level",
+    BOUNDS.replace(":1:", ":2:"),
 )
 
 
@@ -139,19 +141,21 @@ DEEP = (
             "config.yaml:2: is not YAML: control characters and %TAG directives are not allowed",
             id="nul",
         ),
-        pytest.param("[" * FLOOD, DEEP, id="lists"),
-        pytest.param("- " * FLOOD, DEEP, id="block lists"),
-        pytest.param("{a: " * FLOOD, DEEP, id="mappings"),
+        pytest.param("targets: " + "[" * FLOOD, DEEP, id="lists"),
+        pytest.param("targets:\n" + "- " * FLOOD, DEEP, id="block lists"),
+        pytest.param("targets: " + "{repository: " * FLOOD, DEEP, id="mappings"),
         pytest.param(
             "%TAG !a! !b\n" * FLOOD,
             "config.yaml:1: is not YAML: control characters and %TAG directives are not allowed",
             id="directives",
         ),
-        pytest.param("[" + "," * FLOOD, "config.yaml:1: is not YAML: ", id="commas"),
+        pytest.param("targets: [" + "," * FLOOD, "config.yaml:1: is not YAML: ", id="commas"),
         pytest.param("#" * 2**23 + "#", "config.yaml: is larger than 8 MiB", id="bytes"),
-        pytest.param("[" + "a," * 600_000, BOUNDS, id="values"),
-        pytest.param("targets: &a [*a]", BOUNDS, id="self"),
-        pytest.param("~", "config.yaml:1: text is not a mapping of keys to values", id="null"),
+        pytest.param("targets: [" + "a," * 600_000, BOUNDS, id="values"),
+        pytest.param(
+            "targets: &a [*a]", "config.yaml:1: targets[0]: is an alias of no anchor above", id="self"
+        ),
+        pytest.param("~", "config.yaml:1: the file is not a mapping of keys to values", id="null"),
         pytest.param(
             "targets: [&t {repository: team/app, tags: ["
             + ",".join(f"v{i}" for i in range(1000))

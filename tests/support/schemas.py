@@ -14,7 +14,7 @@ from exporter.config.web import WebSettings
 #: Files that fail while YAML is read, so there are no values to check against a schema.
 NO_VALUES = {
     "alias",
-    "aliased_once",
+    "aliased",
     "bomb",
     "keys",
     "not_yaml",
@@ -23,6 +23,7 @@ NO_VALUES = {
     "slips_alias",
     "slips_at",
     "slips_bang",
+    "slips_braces",
     "slips_bracket",
     "slips_star",
     "slips_tab",
