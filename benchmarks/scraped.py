@@ -23,8 +23,9 @@ from exporter.http.web_config import WebConfig
 from exporter.metrics.catalogue import DOMAIN, ImageRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
+from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
 from exporter.replication.model import Destination, ImageState, Name, Replication, Source
-from exporter.replication.store import ImageFacts, RegistryFacts, RepositoryFacts, Store
+from exporter.replication.store import Store
 
 REPOSITORIES = 20
 #: Distance between two images that change. Every image has a turn, and changes are far apart, which is the
