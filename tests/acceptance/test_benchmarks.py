@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -89,3 +90,23 @@ def test_an_allowance_can_limit_one_operation(client: EcrClient, url: str) -> No
     status = control(url, "/calls?operation=DescribeImageReplicationStatus")
     assert (len(status["served"]), len(status["refused"])) == (0, 1)
     assert len(control(url, "/calls?operation=DescribeRepositories")["served"]) == 2
+
+
+@pytest.mark.parametrize("server", ["exporter", "prometheus_client"])
+def test_what_is_scraped_has_the_facts(server: str) -> None:
+    command = [sys.executable, str(SERVER.with_name("scraped.py")), server, "20"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            url = f"http://127.0.0.1:{process.stdout.readline().strip()}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as response:
+                assert response.read().count(b"ecr_image_info{") == 20
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SERVER.parent.glob("*.py")))
+def test_every_benchmark_can_be_imported(script: str) -> None:
+    folders = os.pathsep.join(map(str, (SERVER.parent, SERVER.parents[1] / "tests")))
+    command = [sys.executable, "-c", f"import {script.removesuffix('.py')}"]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": folders})
