@@ -173,7 +173,9 @@ class RepositoryPoller(Asker):
         self.statuses.choice.configure(accesses)
 
     def retarget(self, targets: RepositoryTargets) -> None:
-        """Take other targets: images that they do not select go now, those that they add come soon."""
+        """Take the targets: images that others do not select go now, those that they add come soon."""
+        if targets.selections == self._targets.selections:
+            return
         self._targets = targets
         with self._store.lock:
             self.facts.labels = targets.labels

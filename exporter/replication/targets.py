@@ -184,6 +184,8 @@ class RepositoryTargets:
     def __init__(self, targets: tuple[Target, ...]) -> None:
         self.targets = targets
         self.labels = tuple(target.label for target in targets)
+        #: What each target selects, by label.
+        self.selections = {target.label: target.settings.selection for target in targets}
         self.untagged = any(target.untagged for target in targets)
         #: Whether the selection can change although the images stay the same.
         self.age_matters = any(target.settings.pushed_within is not None for target in targets)
