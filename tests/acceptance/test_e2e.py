@@ -468,6 +468,25 @@ targets: [{{repository: team/*}}]
             assert "planted-secret" not in text
 
 
+def test_readiness_does_not_wait_for_images_and_success_does(
+    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+) -> None:
+    """At one call a second. Kubernetes ends a rollout that is not ready after ten minutes."""
+    for number in range(100):
+        aws.push(ACCOUNT, REGION, "team/app", f"build-{number}")
+    config = configured(tmp_path, "targets: [{repository: team/*}]\nrequests_per_second: 1\n")
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
+        eventually(lambda: aws.count("DescribeImageReplicationStatus"))
+        assert ask(f"{command.url}/-/ready").status == 200
+        assert command.series("ecr_target_success") == []
+        assert aws.count("DescribeImageReplicationStatus") < 102
+        configured(tmp_path, f"targets: [{{repository: team/*}}]\n{FAST}")
+        command.process.send_signal(signal.SIGHUP)
+        eventually(lambda: [value for _, value in command.series("ecr_target_success")] == [1])
+        assert aws.count("DescribeImageReplicationStatus") >= 102
+
+
 # -- restarts and shards ---------------------------------------------------------------------------
 
 
