@@ -134,7 +134,7 @@ class StatusPoller(Asker):
             self._facts.put(after)
         self.works()
         self._context.works(FailureScope("status", self._name, digest))
-        self._ask(after, due=self._pacing.later(self._pacing.interval(after.state)))
+        self._ask(after, due=self._pacing.later(self._interval(after)))
         self.note_first_answer(digest)
 
     def works(self) -> None:
@@ -142,8 +142,17 @@ class StatusPoller(Asker):
         self._context.works(self._scope)
         self._pacing.release(self._name)
 
+    def _age(self, image: ImageFacts) -> float | None:
+        """Seconds since the replication of an image began; None if ECR does not say."""
+        began = image.replicated_from
+        return None if began is None else max(0.0, self._clock.time() - began)
+
+    def _interval(self, image: ImageFacts) -> float:
+        """Seconds from the last answer about an image to the next question."""
+        return self._pacing.interval(image.state, age=self._age(image) or 0.0)
+
     def _evaluated(self, before: ImageFacts, reported: tuple[Replication, ...]) -> ImageFacts:
-        now, began = self._clock.monotonic(), before.replicated_from
+        now, age = self._clock.monotonic(), self._age(before)
         stale_after = self._pacing.settings.stale_after
         rules = self._registry.believed_rules(now, stale_after)
         replications, state, unverified = evaluate(
@@ -151,10 +160,10 @@ class StatusPoller(Asker):
             rules.destinations(self._name) if rules else None,
             rules_apply=self._registry.rules_cover(before),
             rules_expired=rules is None and self._registry.rules is not None,
-            recent=began is not None and self._clock.time() - began < RECENT,
+            recent=age is not None and age < RECENT,
         )
         (self._unverified.add if unverified else self._unverified.discard)(before.digest)
-        good_until = now + self._pacing.interval(state) + stale_after
+        good_until = now + self._pacing.interval(state, age=age or 0.0) + stale_after
         return before.answered(replications, state, unverified=unverified, at=now, good_until=good_until)
 
     def failed(self, call: Call, error: ECRError) -> None:
@@ -212,7 +221,7 @@ class StatusPoller(Asker):
             self._store.changed()
             for image in list(self._facts.images.values()):
                 if image.replications is not None:
-                    due = image.answered_at + self._pacing.interval(image.state)
+                    due = image.answered_at + self._interval(image)
                     self._facts.put(replace(image, good_until=due + self._pacing.settings.stale_after))
                     self._ask(image, due=due)
 
