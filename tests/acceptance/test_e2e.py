@@ -487,6 +487,28 @@ def test_readiness_does_not_wait_for_images_and_success_does(
         assert aws.count("DescribeImageReplicationStatus") >= 102
 
 
+def test_a_copy_is_not_missing_on_the_way_back(
+    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+) -> None:
+    """Two registries replicate to each other, and ECR reports nothing of a copy."""
+    other, home = IRELAND["region"], {"region": REGION, "registryId": ACCOUNT}
+    aws.create_repository(ACCOUNT, other, "team/app")
+    aws.set_rules(ACCOUNT, other, [{"destinations": [home]}])
+    image = aws.push(ACCOUNT, REGION, "team/app", "v2")
+    for tag, digest in (("v2", image), ("lost", None)):
+        copy = aws.push(ACCOUNT, other, "team/app", tag, digest=digest)
+        aws.set_status(ACCOUNT, other, "team/app", copy, [])
+    config = configured(
+        tmp_path,
+        f"registries: [{{region: {REGION}}}, {{region: {other}}}]\ntargets: [{{repository: team/*}}]\n{FAST}",
+    )
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: command.statuses(source_region=other, tag="v2") == {"COMPLETE"})
+        eventually(lambda: [value for _, value in command.series("ecr_target_success")] == [1, 1])
+        assert command.statuses(source_region=other, tag="v2") == {"COMPLETE"}
+        assert command.statuses(source_region=other, tag="lost") == {"MISSING"}
+
+
 # -- restarts and shards ---------------------------------------------------------------------------
 
 
