@@ -8,12 +8,14 @@ values of the file, except those that are wrong already, and every problem is re
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from hashlib import blake2b
 from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import ConfigDict, Field, StrictBool, TypeAdapter
+from pydantic import ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 
 from exporter.config import validators as of
 from exporter.config.yaml_source import Document, Place, Problem, contents, dump, show
@@ -74,6 +76,7 @@ class TargetSettings:
     untagged: StrictBool = False
     #: Names of registries; none for all of them.
     registries: Annotated[tuple[of.Name, ...], _FILLED] = ()
+    name: of.Label = ""
 
     @property
     def is_glob(self) -> bool:
@@ -82,9 +85,14 @@ class TargetSettings:
 
     @property
     def label(self) -> str:
-        """The `target` label of the metrics. It differs between targets that select differently."""
+        """The `target` label of the metrics: the name, else made from the other keys.
+
+        It differs between targets that select differently, and stays the same between releases.
+        """
+        if self.name:
+            return self.name
         if self.digest:
-            return f"{self.repository}@{self.digest}"
+            return _shortened(f"{self.repository}@{self.digest}")
         tags = ",".join([self.tag] if self.tag else self.tags)
         parts = [f"{self.repository}:{tags}" if tags else self.repository]
         if self.exclude_tags:
@@ -95,7 +103,23 @@ class TargetSettings:
             parts.append(f"pushed_within={of.format_duration(self.pushed_within)}")
         if self.untagged:
             parts.append("untagged")
-        return " ".join(parts)
+        return _shortened(" ".join(parts))
+
+    @property
+    def selection(self) -> TargetSettings:
+        """What it selects: all but its name and its registries."""
+        return replace(self, name="", registries=())
+
+
+def _shortened(label: str) -> str:
+    """The label; the beginning and a hash of it if it is longer than LONGEST_LABEL.
+
+    No repository and no tag contains a ~, so a shortened label never equals a whole one.
+    """
+    if len(label) <= of.LONGEST_LABEL:
+        return label
+    ending = "~" + blake2b(label.encode(), digest_size=8).hexdigest()
+    return label[: of.LONGEST_LABEL - len(ending)] + ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +148,7 @@ def keys(model: Any) -> tuple[str, ...]:
 
 _MODELS = {(): Settings, ("registries",): RegistrySettings, ("targets",): TargetSettings}
 _ADAPTER = TypeAdapter(Settings)
+_TARGET = TypeAdapter(TargetSettings)
 
 
 def load(path: str, **options: Any) -> Settings:
@@ -174,6 +199,7 @@ def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     for i, target in enumerate(values.get("targets") or ()):
         for place, message in _target_conflicts(target or {}, names):
             yield ("targets", i, *place), message
+    yield from _label_conflicts(values.get("targets") or ())
     # Series that go stale between two listings would come and go for ever.
     given = {key: values[key] for key in ("stale_after", "discovery_interval") if key in values}
     if None not in given.values():
@@ -196,6 +222,26 @@ def _target_conflicts(target: dict[str, Any], names: Sequence[str | None]) -> It
             known = ", ".join(sorted({show(each) for each in names if each}))
             advice = f"known: {known}" if known else "give a registry a name to refer to it"
             yield ("registries", i), f"{show(name)} is not the name of a registry; {advice}"
+
+
+def _label_conflicts(targets: Sequence[dict[str, Any] | None]) -> Iterator[tuple[Place, str]]:
+    """Names that are the labels of other targets, which select differently."""
+    if not any(target and "name" in target for target in targets):
+        return
+    found: dict[int, TargetSettings] = {}
+    for i, target in enumerate(targets):
+        # What a target with a mistake selects is open.
+        with suppress(ValidationError):
+            if target and None not in target.values():
+                found[i] = _TARGET.validate_python(target)
+    owners: dict[str, int] = {}
+    for i, settings in sorted(found.items(), key=lambda item: bool(item[1].name)):
+        owner = owners.setdefault(settings.label, i)
+        if found[owner].selection != settings.selection:
+            message = (
+                f"{show(settings.name)} is already the label of targets[{owner}], which selects differently"
+            )
+            yield ("targets", i, "name"), message
 
 
 def _name(entry: dict[str, Any] | None) -> str | None:

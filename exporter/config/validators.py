@@ -142,7 +142,11 @@ Rate = Annotated[
 #: The m of ms is not a minute.
 Interval = Annotated[float, _duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
 Age = Annotated[float, _duration(0.001, "[1-9]")]
-Name = Annotated[str, text(r"\S(?:.*\S)?", "a name: visible characters, no spaces around them")]
+_NAME = "a name: visible characters, no spaces around them"
+Name = Annotated[str, text(r"\S(?:.*\S)?", _NAME)]
+#: The longest `target` label. Mimir takes 2048 characters by default, and people read them.
+LONGEST_LABEL = 128
+Label = Annotated[str, text(r"\S(?:.*\S)?", f"{_NAME}, at most {LONGEST_LABEL}", longest=LONGEST_LABEL)]
 File = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "the name of a file", longest=4096)]
 
 # -- AWS's names -----------------------------------------------------------------------------------

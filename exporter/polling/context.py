@@ -14,6 +14,7 @@ from exporter.config.settings import Settings
 from exporter.polling.access import Access, Choice
 from exporter.polling.calls import Call, Clock, Job, Journal
 from exporter.polling.pacing import Pacing
+from exporter.polling.sightings import Sightings
 from exporter.replication.facts import RegistryFacts
 from exporter.replication.model import Destination, FailureScope, Reason, Source
 from exporter.replication.state_file import StateCache
@@ -36,6 +37,7 @@ class Shared:
 
     store: Store
     newest: Newest
+    sightings: Sightings
     memory: StateCache
     shard: Shard
     clock: Clock

@@ -11,6 +11,8 @@ from exporter.polling.queue import PROBE_TIMEOUT, DueQueue
 from exporter.polling.rate_limit import Operation, RateLimiter
 from exporter.replication.model import ImageState
 
+#: An unfinished replication is asked for again after this part of its age: 40 calls in the first hour.
+PENDING_BACKOFF = 1 / 8
 #: Seconds after a probe without a result until the next one is sent.
 PROBE_PAUSE = 1.0
 
@@ -41,13 +43,18 @@ class Pacing:
         """Whether AWS throttled a call lately."""
         return bool(self._limiter.throttled(self._clock.monotonic()))
 
-    def interval(self, state: ImageState) -> float:
-        """Seconds until the next status call for an image in this state."""
-        if state in (ImageState.PENDING, ImageState.NEW):
-            return self.settings.pending_interval
-        return (
-            self.settings.settled_interval if state is ImageState.SETTLED else self.settings.failed_interval
-        )
+    def interval(self, state: ImageState, *, age: float) -> float:
+        """Seconds until the next status call for an image in this state.
+
+        `age` is how long its replication has been going on. While it is PENDING, the interval grows with the
+        age, from `pending_interval` to `failed_interval`.
+        """
+        settings = self.settings
+        if state is ImageState.SETTLED:
+            return settings.settled_interval
+        if state is ImageState.PENDING:
+            return max(settings.pending_interval, min(PENDING_BACKOFF * age, settings.failed_interval))
+        return settings.failed_interval
 
     def book(self, job: Job, *, due: float | None = None, rank: float | None = 0.0) -> None:
         """Ask for the job at a time, now by default. A greater rank goes earlier; None is in no hurry."""

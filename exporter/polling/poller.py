@@ -23,6 +23,7 @@ from exporter.polling.access import Access, Group, grouped
 from exporter.polling.calls import Call, Clock, Journal, unusable
 from exporter.polling.context import OnComplete, Shared
 from exporter.polling.registry import RegistryPoller
+from exporter.polling.sightings import Sightings
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
 from exporter.replication.model import Reason, Source
 from exporter.replication.state_file import StateCache
@@ -78,6 +79,7 @@ class Poller:
         self._shared = Shared(
             store=store,
             newest=Newest(settings.max_images),
+            sightings=Sightings(),
             memory=memory or StateCache(),
             shard=shard,
             clock=clock,

@@ -41,7 +41,7 @@ class RepositoriesPoller(Asker):
         self._group, self._targets = group, targets
         globs = {target.label: target.settings for target in targets.all if target.settings.is_glob}
         with self._store.lock:
-            self._rounds.configure([target.label for target in targets.all])
+            self._rounds.configure({target.label: target.settings.selection for target in targets.all})
             self._registry.globs = frozenset(globs)
         self.choice.configure(group.named(globs.values()))
         for name, poller in self.pollers.items():
@@ -117,7 +117,7 @@ class RepositoriesPoller(Asker):
                 with self._store.lock:
                     self._store.changed()
                     self._registry.repositories[name] = known.facts
-            elif known.facts.labels != targets.labels:
+            else:
                 known.retarget(targets)
         if self._existing is not None:
             empty = self._targets.matching_nothing(self._existing)

@@ -36,6 +36,7 @@ class RepositoryPoller(Asker):
         self.statuses = StatusPoller(context, name, self.facts, accesses)
         self._targets = targets
         self._newest = context.shared.newest
+        self._sightings = context.shared.sightings
         self._memory = context.shared.memory
         self._listing = ImageListing(name, targets)
         self._job = Job(Operation.IMAGES, name)
@@ -45,6 +46,7 @@ class RepositoryPoller(Asker):
         self._shown: Sequence[Image] | None = None
         #: The floor of `newest` when its images were shown.
         self._floor: object = None
+        self._sightings.watch(name, self._registry.source, self.statuses)
         self._pacing.book(self._job)
 
     # -- listings ----------------------------------------------------------------------------
@@ -101,6 +103,7 @@ class RepositoryPoller(Asker):
                 self._store.changed()
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
+        self._sightings.listed(self.name, self._registry.source, images)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
         self.ask_again(self._job, due=self._pacing.later(self._pacing.settings.discovery_interval))
@@ -173,7 +176,9 @@ class RepositoryPoller(Asker):
         self.statuses.choice.configure(accesses)
 
     def retarget(self, targets: RepositoryTargets) -> None:
-        """Take other targets: images that they do not select go now, those that they add come soon."""
+        """Take the targets: images that others do not select go now, those that they add come soon."""
+        if targets.selections == self._targets.selections:
+            return
         self._targets = targets
         with self._store.lock:
             self.facts.labels = targets.labels
@@ -206,5 +211,6 @@ class RepositoryPoller(Asker):
         self._pacing.cancel(self._job)
         self.statuses.retire()
         self._newest.put(self._group, None)
+        self._sightings.unwatch(self.name, self._registry.source)
         with self._store.lock:
             self._store.skipped = self._newest.skipped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from exporter.config.settings import TargetSettings
 from exporter.polling.context import Context
 from exporter.replication import target_health
 from exporter.replication.facts import FirstRound
@@ -23,21 +24,26 @@ class TargetRounds:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        #: What each target selects, by label.
+        self._selections: Mapping[str, TargetSettings] = {}
         self._looked_at = self._look_at = float("-inf")
         #: The failing targets of the log, with the reasons that it gave; and when it gave each reason.
         self._failing: dict[str, frozenset[Reason]] = {}
         self._logged_at: dict[tuple[str, Reason], float] = {}
 
-    def configure(self, labels: Sequence[str]) -> None:
-        """Take the labels of all targets. Begins a round for each that is new. The caller holds the lock."""
+    def configure(self, selections: Mapping[str, TargetSettings]) -> None:
+        """Take what each target selects, by label. Begins a round for each target that is new or selects
+        differently. The caller holds the lock.
+        """
         context, facts = self._context, self._context.facts
-        rounds, known, now = facts.first_rounds, set(facts.labels), context.shared.clock.monotonic()
-        facts.first_rounds = {
-            label: rounds.get(label) or FirstRound(now)
-            for label in labels
-            if label in rounds or label not in known
-        }
-        facts.labels = tuple(labels)
+        rounds, now = facts.first_rounds, context.shared.clock.monotonic()
+        facts.first_rounds = {}
+        for label, selection in selections.items():
+            if selection != self._selections.get(label):
+                facts.first_rounds[label] = FirstRound(now)
+            elif label in rounds:
+                facts.first_rounds[label] = rounds[label]
+        facts.labels, self._selections = tuple(selections), selections
         context.targets_changed = True
 
     def record(self) -> float:

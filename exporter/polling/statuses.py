@@ -19,7 +19,7 @@ from exporter.polling.reach import OUTAGE_AFTER
 from exporter.replication.facts import ImageFacts, RepositoryFacts
 from exporter.replication.model import Destination, FailureScope, ImageState, Reason, Replication, Status
 from exporter.replication.state_file import Settled
-from exporter.replication.status import RECENT, completed, evaluate, missing_only_where_expected
+from exporter.replication.status import RECENT, completed, evaluate, missing_only_where_expected, seen_at
 
 _KNOWN_STATUSES = frozenset(Status)
 
@@ -127,14 +127,15 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
-        self._observe(before, after.replications or ())
+        reported = {replication.destination for replication in answer}
+        self._observe(before, tuple(r for r in after.replications or () if r.destination in reported))
         with self._store.lock:
             if after != before or after.answered_at > before.good_until:
                 self._store.changed()
             self._facts.put(after)
         self.works()
         self._context.works(FailureScope("status", self._name, digest))
-        self._ask(after, due=self._pacing.later(self._pacing.interval(after.state)))
+        self._ask(after, due=self._pacing.later(self._interval(after)))
         self.note_first_answer(digest)
 
     def works(self) -> None:
@@ -142,19 +143,29 @@ class StatusPoller(Asker):
         self._context.works(self._scope)
         self._pacing.release(self._name)
 
+    def _age(self, image: ImageFacts) -> float | None:
+        """Seconds since the replication of an image began; None if ECR does not say."""
+        began = image.replicated_from
+        return None if began is None else max(0.0, self._clock.time() - began)
+
+    def _interval(self, image: ImageFacts) -> float:
+        """Seconds from the last answer about an image to the next question."""
+        return self._pacing.interval(image.state, age=self._age(image) or 0.0)
+
     def _evaluated(self, before: ImageFacts, reported: tuple[Replication, ...]) -> ImageFacts:
-        now, began = self._clock.monotonic(), before.replicated_from
+        now, age = self._clock.monotonic(), self._age(before)
         stale_after = self._pacing.settings.stale_after
         rules = self._registry.believed_rules(now, stale_after)
         replications, state, unverified = evaluate(
             reported,
             rules.destinations(self._name) if rules else None,
+            held=self._context.shared.sightings.held(self._name, before),
             rules_apply=self._registry.rules_cover(before),
             rules_expired=rules is None and self._registry.rules is not None,
-            recent=began is not None and self._clock.time() - began < RECENT,
+            recent=age is not None and age < RECENT,
         )
         (self._unverified.add if unverified else self._unverified.discard)(before.digest)
-        good_until = now + self._pacing.interval(state) + stale_after
+        good_until = now + self._pacing.interval(state, age=age or 0.0) + stale_after
         return before.answered(replications, state, unverified=unverified, at=now, good_until=good_until)
 
     def failed(self, call: Call, error: ECRError) -> None:
@@ -188,6 +199,15 @@ class StatusPoller(Asker):
         for status in {r.status for r in after} - _KNOWN_STATUSES:
             self._context.warn_of_status(status, repository=self._name, digest=before.digest)
 
+    def seen(self, destination: Destination, digests: frozenset[str]) -> None:
+        """Take that another watched registry lists these images: they are not MISSING there."""
+        with self._store.lock:
+            for digest in digests & self._facts.images.keys():
+                before = self._facts.images[digest]
+                if (after := seen_at(before, destination)) is not before:
+                    self._store.changed()
+                    self._put_again(after)
+
     # -- rules and intervals -----------------------------------------------------------------
 
     def rules_changed(self, *, expected: frozenset[Destination]) -> None:
@@ -212,9 +232,13 @@ class StatusPoller(Asker):
             self._store.changed()
             for image in list(self._facts.images.values()):
                 if image.replications is not None:
-                    due = image.answered_at + self._pacing.interval(image.state)
-                    self._facts.put(replace(image, good_until=due + self._pacing.settings.stale_after))
-                    self._ask(image, due=due)
+                    self._put_again(image)
+
+    def _put_again(self, image: ImageFacts) -> None:
+        """Count the interval of an image from its last answer. The caller holds the lock."""
+        due = image.answered_at + self._interval(image)
+        self._facts.put(replace(image, good_until=due + self._pacing.settings.stale_after))
+        self._ask(image, due=due)
 
     def retire(self) -> None:
         """Ask for nothing any more."""

@@ -21,8 +21,9 @@ class Status(StrEnum):
     """The states of one image at one destination.
 
     The first three are ECR's ReplicationStatus (botocore service model). MISSING is ours: the
-    registry's rules send the image there and ECR reports nothing. UNKNOWN is ours too: ECR names
-    the destination but leaves the status out. A status that AWS adds later is a plain string.
+    registry's rules send the image there, ECR reports nothing, and it was not seen there. UNKNOWN is
+    ours too: ECR names the destination but leaves the status out. A status that AWS adds later is a
+    plain string.
     """
 
     IN_PROGRESS = "IN_PROGRESS"

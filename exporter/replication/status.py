@@ -35,17 +35,19 @@ def evaluate(
     reported: tuple[Replication, ...],
     expected: frozenset[Destination] | None,
     *,
+    held: frozenset[Destination] = _NOWHERE,
     rules_apply: bool,
     rules_expired: bool,
     recent: bool,
 ) -> Evaluation:
     """The states of an image that ECR answered for.
 
-    `expected`: where the rules send it; None if no rules are believed. `rules_apply`: the rules were read
+    `expected`: where the rules send it; None if no rules are believed. `held`: where it was seen, so that it
+    is COMPLETE there though ECR does not report it. `rules_apply`: the rules were read
     after its replication began. `rules_expired`: rules were known, and are too old to be believed.
     `recent`: its replication began less than RECENT ago.
     """
-    replications = evaluate_replications(reported, expected if expected is not None else _NOWHERE)
+    replications = evaluate_replications(reported, expected if expected is not None else _NOWHERE, held)
     rules_known = expected is not None and rules_apply
     state = image_state(replications, recent=recent, rules_known=rules_known)
     if expected is None or rules_apply:
@@ -60,9 +62,12 @@ def evaluate(
 
 @lru_cache(maxsize=1024)  # almost all images have the same few answers
 def evaluate_replications(
-    reported: tuple[Replication, ...], expected: frozenset[Destination]
+    reported: tuple[Replication, ...],
+    expected: frozenset[Destination],
+    held: frozenset[Destination] = _NOWHERE,
 ) -> tuple[Replication, ...]:
-    """One state for each destination: what ECR reports, and MISSING where it is expected to report.
+    """One state for each destination: what ECR reports. Where it is expected to report and does not, the
+    image is COMPLETE if it is held there, and MISSING if not.
 
     An entry without its Region or registry id may mean any destination that matches the rest of it. None
     of those destinations is called MISSING.
@@ -73,8 +78,8 @@ def evaluate_replications(
         if known is None or _GRAVITY.get(entry.status, 3) > _GRAVITY.get(known.status, 3):
             worst[entry.destination] = entry
     unreported = [d for d in expected if not any(_may_mean(found, d) for found in worst)]
-    missing = (Replication(destination, Status.MISSING) for destination in unreported)
-    return tuple(sorted([*worst.values(), *missing]))
+    inferred = (Replication(d, Status.COMPLETE if d in held else Status.MISSING) for d in unreported)
+    return tuple(sorted([*worst.values(), *inferred]))
 
 
 def _may_mean(found: Destination, wanted: Destination) -> bool:
@@ -107,6 +112,17 @@ def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destin
         if status == Status.COMPLETE
         and was.get(destination, Status.MISSING if waited else Status.COMPLETE) != Status.COMPLETE
     ]
+
+
+def seen_at(facts: ImageFacts, destination: Destination) -> ImageFacts:
+    """The facts of an image that the destination is seen to hold: it is not MISSING there."""
+    missing = Replication(destination, Status.MISSING)
+    if facts.state is ImageState.SETTLED or missing not in (facts.replications or ()):
+        return facts
+    others = (replication for replication in facts.replications or () if replication != missing)
+    replications = tuple(sorted([*others, Replication(destination, Status.COMPLETE)]))
+    state = image_state(replications, recent=facts.state is ImageState.PENDING, rules_known=True)
+    return replace(facts, replications=replications, state=state)
 
 
 def missing_only_where_expected(facts: ImageFacts, expected: frozenset[Destination]) -> ImageFacts:

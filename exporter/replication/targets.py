@@ -184,6 +184,8 @@ class RepositoryTargets:
     def __init__(self, targets: tuple[Target, ...]) -> None:
         self.targets = targets
         self.labels = tuple(target.label for target in targets)
+        #: What each target selects, by label.
+        self.selections = {target.label: target.settings.selection for target in targets}
         self.untagged = any(target.untagged for target in targets)
         #: Whether the selection can change although the images stay the same.
         self.age_matters = any(target.settings.pushed_within is not None for target in targets)
@@ -207,9 +209,10 @@ class RepositoryTargets:
         for target in self.targets:
             chosen = target.select(images, now=now)
             counts.append(Selected(target.label, len(chosen), target.named & missing))
-            for digest, watched in chosen.items():
-                known = merged.get(digest)
-                merged[digest] = Watched(watched.image, known.names | watched.names) if known else watched
+            for digest in chosen.keys() & merged.keys():
+                names = merged[digest].names | chosen[digest].names
+                chosen[digest] = Watched(chosen[digest].image, names)
+            merged |= chosen
         return Selection(merged, tuple(counts))
 
 
@@ -273,11 +276,13 @@ class Newest:
         after = selection.images if selection else {}
         if after:
             self._groups[group] = after
-        for watched in _only_in(before, after):
+        moved = _moved(before, after)
+        for watched in (before[digest] for digest in moved & before.keys()):
             age = _age(watched, group)
             for _ in watched.names:
                 self._places.remove(age)
-        self._places.update(_age(w, group) for w in _only_in(after, before) for _ in w.names)
+        added = (after[digest] for digest in moved & after.keys())
+        self._places.update(_age(w, group) for w in added for _ in w.names)
         self._find_floor()
 
     def admitted(self, group: Hashable) -> Mapping[str, Watched]:
@@ -285,7 +290,14 @@ class Newest:
         images = self._groups.get(group, {})
         if self.floor is None:
             return images
-        return {d: w for d, w in images.items() if _age(w, group) > self.floor}
+        oldest = self.floor[0]
+        return {
+            digest: watched
+            for digest, watched in images.items()
+            # Most are decided by the push time alone, and there may be a hundred thousand.
+            if ((at := watched.image.pushed_at) is not None and at > oldest)
+            or _age(watched, group) > self.floor
+        }
 
     def _find_floor(self) -> None:
         left_out = len(self._places) - self.limit
@@ -293,13 +305,14 @@ class Newest:
         self._was_skipping = self._was_skipping and left_out > 0
 
 
-def _only_in(images: Mapping[str, Watched], others: Mapping[str, Watched]) -> list[Watched]:
-    """The images that are not among the others, or are there with another push time or number of names."""
-    return [w for digest, w in images.items() if _place(w) != _place(others.get(digest))]
-
-
-def _place(watched: Watched | None) -> tuple[float | None, int]:
-    return (watched.image.pushed_at, len(watched.names)) if watched else (None, 0)
+def _moved(before: Mapping[str, Watched], after: Mapping[str, Watched]) -> set[str]:
+    """The digests that are in one of them only, or have another push time or number of names."""
+    return (before.keys() ^ after.keys()) | {
+        digest
+        for digest, new in after.items()
+        if (old := before.get(digest))
+        and (old.image.pushed_at != new.image.pushed_at or len(old.names) != len(new.names))
+    }
 
 
 def _age(watched: Watched, group: Hashable = "") -> _Age:

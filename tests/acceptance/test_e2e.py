@@ -468,6 +468,47 @@ targets: [{{repository: team/*}}]
             assert "planted-secret" not in text
 
 
+def test_readiness_does_not_wait_for_images_and_success_does(
+    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+) -> None:
+    """At one call a second. Kubernetes ends a rollout that is not ready after ten minutes."""
+    for number in range(100):
+        aws.push(ACCOUNT, REGION, "team/app", f"build-{number}")
+    config = configured(tmp_path, "targets: [{repository: team/*}]\nrequests_per_second: 1\n")
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
+        eventually(lambda: aws.count("DescribeImageReplicationStatus"))
+        assert ask(f"{command.url}/-/ready").status == 200
+        assert command.series("ecr_target_success") == []
+        assert aws.count("DescribeImageReplicationStatus") < 102
+        configured(tmp_path, f"targets: [{{repository: team/*}}]\n{FAST}")
+        command.process.send_signal(signal.SIGHUP)
+        eventually(lambda: [value for _, value in command.series("ecr_target_success")] == [1])
+        assert aws.count("DescribeImageReplicationStatus") >= 102
+
+
+def test_a_copy_is_not_missing_on_the_way_back(
+    tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
+) -> None:
+    """Two registries replicate to each other, and ECR reports nothing of a copy."""
+    other, home = IRELAND["region"], {"region": REGION, "registryId": ACCOUNT}
+    aws.create_repository(ACCOUNT, other, "team/app")
+    aws.set_rules(ACCOUNT, other, [{"destinations": [home]}])
+    image = aws.push(ACCOUNT, REGION, "team/app", "v2")
+    for tag, digest in (("v2", image), ("lost", None)):
+        copy = aws.push(ACCOUNT, other, "team/app", tag, digest=digest)
+        aws.set_status(ACCOUNT, other, "team/app", copy, [])
+    config = configured(
+        tmp_path,
+        f"registries: [{{region: {REGION}}}, {{region: {other}}}]\ntargets: [{{repository: team/*}}]\n{FAST}",
+    )
+    with running(tmp_path, config, **credentials) as command:
+        eventually(lambda: command.statuses(source_region=other, tag="v2") == {"COMPLETE"})
+        eventually(lambda: [value for _, value in command.series("ecr_target_success")] == [1, 1])
+        assert command.statuses(source_region=other, tag="v2") == {"COMPLETE"}
+        assert command.statuses(source_region=other, tag="lost") == {"MISSING"}
+
+
 # -- restarts and shards ---------------------------------------------------------------------------
 
 

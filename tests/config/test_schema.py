@@ -29,13 +29,14 @@ from exporter.config.yaml_source import ConfigError
 #: What several places have to agree on.
 ONLY_THE_EXPORTER = {
     "default_name": "a name is unique, also against the default names",
+    "labels": "a name is the label of no other target, also not of one without a name",
     "no_registries": "a target names a registry that there is",
     "references": "a target names a registry that there is",
     "web_no_authority": "a policy for client certificates needs their authorities",
 }
 #: What the exporter says of them, for whatever else is generated.
 ONLY_THE_EXPORTER_SAYS = re.compile(
-    r"is already the name of"
+    r"is already the (?:name|label) of"
     r"|is not the name of a registry"
     r"|is shorter than two discovery intervals"
     r"|is longer than Prometheus's longest"

@@ -278,6 +278,30 @@ def test_secrets_are_masked_but_compared() -> None:
 def test_labels(target: TargetSettings, label: str) -> None:
     assert target.label == label
     assert target.is_glob == ("*" in target.repository)
+    assert replace(target, name="mine").label == "mine"
+
+
+MANY = tuple(f"v{n:050}" for n in range(60))
+
+
+def test_a_long_label_is_cut_and_ends_in_a_hash() -> None:
+    """The hash is the same in each release. Mimir refuses series with a label of over 2048 characters."""
+    label = TargetSettings("team/app", tags=MANY).label
+    assert label == f"team/app:v{'0' * 50},v{'0' * 49}~a4171f09dfc7cc88"
+
+
+@pytest.mark.parametrize("length", [127, 128, 129, 3000])
+def test_labels_have_at_most_128_characters_and_tell_targets_apart(length: int) -> None:
+    tags = "x" * (length - len("team/app:") - 3)
+    targets = [TargetSettings("team/app", tags=(f"{tags}{n:03}",)) for n in range(1000)]
+    labels = {target.label for target in targets}
+    assert len(labels) == 1000
+    assert {len(label) for label in labels} == {min(length, 128)}
+
+
+def test_what_a_target_selects_has_no_name_and_no_registries() -> None:
+    target = TargetSettings("team/*", tags=("v*",), registries=("a",), name="mine")
+    assert target.selection == TargetSettings("team/*", tags=("v*",))
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ class World(RuleBasedStateMachine):
             assert now - self.ecr.listed[repository] <= STALE
             if image.replications is not None:
                 at, answer = self.ecr.answers[repository, image.digest]
-                assert now - at <= self._interval(image, answer) + STALE
+                assert now - at <= self._interval(image, answer, at) + STALE
 
     @invariant()
     def a_failure_shows_in_the_targets_that_it_concerns(self) -> None:
@@ -370,16 +370,17 @@ class World(RuleBasedStateMachine):
             key = repository, image.digest
             asked_at = self.ecr.asked.get(key, 0.0)
             at, answer = self.ecr.answers.get(key, (0.0, ()))
-            interval = self._interval(image, answer) if at == asked_at else FAILED
+            interval = self._interval(image, answer, asked_at) if at == asked_at else FAILED
             assert now <= max(asked_at + interval, self.changed_at + KNOWN_AFTER) + SLACK
 
-    def _interval(self, image: ImageFacts, answer: Sequence[Replication]) -> float:
+    def _interval(self, image: ImageFacts, answer: Sequence[Replication], at: float) -> float:
         """How long this answer is good for, told a second time."""
         statuses = {r.status for r in image.replications or answer}
         unfinished = statuses - {Status.COMPLETE, Status.FAILED}
         age = self.rig.clock.time() - (image.replicated_from or 0.0)
         if unfinished and age < RECENT:
-            return PENDING
+            age_then = age - (self.rig.clock.now - at)
+            return max(PENDING, min(age_then / 8, FAILED))
         return FAILED if statuses - {Status.COMPLETE} else SETTLED
 
     @invariant()

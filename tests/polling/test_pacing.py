@@ -37,7 +37,6 @@ def test_the_shortening_uses_the_whole_tenth() -> None:
 @pytest.mark.parametrize(
     ("state", "interval"),
     [
-        (ImageState.NEW, 2),
         (ImageState.PENDING, 2),
         (ImageState.FAILED, 3),
         (ImageState.UNKNOWN, 3),
@@ -46,7 +45,15 @@ def test_the_shortening_uses_the_whole_tenth() -> None:
 )
 def test_how_long_an_answer_is_good_for_follows_from_the_state(state: ImageState, interval: float) -> None:
     pacing = pacing_at(FakeClock(), pending_interval=2.0, failed_interval=3.0, settled_interval=4.0)
-    assert pacing.interval(state) == interval
+    assert pacing.interval(state, age=10.0) == interval
+
+
+@pytest.mark.parametrize(
+    ("failed", "ages"), [(300.0, {0: 15, 120: 15, 240: 30, 2400: 300, 3600: 300}), (5.0, {0: 15, 3600: 15})]
+)
+def test_the_interval_of_a_pending_image_grows_with_its_age(failed: float, ages: dict[float, float]) -> None:
+    pacing = pacing_at(FakeClock(), pending_interval=15.0, failed_interval=failed)
+    assert {age: pacing.interval(ImageState.PENDING, age=age) for age in ages} == ages
 
 
 def test_a_pause_lets_one_probe_go_at_a_time() -> None:

@@ -39,6 +39,39 @@ def test_a_target_that_a_reload_adds_is_not_judged_by_what_was_asked_before() ->
     assert rig.target("team/app:v2").reasons == {Reason.IMAGE_NOT_FOUND}
 
 
+def test_a_target_that_selects_differently_under_its_name_is_asked_again() -> None:
+    ecr = FakeECR()
+    for tag in ("v1", "dev"):
+        ecr.report("team/app", pushed(ecr, tag=tag), complete())
+    rig = world(ecr, target=TargetSettings("team/*", tags=("v*",), name="mine"))
+    rig.run(10)
+    assert set(rig.states()) == {("team/app", "v1", "")}
+    before = ecr.calls.copy()
+    rig.poller.configure(settings(TargetSettings("team/*", tags=("v*",), name="mine", registries=())))
+    assert rig.target("mine").success is True
+    rig.poller.configure(settings(TargetSettings("team/*", tags=("d*",), name="mine")))
+    assert rig.target("mine").success is None
+    assert rig.states() == {}
+    rig.run(10)
+    assert rig.target("mine").success is True
+    assert set(rig.states()) == {("team/app", "dev", "")}
+    assert (ecr.calls - before)[STATUS] == 1
+
+
+def test_a_target_that_is_renamed_keeps_its_images() -> None:
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr), complete())
+    rig = world(ecr)
+    rig.run(10)
+    before = rig.states()
+    assert before
+    rig.poller.configure(settings(TargetSettings("*", name="all")))
+    assert rig.states() == before
+    rig.run(10)
+    assert rig.target("all").success is True
+    assert ecr.calls[STATUS] == 1
+
+
 def test_reloads_give_no_budget_away() -> None:
     ecr = FakeECR()
     for number in range(50):

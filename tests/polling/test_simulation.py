@@ -245,15 +245,16 @@ def test_a_repository_of_a_hundred_pages_does_not_hold_up_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "failing", "pushes", "knobs"),
+    ("sizes", "failing", "pushes", "takes", "knobs"),
     [
-        ([100] * 20, 0, 0, {"settled_interval": HOUR}),
-        ([3500, *[20] * 20], 60, 0, {"settled_interval": HOUR}),
-        ([400] * 5, 20, 200, {"settled_interval": HOUR, "discovery_interval": 30.0}),
+        ([100] * 20, 0, 0, 0.0, {"settled_interval": HOUR}),
+        ([3500, *[20] * 20], 60, 0, 0.0, {"settled_interval": HOUR}),
+        ([400] * 5, 20, 200, 100.0, {"settled_interval": HOUR, "discovery_interval": 30.0}),
+        ([400] * 5, 20, 200, 1200.0, {"settled_interval": HOUR, "discovery_interval": 30.0}),
     ],
 )
 def test_the_sizing_formula_holds_within_a_fifth(
-    sizes: list[int], failing: int, pushes: int, knobs: dict[str, object]
+    sizes: list[int], failing: int, pushes: int, takes: float, knobs: dict[str, object]
 ) -> None:
     registry = Registry(sizes)
     chosen = settings(**knobs)
@@ -264,7 +265,7 @@ def test_the_sizing_formula_holds_within_a_fifth(
     for number in range(pushes):
         when = simulation.clock.now + chosen.settled_interval + span * number / pushes
         name = registry.names[number % len(sizes)]
-        simulation.at(when, lambda name=name: registry.push(name, takes=300.0))  # type: ignore[misc]
+        simulation.at(when, lambda name=name: registry.push(name, takes=takes))  # type: ignore[misc]
     simulation.run(chosen.settled_interval)
     before = registry.calls.total()
     simulation.run(span)
@@ -274,7 +275,7 @@ def test_the_sizing_formula_holds_within_a_fifth(
         settled=sum(sizes) - failing,
         failed=failing,
         pushes=pushes / span,
-        replication=300.0,
+        replication=takes,
     )
     assert (registry.calls.total() - before) / span == pytest.approx(needed, rel=0.2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from support.fakes import (
     ALL,
     HOME,
@@ -97,6 +98,37 @@ def test_a_pending_image_is_asked_at_the_pending_interval_and_its_duration_obser
     assert 31 <= seconds <= 52
     rig.run(1000)
     assert len(rig.completions) == 1
+
+
+@pytest.mark.parametrize("reported", [(), (Replication(IRELAND, Status.IN_PROGRESS),)])
+def test_a_push_that_does_not_replicate_costs_forty_calls_in_its_first_hour(
+    reported: tuple[Replication, ...],
+) -> None:
+    """At the default intervals. In the first two minutes it is asked for at each pending_interval."""
+    ecr = FakeECR()
+    ecr.report("team/app", pushed(ecr, age=0), *reported)
+    rig = world(ecr)
+    rig.run(120)
+    assert 8 <= ecr.calls[STATUS] <= 10
+    rig.run(3480)
+    assert 35 <= ecr.calls[STATUS] <= 45
+    rig.run(3600)
+    assert ecr.calls[STATUS] <= 60, "12 to 14 calls at the failed_interval"
+    (states,) = rig.states().values()
+    assert set(states.values()) == {"IN_PROGRESS" if reported else "MISSING"}
+
+
+@pytest.mark.parametrize("after", [200.0, 1000.0, 3000.0])
+def test_the_end_of_a_replication_is_seen_within_an_eighth_of_its_time(after: float) -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=0)
+    ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig = world(ecr)
+    rig.run(after)
+    ecr.report("team/app", digest, complete())
+    rig.run(after / 8 + 1)
+    ((_, _, seconds),) = rig.completions
+    assert after <= seconds <= after * 9 / 8
 
 
 def test_an_image_first_seen_complete_has_no_duration() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -46,9 +47,15 @@ targets = st.one_of(
     ),
 )
 
+
+def _partly_named(targets: list[TargetSettings]) -> tuple[TargetSettings, ...]:
+    """Every second target with a name of its own."""
+    return tuple(replace(t, name=f"target {i}" * (i % 2)) for i, t in enumerate(targets))
+
+
 configurations = st.builds(
     Settings,
-    targets=st.lists(targets, min_size=1, max_size=5).map(tuple),
+    targets=st.lists(targets, min_size=1, max_size=5).map(_partly_named),
     registries=st.just(
         (
             RegistrySettings("a", role_arn="arn:aws-cn:iam::222233334444:role/x"),

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from math import ceil
+from math import ceil, log
 from random import Random
 
 from exporter.aws.ecr import EcrClient
 from exporter.config.settings import RegistrySettings, Settings
+from exporter.polling.pacing import PENDING_BACKOFF
 from exporter.polling.poller import Poller
 from exporter.replication.model import PAGE_SIZE, Image, Name, Page, Reason, Replication, Rule, Status
 from exporter.replication.model import Registry as Described
@@ -333,8 +334,10 @@ def calls_per_second(
     rate = listings / settings.discovery_interval
     rate += settled / settings.settled_interval
     rate += failed / settings.failed_interval
-    rate += pushes * replication / settings.pending_interval
-    return rate / 0.95 + pushes
+    constant = settings.pending_interval / PENDING_BACKOFF
+    calls = min(replication, constant) / settings.pending_interval
+    calls += log(max(1.0, replication / constant)) / PENDING_BACKOFF
+    return (rate + pushes * calls) / 0.95 + pushes
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
