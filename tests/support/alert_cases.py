@@ -105,6 +105,46 @@ def target_case(alert: str, severity: str, reason: str, after: int, summary: str
     )
 
 
+def rules_gone(described: Value, about: str = "") -> Case:
+    return Case(
+        "ECRReplicationRulesGone",
+        "critical",
+        good={RULE: 1, DESCRIBED: described},
+        bad={DESCRIBED: described},
+        fires_after=15,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
+        about=about,
+    )
+
+
+def rules_changed(change: str, described: Value, about: str = "") -> Case:
+    """A rule for `infra/` is added or removed, while the rules are read as often as `described` counts."""
+    before: Mapping[str, Value] = {RULE: 1, DESCRIBED: described}
+    after: Mapping[str, Value] = {RULE: 1, NEW_RULE: 1, DESCRIBED: described}
+    added = change == "added"
+    return Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good=before if added else after,
+        bad=after if added else before,
+        fires_after=2 if added else 12,
+        sooner=0 if added else 1,
+        resolves_within=90,
+        labels={
+            **SOURCE,
+            **DESTINATION,
+            "repository_filter": "infra/",
+            "delete_replication": "false",
+            "change": change,
+        },
+        summary=f"A replication rule of 111122223333/us-east-1 was {change} within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about=change + about,
+    )
+
+
 CASES = (
     Case(
         "ECRReplicationFailed",
@@ -181,101 +221,12 @@ CASES = (
         summary="ECR reports TELEPORTED for 3 images of team/app at 111122223333/eu-west-1. No other alert"
         " covers this status.",
     ),
-    Case(
-        "ECRReplicationRulesGone",
-        "critical",
-        good={RULE: 1, DESCRIBED: counting(1)},
-        bad={DESCRIBED: counting(1)},
-        fires_after=15,
-        resolves_within=17,
-        labels=SOURCE,
-        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
-    ),
-    Case(
-        "ECRReplicationRulesGone",
-        "critical",
-        good={RULE: 1, DESCRIBED: now_and_then},
-        bad={DESCRIBED: now_and_then},
-        fires_after=15,
-        resolves_within=17,
-        labels=SOURCE,
-        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
-        about="seldom read",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, DESCRIBED: counting(1)},
-        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
-        fires_after=2,
-        resolves_within=90,
-        labels={
-            **SOURCE,
-            **DESTINATION,
-            "repository_filter": "infra/",
-            "delete_replication": "false",
-            "change": "added",
-        },
-        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="added",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, DESCRIBED: now_and_then},
-        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
-        fires_after=2,
-        resolves_within=90,
-        labels={
-            **SOURCE,
-            **DESTINATION,
-            "repository_filter": "infra/",
-            "delete_replication": "false",
-            "change": "added",
-        },
-        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="added, seldom read",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
-        bad={RULE: 1, DESCRIBED: counting(1)},
-        fires_after=12,
-        sooner=1,
-        resolves_within=90,
-        labels={
-            **SOURCE,
-            **DESTINATION,
-            "repository_filter": "infra/",
-            "delete_replication": "false",
-            "change": "removed",
-        },
-        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="removed",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
-        bad={RULE: 1, DESCRIBED: now_and_then},
-        fires_after=12,
-        sooner=1,
-        resolves_within=90,
-        labels={
-            **SOURCE,
-            **DESTINATION,
-            "repository_filter": "infra/",
-            "delete_replication": "false",
-            "change": "removed",
-        },
-        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="removed, seldom read",
-    ),
+    rules_gone(counting(1)),
+    rules_gone(now_and_then, about="seldom read"),
+    rules_changed("added", counting(1)),
+    rules_changed("added", now_and_then, ", seldom read"),
+    rules_changed("removed", counting(1)),
+    rules_changed("removed", now_and_then, ", seldom read"),
     Case(
         "ECRReplicationNothingReplicated",
         "warning",
