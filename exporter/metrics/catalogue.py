@@ -72,9 +72,9 @@ class ImageRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class RepositoryRow(Row):
-    """A gauge of repositories."""
+    """A gauge of repositories. The last argument of `samples` is how many destinations the rules have."""
 
-    samples: Callable[[Source, str, Sequence[ImageFacts]], Iterable[Sample]] = lambda *_: ()
+    samples: Callable[[Source, str, Sequence[ImageFacts], int | None], Iterable[Sample]] = lambda *_: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,11 @@ def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ..
     return [(group[0].replications or (), group) for group in groups.values()]
 
 
-def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+def _images(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
     """That there is none in a state is known only when all images are."""
+    del destinations
     all_known = all(image.replications is not None and not image.unverified for image in images)
     tally: Tally[tuple[Destination, str]] = Tally()
     for replications, group in _alike(images):
@@ -124,7 +127,10 @@ def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> It
                 yield (repository, *source, *destination, status), float(number)
 
 
-def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+def _oldest_pending(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
+    del destinations
     oldest: dict[Destination, float] = {}
     for replications, group in _alike(images):
         pending = [d for d, status, _ in replications if status in (Status.IN_PROGRESS, Status.MISSING)]
@@ -133,6 +139,14 @@ def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts
             oldest[destination] = min(*times, oldest.get(destination, times[0]))
     for destination, pushed_at in sorted(oldest.items()):
         yield (repository, *source, *destination), pushed_at
+
+
+def _destinations(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
+    del images
+    if destinations is not None:
+        yield (repository, *source), float(destinations)
 
 
 def _rules(registry: RegistrySnapshot) -> Iterator[Sample]:
@@ -313,6 +327,14 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         + _POLLED,
         ("repository", *S, *D),
         samples=_oldest_pending,
+    ),
+    RepositoryRow(
+        "ecr_repository_replication_destinations",
+        "gauge",
+        "Destinations to which the replication rules send the images of the repository. 0 if no rule selects"
+        " it, so that nothing is replicated. Absent while the rules are not known. " + _POLLED,
+        ("repository", *S),
+        samples=_destinations,
     ),
     RegistryRow(
         "ecr_registry_replication_rule_info",

@@ -75,7 +75,7 @@ class RepositoryPoller(Asker):
         if error.reason is Reason.REPOSITORY_NOT_FOUND:
             # Its images are gone, and that is no failure of its own.
             self._shown = None
-            self._listed([])
+            self._listed([], exists=False)
             with self._store.lock:
                 self.facts.targets = tuple(replace(t, complete=True) for t in self.facts.targets or ())
             self._context.fail(self._scope, error, call)
@@ -90,15 +90,16 @@ class RepositoryPoller(Asker):
             self._context.works(self._scope)
             self._listed(images)
 
-    def _listed(self, images: Sequence[Image]) -> None:
+    def _listed(self, images: Sequence[Image], *, exists: bool = True) -> None:
         if self._shown != images:
             self._select(images)
         elif self._floor != self._newest.floor:
             self.admit()
         with self._store.lock:
             now = self._clock.monotonic()
-            if not self.facts.fresh(now, self._store.stale_after):
+            if exists != self.facts.exists or not self.facts.fresh(now, self._store.stale_after):
                 self._store.changed()
+            self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
         self._memory.forget(self._registry.source, self.name)

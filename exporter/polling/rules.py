@@ -174,6 +174,8 @@ class RulesPoller(Asker):
     def _take(self, call: Call, registry: Registry) -> None:
         before, now = self._registry.rules, self._clock.monotonic()
         with self._store.lock:
+            if before != registry:
+                self._store.changed()
             self._registry.rules = registry
             self._registry.rules_at = now
             # The Unix time at which the call was sent.

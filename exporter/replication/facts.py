@@ -97,6 +97,8 @@ class RepositoryFacts:
     #: When the images were last listed completely: monotonic, and Unix time.
     listed_at: float | None = None
     listed_time: float | None = None
+    #: Whether it existed at that time. A target can spell out one that does not.
+    exists: bool = True
     #: Whether ECR answered for each image of some listing.
     asked: bool = False
     failures: dict[FailureScope, Reason] = field(default_factory=dict)
@@ -191,6 +193,20 @@ class RegistryFacts:
     def believed_rules(self, now: float, stale_after: float) -> Registry | None:
         """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
         return self.rules if now <= self.rules_at + stale_after else None
+
+    def destination_counts(self, now: float, stale_after: float) -> dict[str, int]:
+        """How many destinations the rules have for each repository that is known to exist.
+
+        Empty while the rules are not known, or too old at the monotonic time `now`.
+        """
+        rules = self.believed_rules(now, stale_after)
+        if rules is None:
+            return {}
+        return {
+            name: len(rules.destinations(name))
+            for name, repository in self.repositories.items()
+            if repository.exists and repository.fresh(now, stale_after)
+        }
 
     def rules_cover(self, image: ImageFacts) -> bool:
         """Whether the rules were read after the replication of the image began, so that they apply to it."""

@@ -101,6 +101,7 @@ def hand_made() -> Store:
         image("", Replication(IRELAND, Status.COMPLETE), digest="untagged"),
     )
     gone = repository("team/gone")
+    gone.exists = False
     gone.failures[FailureScope("images", "team/gone")] = Reason.REPOSITORY_NOT_FOUND
     unlisted = RepositoryFacts(labels=("team/unlisted",))
     home = RegistryFacts(
