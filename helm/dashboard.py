@@ -163,15 +163,16 @@ DESTINATIONS = Row(
         ),
         table(
             "Replication rules",
-            "max by (source_registry_id, source_region, repository_filter, registry_id, region)"
-            f" (ecr_registry_replication_rule_info{{{REGISTRY}}})",
-            about="Where the registries send what is pushed to repositories with the prefix; no prefix: all.",
+            "max by (source_registry_id, source_region, repository_filter, registry_id, region,"
+            f" delete_replication) (ecr_registry_replication_rule_info{{{REGISTRY}}})",
+            about="Where the registries send what is pushed to repositories with a prefix; none: all.",
             columns={
                 "source_registry_id": "From account",
                 "source_region": "From Region",
                 "repository_filter": "Prefix",
                 "registry_id": "To account",
                 "region": "To Region",
+                "delete_replication": "Mirrors deletions",
             },
         ),
     ],

@@ -279,7 +279,7 @@ def _without_booleans(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     strict = {key: _without_booleans(each) for key, each in node.items()}
-    if isinstance(strict.get("additionalProperties"), dict):
+    if isinstance(strict.get("additionalProperties"), dict) or "patternProperties" in strict:
         both = [each for each in (strict.get("propertyNames"), _NO_BOOLEANS) if each]
         strict["propertyNames"] = {"allOf": both} if len(both) > 1 else both[0]
     return strict

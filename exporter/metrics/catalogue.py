@@ -150,10 +150,9 @@ def _destinations(
 
 
 def _rules(registry: RegistrySnapshot) -> Iterator[Sample]:
-    rules = registry.rules.rules if registry.rules else ()
-    pairs = {(d, prefix) for r in rules for d in r.destinations for prefix in r.filters or ("",)}
-    for destination, prefix in sorted(pairs):
-        yield (*registry.source, *destination, prefix), 1.0
+    routes = registry.rules.routes() if registry.rules else {}
+    for (destination, prefix), mirrors_deletions in sorted(routes.items()):
+        yield (*registry.source, *destination, prefix, str(mirrors_deletions).lower()), 1.0
 
 
 def _target_success(registry: RegistrySnapshot) -> Iterator[Sample]:
@@ -340,8 +339,9 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "ecr_registry_replication_rule_info",
         "gauge",
         "Always 1. One series for each destination and repository prefix in the registry's replication rules."
-        " An empty repository_filter selects all repositories. " + _POLLED,
-        (*S, *D, "repository_filter"),
+        " An empty repository_filter selects all repositories. delete_replication is true if deletions are"
+        " mirrored to the destination, else false. " + _POLLED,
+        (*S, *D, "repository_filter", "delete_replication"),
         samples=_rules,
     ),
     RegistryRow(

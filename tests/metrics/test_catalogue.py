@@ -108,7 +108,13 @@ def hand_made() -> Store:
         HOME,
         labels=("team/*", "team/gone"),
         globs=frozenset({"team/*"}),
-        rules=Registry(ACCOUNT, (Rule((IRELAND, OTHER), ("team/", "x"), ("team/", "x")), Rule((OREGON,)))),
+        rules=Registry(
+            ACCOUNT,
+            (
+                Rule((IRELAND, OTHER), ("team/", "x"), ("team/", "x")),
+                Rule((OREGON,), delete_replication=True),
+            ),
+        ),
         begun=True,
         repositories_known=True,
         repositories_time=PUSHED + 60,
