@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Source, Status
+from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Since, Source, Status
 from exporter.replication.store import RegistrySnapshot
 
 S = ("source_registry_id", "source_region")
@@ -100,6 +100,12 @@ def _failure_info(replications: tuple[Replication, ...] | None) -> Iterator[Samp
     for destination, status, code in replications or ():
         if status == Status.FAILED:
             yield (*destination, code), 1.0
+
+
+def _since(states: tuple[Since, ...]) -> Iterator[Sample]:
+    for destination, _, at, shown in states:
+        if shown:
+            yield destination, at
 
 
 def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ...], list[ImageFacts]]]:
@@ -295,6 +301,15 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         (*I, *D, "failure_code"),
         fact=_replications,
         samples=_failure_info,
+    ),
+    ImageRow(
+        "ecr_image_replication_status_since_timestamp_seconds",
+        "gauge",
+        "Unix time at which the image was first seen in its present state at the destination. Only of states"
+        " other than COMPLETE. " + _POLLED,
+        (*I, *D),
+        fact=attrgetter("since"),
+        samples=_since,
     ),
     ImageRow(
         "ecr_image_info",

@@ -19,7 +19,7 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.statuses import StatusPoller
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import FailureScope, Image, Reason
-from exporter.replication.state_file import Settled
+from exporter.replication.state_file import Remembered
 from exporter.replication.targets import RepositoryTargets, Watched
 
 
@@ -126,12 +126,12 @@ class RepositoryPoller(Asker):
         worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
         self._shown = images if worth else None
 
-    def _show_admitted(self, remembered: Mapping[str, Settled] | None = None) -> None:
+    def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> None:
         self._floor = self._newest.floor
         self._show(self._newest.admitted(self._group), remembered=remembered)
 
     def _show(
-        self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Settled] | None = None
+        self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Remembered] | None = None
     ) -> None:
         """Make the facts those of the selected images, and ask for what is new among them."""
         gone = self.facts.images.keys() - selected.keys()
@@ -151,7 +151,7 @@ class RepositoryPoller(Asker):
             self.statuses.added(image)
 
     def _differences(
-        self, selected: Mapping[str, Watched], remembered: Mapping[str, Settled]
+        self, selected: Mapping[str, Watched], remembered: Mapping[str, Remembered]
     ) -> tuple[list[ImageFacts], list[ImageFacts]]:
         """The images of which only what is remembered is known, and those that have other names."""
         new, renamed = [], []

@@ -18,8 +18,14 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
 from exporter.replication.facts import ImageFacts, RepositoryFacts
 from exporter.replication.model import Destination, FailureScope, ImageState, Reason, Replication, Status
-from exporter.replication.state_file import Settled
-from exporter.replication.status import RECENT, completed, evaluate, missing_only_where_expected
+from exporter.replication.state_file import Remembered
+from exporter.replication.status import (
+    RECENT,
+    completed,
+    evaluate,
+    missing_only_where_expected,
+    states_since,
+)
 
 _KNOWN_STATUSES = frozenset(Status)
 
@@ -70,12 +76,12 @@ class StatusPoller(Asker):
         self._unverified.discard(digest)
         self.note_first_answer(digest)
 
-    def recall(self, image: ImageFacts, settled: Settled | None) -> ImageFacts:
+    def recall(self, image: ImageFacts, remembered: Remembered | None) -> ImageFacts:
         """The facts of an image with what the state file remembers of it."""
-        if settled is None:
+        if remembered is None:
             return image
         settings = self._pacing.settings
-        return settled.recall(
+        return remembered.recall(
             image,
             clock=self._clock,
             settled_interval=settings.settled_interval,
@@ -146,16 +152,25 @@ class StatusPoller(Asker):
         now, began = self._clock.monotonic(), before.replicated_from
         stale_after = self._pacing.settings.stale_after
         rules = self._registry.believed_rules(now, stale_after)
+        rules_apply = self._registry.rules_cover(before)
         replications, state, unverified = evaluate(
             reported,
             rules.destinations(self._name) if rules else None,
-            rules_apply=self._registry.rules_cover(before),
+            rules_apply=rules_apply,
             rules_expired=rules is None and self._registry.rules is not None,
             recent=began is not None and self._clock.time() - began < RECENT,
         )
         (self._unverified.add if unverified else self._unverified.discard)(before.digest)
+        since = states_since(
+            before.since,
+            replications,
+            rules_apply=rules is not None and rules_apply,
+            now=round(self._clock.time(), 3),
+        )
         good_until = now + self._pacing.interval(state) + stale_after
-        return before.answered(replications, state, unverified=unverified, at=now, good_until=good_until)
+        return before.answered(
+            replications, state, unverified=unverified, since=since, at=now, good_until=good_until
+        )
 
     def failed(self, call: Call, error: ECRError) -> None:
         digest = call.job.digest

@@ -18,6 +18,7 @@ from exporter.replication.model import (
     Reason,
     Registry,
     Replication,
+    Since,
     Source,
 )
 
@@ -37,6 +38,8 @@ class ImageFacts:
     state: ImageState = ImageState.NEW
     #: Whether the rules that it was evaluated with may differ from those that apply to it.
     unverified: bool = False
+    #: Since when it is in each of its states other than COMPLETE. Empty for settled images, which are most.
+    since: tuple[Since, ...] = ()
     #: Monotonic times: of the answer, and until when it is believed.
     answered_at: float = field(default=0.0, compare=False)
     good_until: float = field(default=0.0, compare=False)
@@ -47,6 +50,7 @@ class ImageFacts:
         state: ImageState,
         *,
         unverified: bool,
+        since: tuple[Since, ...],
         at: float,
         good_until: float,
     ) -> ImageFacts:
@@ -59,13 +63,14 @@ class ImageFacts:
             replications,
             state,
             unverified,
+            since,
             at,
             good_until,
         )
 
     def unanswered(self) -> ImageFacts:
         """What is left when the answer is no longer believed."""
-        return replace(self, replications=None, state=ImageState.UNKNOWN)
+        return replace(self, replications=None, state=ImageState.UNKNOWN, since=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,16 @@ class Replication(NamedTuple):
     failure_code: str = ""
 
 
+class Since(NamedTuple):
+    """When an image that is not COMPLETE at a destination was first seen in its present state there."""
+
+    destination: Destination
+    status: str
+    at: float
+    #: False while it is not known whether the image still is in that state.
+    shown: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One replication rule: its destinations, and its filters. Without filters it covers every repository."""

@@ -70,19 +70,15 @@ class Store:
             ends = (self._good_until(facts, now) for facts in self.registries)
             return Snapshot(registries, self.version, min(ends, default=float("inf")))
 
-    def settled(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
-        """The settled images of each listed repository. For any thread."""
+    def listed_images(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
+        """All images of each repository that was ever listed. For any thread."""
         with self.lock:
-            listed = {
+            return {
                 (facts.source, name): tuple(repository.images.values())
                 for facts in self.registries
                 for name, repository in facts.repositories.items()
                 if repository.listed_at is not None
             }
-        return {
-            key: tuple(i for i in images if i.state is ImageState.SETTLED and not i.unverified)
-            for key, images in listed.items()
-        }
 
     def states(self, now: float) -> Mapping[ImageState, int]:
         """How many watched images are in each state at the monotonic time `now`."""

@@ -29,6 +29,7 @@ from exporter.replication.model import (
     Registry,
     Replication,
     Rule,
+    Since,
     Source,
     Status,
 )
@@ -63,6 +64,7 @@ def image(
         pushed_at=pushed_at,
         replicated_from=pushed_at,
         replications=replications or None,
+        since=tuple(Since(to, status, PUSHED + 5) for to, status, _ in replications if status != "COMPLETE"),
         state=state if replications else ImageState.NEW,
         good_until=9e9,
     )

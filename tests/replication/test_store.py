@@ -138,7 +138,7 @@ NEVER_ASKED = replace(image(), replications=None, state=ImageState.NEW, good_unt
 def test_an_answer_changes_what_it_tells_and_nothing_else() -> None:
     asked = image(state=ImageState.PENDING, good_until=50.0)
     failed = (at(IRELAND, "FAILED"),)
-    facts = asked.answered(failed, ImageState.FAILED, unverified=True, at=90.0, good_until=95.0)
+    facts = asked.answered(failed, ImageState.FAILED, unverified=True, since=(), at=90.0, good_until=95.0)
     assert asdict(facts) == asdict(
         replace(
             asked,
