@@ -61,11 +61,10 @@ def added(selector: str, by: str = "") -> str:
     return f"sum by ({by}) (max by ({labels}) ({of_each}))"
 
 
-def per_image(left: str, *extra: str) -> str:
-    """The age since the push of images for which `left` is 1."""
-    ignored = ", ".join(("region", "registry_id", *extra))
-    age = f"(time() - {once(f'ecr_image_pushed_timestamp_seconds{{{REPOSITORY}}}')})"
-    return f"({left}) * ignoring ({ignored}) group_left () {age}"
+def per_image(left: str, label: str) -> str:
+    """How long images for which `left` is 1 are in that state. `label`: what `left` has besides I and D."""
+    since = once(f"ecr_image_replication_status_since_timestamp_seconds{{{REPOSITORY}}}")
+    return f"({left}) * ignoring ({label}) group_left () (time() - {since})"
 
 
 def labelled(expr: str, label: str, *parts: str) -> str:
@@ -175,6 +174,16 @@ DESTINATIONS = Row(
                 "delete_replication": "Mirrors deletions",
             },
         ),
+        table(
+            "Repositories that nothing replicates",
+            once(f"ecr_repository_replication_destinations{{{REPOSITORY}}}") + " == 0",
+            about="Targets select the repository, and no replication rule covers it.",
+            columns={
+                "repository": "Repository",
+                "source_registry_id": "From account",
+                "source_region": "From Region",
+            },
+        ),
     ],
 )
 TROUBLE = Row(
@@ -183,7 +192,7 @@ TROUBLE = Row(
         table(
             "Failed images",
             per_image(FAILED, "failure_code"),
-            about="With the code that ECR gives, and the age since the push.",
+            about="With the code that ECR gives, and how long they are in that state.",
             columns={
                 "repository": "Repository",
                 "tag": "Tag",
@@ -193,15 +202,15 @@ TROUBLE = Row(
                 "registry_id": "To account",
                 "region": "To Region",
                 "failure_code": "Code",
-                "Value": "Age",
+                "Value": "For",
             },
             unit="s",
-            sort="Age",
+            sort="For",
         ),
         table(
             "Unfinished images",
             f"topk(200, {per_image(UNFINISHED, 'status')})",
-            about="The two hundred oldest that are in progress or missing: at the top, what is stuck.",
+            about="The two hundred that are in progress or missing for longest: at the top, what is stuck.",
             columns={
                 "repository": "Repository",
                 "tag": "Tag",
@@ -211,10 +220,10 @@ TROUBLE = Row(
                 "registry_id": "To account",
                 "region": "To Region",
                 "status": "State",
-                "Value": "Age",
+                "Value": "For",
             },
             unit="s",
-            sort="Age",
+            sort="For",
         ),
     ],
 )
@@ -230,7 +239,7 @@ LAG = Row(
         lines(
             "From push to complete",
             *(Query(_quantile(q), f"{q:g}") for q in (0.5, 0.95, 0.99)),
-            about="Quantiles over the chosen window, of images that were seen unfinished first.",
+            about="Quantiles over the chosen window, of images that were pushed meanwhile.",
             unit="s",
         ),
         lines(

@@ -189,8 +189,8 @@ def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
 REPLICATION_DURATION = Row(
     "ecr_image_replication_duration_seconds",
     "histogram",
-    "Seconds from the push of an image to the first poll that reports its replication COMPLETE. Counts only"
-    " images that an earlier poll reported as unfinished. The resolution is the polling interval.",
+    "Seconds from the push of an image to the first poll that reports it COMPLETE, which is an upper bound."
+    " Counts images that were pushed while the exporter watched, each once for each destination.",
     (*S, *D),
     (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400),
 )
@@ -410,6 +410,47 @@ OWN = (
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 
 
+#: What does not fit into a HELP text.
+_NOTES = """
+## What the histogram of durations counts
+
+`ecr_image_replication_duration_seconds` counts an image once for each destination, when a poll first
+reports COMPLETE there. The first poll of the image may do so. The value is an upper bound: the push is seen
+with the next listing (`discovery_interval`), and an unfinished image is asked about again after
+`pending_interval`.
+
+An image counts if the first complete listing that has it is the next one after its push. So these do not
+count:
+
+- images that are older than the first listing after a start, or after a reload that changes the targets of
+  the repository
+- images that were pushed while listings of the repository failed for longer than `stale_after`
+- images that a target selects only long after their push, for example by a new tag
+- images that were restored from the archive.
+
+A backfill does not count. No metric of AWS tells a backfill from a replication, so these rules do:
+
+- Once the rules were read after the push, a destination counts only if they send the image there, or if ECR
+  reports it.
+- What is FAILED or MISSING an hour after the push, or later, does not count any more. IN_PROGRESS counts as
+  long as it lasts.
+
+## Since when a state lasts
+
+`ecr_image_replication_status_since_timestamp_seconds` is the time of the poll that first reported the
+state, not that of the change. It stays the same while the state is the same, also over reloads, another
+role or name of the registry, outages and, with `state_file`, restarts. A state that ends and comes back has
+a new time, and so has an image that is pushed or restored again. MISSING that cannot be confirmed because
+the rules cannot be read keeps its time until they are.
+
+## Deletion mirroring
+
+`delete_replication` of `ecr_registry_replication_rule_info` is the field `deleteReplication.enabled` of the
+rule, and true if one of several rules for the destination and filter has it. botocore before 1.44.4 drops
+the field from every answer, so the exporter requires boto3 1.44.4.
+"""
+
+
 def markdown() -> str:
     """docs/metrics.md, made from the catalogue."""
     head = (
@@ -418,7 +459,7 @@ def markdown() -> str:
     )
     replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
     own = _table("The exporter itself", OWN)
-    return f"{head}{replication}{own}\nThe usual `process_*` metrics come with them.\n"
+    return f"{head}{replication}{own}\nThe usual `process_*` metrics come with them.\n{_NOTES}"
 
 
 def _table(title: str, rows: Iterable[Row]) -> str:

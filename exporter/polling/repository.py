@@ -41,6 +41,8 @@ class RepositoryPoller(Asker):
         self._job = Job(Operation.IMAGES, name)
         self._scope = FailureScope("images", name)
         self._group = (id(context), name)
+        #: When the present listing began (Unix time).
+        self._began = 0.0
         #: The last listing, if an equal one selects the same.
         self._shown: Sequence[Image] | None = None
         #: The floor of `newest` when its images were shown.
@@ -51,6 +53,8 @@ class RepositoryPoller(Asker):
 
     def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
         del job
+        if not self._listing.under_way:
+            self._began = self._clock.time()
         return self._listing.call(client)
 
     def answered(self, call: Call, answer: Any) -> None:
@@ -91,17 +95,21 @@ class RepositoryPoller(Asker):
             self._listed(images)
 
     def _listed(self, images: Sequence[Image], *, exists: bool = True) -> None:
+        now = self._clock.monotonic()
+        was_fresh = self.facts.fresh(now, self._store.stale_after)
+        if not was_fresh:
+            self.statuses.durations.interrupted()
         if self._shown != images:
             self._select(images)
         elif self._floor != self._newest.floor:
             self.admit()
         with self._store.lock:
-            now = self._clock.monotonic()
-            if exists != self.facts.exists or not self.facts.fresh(now, self._store.stale_after):
+            if exists != self.facts.exists or not was_fresh:
                 self._store.changed()
             self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
+        self.statuses.durations.listed(self._began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
         self.ask_again(self._job, due=self._pacing.later(self._pacing.settings.discovery_interval))
@@ -180,6 +188,7 @@ class RepositoryPoller(Asker):
             self.facts.labels = targets.labels
             self.facts.targets = None
         self.statuses.restart_first_round()
+        self.statuses.durations.interrupted()
         known = [
             Image(f.digest, tuple(n.tag for n in f.names if n.tag), f.pushed_at, f.replicated_from)
             for f in self.facts.images.values()

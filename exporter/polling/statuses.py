@@ -16,12 +16,12 @@ from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
+from exporter.replication.durations import Durations
 from exporter.replication.facts import ImageFacts, RepositoryFacts
 from exporter.replication.model import Destination, FailureScope, ImageState, Reason, Replication, Status
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import (
     RECENT,
-    completed,
     evaluate,
     missing_only_where_expected,
     states_since,
@@ -40,6 +40,7 @@ class StatusPoller(Asker):
         self._name = repository
         self._facts = facts
         self._scope = FailureScope("status", repository)
+        self.durations = Durations()
         #: Digests that miss the answer that the first round waits for; None before the first listing.
         self._first_round: set[str] | None = None
         #: Digests that were pushed again while their status call was in flight.
@@ -62,6 +63,7 @@ class StatusPoller(Asker):
 
     def added(self, image: ImageFacts) -> None:
         """Ask for an image that is new, or was replicated again."""
+        self.durations.added(image)
         if self._job(image.digest) in self._context.in_flight:
             self._outdated.add(image.digest)
         if image.replications is None:
@@ -74,6 +76,7 @@ class StatusPoller(Asker):
         self._context.works(FailureScope("status", self._name, digest))
         self._pacing.cancel(self._job(digest))
         self._unverified.discard(digest)
+        self.durations.removed(digest)
         self.note_first_answer(digest)
 
     def recall(self, image: ImageFacts, remembered: Remembered | None) -> ImageFacts:
@@ -133,7 +136,7 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
-        self._observe(before, after.replications or ())
+        self._observe(after)
         with self._store.lock:
             if after != before or after.answered_at > before.good_until:
                 self._store.changed()
@@ -194,14 +197,18 @@ class StatusPoller(Asker):
             self._pacing.hold(self._name, until=context.fail(self._scope, error, call))
             self._ask(image)
 
-    def _observe(self, before: ImageFacts, after: tuple[Replication, ...]) -> None:
+    def _observe(self, image: ImageFacts) -> None:
         """Report replications that ended, and log unknown statuses."""
-        if before.replicated_from is not None:
-            seconds = max(0.0, self._clock.time() - before.replicated_from)
-            for destination in completed(before, after):
+        replications, rules_known = image.replications or (), self._registry.rules is not None
+        if image.pushed_at is not None:
+            seconds = max(0.0, self._clock.time() - image.pushed_at)
+            recent = seconds < RECENT
+            final = not image.unverified and (rules_known or not recent)
+            completed = self.durations.completed(image.digest, replications, final=final, recent=recent)
+            for destination in completed:
                 self._context.shared.on_complete(self._registry.source, destination, seconds)
-        for status in {r.status for r in after} - _KNOWN_STATUSES:
-            self._context.warn_of_status(status, repository=self._name, digest=before.digest)
+        for status in {r.status for r in replications} - _KNOWN_STATUSES:
+            self._context.warn_of_status(status, repository=self._name, digest=image.digest)
 
     # -- rules and intervals -----------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """The state file: what is known of images on disk, so that a restart loses none of it.
 
-Settled images are not asked for again after a restart, and unfinished ones keep the time since which they are
-in their state. It is a gzip file of JSON lines. The first line names the format. Each other line has images of
-one repository that are COMPLETE at the same destinations, or unfinished in the same states since the same
-times. A new file is written beside the old one and then replaces it, so that a whole file exists at every
-moment. A file that cannot be read is a warning and a cold start.
+Settled images are not asked for again after a restart, and unfinished ones keep the time since which they
+are in their state. It is a gzip file of JSON lines. The first line names the format. Each other line has
+images of one repository that are COMPLETE at the same destinations, or unfinished in the same states since
+the same times. A new file is written beside the old one and then replaces it, so that a whole file exists
+at every moment. A file that cannot be read is a warning and a cold start.
 """
 
 from __future__ import annotations

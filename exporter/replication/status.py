@@ -95,20 +95,6 @@ def image_state(replications: tuple[Replication, ...], *, recent: bool, rules_kn
     return ImageState.UNKNOWN if unfinished else ImageState.SETTLED
 
 
-def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destination]:
-    """The destinations that are COMPLETE now and were seen unfinished before."""
-    if before.replications is None:
-        return []
-    was = {replication.destination: replication.status for replication in before.replications}
-    waited = before.state is ImageState.PENDING or before.unverified
-    return [
-        destination
-        for destination, status, _ in after
-        if status == Status.COMPLETE
-        and was.get(destination, Status.MISSING if waited else Status.COMPLETE) != Status.COMPLETE
-    ]
-
-
 def states_since(
     before: tuple[Since, ...], replications: tuple[Replication, ...], *, rules_apply: bool, now: float
 ) -> tuple[Since, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from support.fakes import (
     ALL,
-    HOME,
     IRELAND,
     OREGON,
     STATUS,
@@ -82,7 +81,7 @@ def test_one_call_serves_all_tags_of_a_digest() -> None:
     assert {tag for _, tag, _ in rig.states()} == {"v1", "latest", "stable"}
 
 
-def test_a_pending_image_is_asked_at_the_pending_interval_and_its_duration_observed() -> None:
+def test_a_pending_image_is_asked_at_the_pending_interval() -> None:
     ecr = FakeECR()
     digest = pushed(ecr, age=5)
     ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
@@ -92,19 +91,6 @@ def test_a_pending_image_is_asked_at_the_pending_interval_and_its_duration_obser
     ecr.report("team/app", digest, complete())
     rig.run(16)
     assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE"}}
-    ((source, destination, seconds),) = rig.completions
-    assert (source, destination) == (HOME, IRELAND)
-    assert 31 <= seconds <= 52
-    rig.run(1000)
-    assert len(rig.completions) == 1
-
-
-def test_an_image_first_seen_complete_has_no_duration() -> None:
-    ecr = FakeECR()
-    ecr.report("team/app", pushed(ecr), complete())
-    rig = world(ecr)
-    rig.run(100)
-    assert rig.completions == []
 
 
 def test_long_stuck_images_are_asked_at_the_failed_interval() -> None:
