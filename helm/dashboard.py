@@ -174,16 +174,6 @@ DESTINATIONS = Row(
                 "delete_replication": "Mirrors deletions",
             },
         ),
-        table(
-            "Repositories that nothing replicates",
-            once(f"ecr_repository_replication_destinations{{{REPOSITORY}}}") + " == 0",
-            about="Targets select the repository, and no replication rule covers it.",
-            columns={
-                "repository": "Repository",
-                "source_registry_id": "From account",
-                "source_region": "From Region",
-            },
-        ),
     ],
 )
 TROUBLE = Row(

@@ -125,9 +125,10 @@ def missing_only_where_expected(facts: ImageFacts, expected: frozenset[Destinati
     def holds(known: Replication | Since) -> bool:
         return known.status != Status.MISSING or known.destination in expected
 
-    if all(map(holds, (*(facts.replications or ()), *facts.since))):
-        return facts
     replications = facts.replications
     if replications is not None:
-        replications = tuple(filter(holds, replications))
-    return replace(facts, replications=replications, since=tuple(filter(holds, facts.since)))
+        replications = tuple(known for known in replications if holds(known))
+    since = tuple(known for known in facts.since if holds(known))
+    if (replications, since) == (facts.replications, facts.since):
+        return facts
+    return replace(facts, replications=replications, since=since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.fakes import (
@@ -29,7 +30,7 @@ FAILED = Replication(IRELAND, Status.FAILED, "X")
 DAY = 86400.0
 
 
-def watched(ecr: FakeECR, **knobs: object) -> Rig:
+def watched(ecr: FakeECR, **knobs: Any) -> Rig:
     """A rig that has listed the only repository."""
     ecr.report("team/app", pushed(ecr, tag="old", age=30 * DAY), complete())
     rig = world(ecr, **knobs)
