@@ -6,7 +6,7 @@ from exporter.polling.context import Context
 from exporter.polling.rounds import shared_lines
 
 #: Seconds between two looks at the repositories.
-LOOK_EVERY = 2.0
+LOOK_EVERY = 1.0
 #: Seconds after a warning in which others are collected, because repositories are listed one after another.
 COLLECT_FOR = 60.0
 
