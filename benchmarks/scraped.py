@@ -106,7 +106,9 @@ class Reference(Collector):
             for registry in snapshot.registries:
                 for repository, images in registry.repositories:
                     if isinstance(row, RepositoryRow):
-                        for labels, value in row.samples(registry.source, repository, images):
+                        for labels, value in row.samples(
+                            registry.source, repository, images, registry.destinations.get(repository)
+                        ):
                             family.add_metric(labels, value)
                     elif isinstance(row, ImageRow):
                         _add(family, row, registry.source, repository, images)

@@ -61,11 +61,10 @@ def added(selector: str, by: str = "") -> str:
     return f"sum by ({by}) (max by ({labels}) ({of_each}))"
 
 
-def per_image(left: str, *extra: str) -> str:
-    """The age since the push of images for which `left` is 1."""
-    ignored = ", ".join(("region", "registry_id", *extra))
-    age = f"(time() - {once(f'ecr_image_pushed_timestamp_seconds{{{REPOSITORY}}}')})"
-    return f"({left}) * ignoring ({ignored}) group_left () {age}"
+def per_image(left: str, label: str) -> str:
+    """How long images for which `left` is 1 are in that state. `label`: what `left` has besides I and D."""
+    since = once(f"ecr_image_replication_status_since_timestamp_seconds{{{REPOSITORY}}}")
+    return f"({left}) * ignoring ({label}) group_left () (time() - {since})"
 
 
 def labelled(expr: str, label: str, *parts: str) -> str:
@@ -163,15 +162,16 @@ DESTINATIONS = Row(
         ),
         table(
             "Replication rules",
-            "max by (source_registry_id, source_region, repository_filter, registry_id, region)"
-            f" (ecr_registry_replication_rule_info{{{REGISTRY}}})",
-            about="Where the registries send what is pushed to repositories with the prefix; no prefix: all.",
+            "max by (source_registry_id, source_region, repository_filter, registry_id, region,"
+            f" delete_replication) (ecr_registry_replication_rule_info{{{REGISTRY}}})",
+            about="Where the registries send what is pushed to repositories with a prefix; none: all.",
             columns={
                 "source_registry_id": "From account",
                 "source_region": "From Region",
                 "repository_filter": "Prefix",
                 "registry_id": "To account",
                 "region": "To Region",
+                "delete_replication": "Mirrors deletions",
             },
         ),
     ],
@@ -182,7 +182,7 @@ TROUBLE = Row(
         table(
             "Failed images",
             per_image(FAILED, "failure_code"),
-            about="With the code that ECR gives, and the age since the push.",
+            about="With the code that ECR gives, and how long they are in that state.",
             columns={
                 "repository": "Repository",
                 "tag": "Tag",
@@ -192,15 +192,15 @@ TROUBLE = Row(
                 "registry_id": "To account",
                 "region": "To Region",
                 "failure_code": "Code",
-                "Value": "Age",
+                "Value": "For",
             },
             unit="s",
-            sort="Age",
+            sort="For",
         ),
         table(
             "Unfinished images",
             f"topk(200, {per_image(UNFINISHED, 'status')})",
-            about="The two hundred oldest that are in progress or missing: at the top, what is stuck.",
+            about="The two hundred that are in progress or missing for longest: at the top, what is stuck.",
             columns={
                 "repository": "Repository",
                 "tag": "Tag",
@@ -210,10 +210,10 @@ TROUBLE = Row(
                 "registry_id": "To account",
                 "region": "To Region",
                 "status": "State",
-                "Value": "Age",
+                "Value": "For",
             },
             unit="s",
-            sort="Age",
+            sort="For",
         ),
     ],
 )
@@ -229,7 +229,7 @@ LAG = Row(
         lines(
             "From push to complete",
             *(Query(_quantile(q), f"{q:g}") for q in (0.5, 0.95, 0.99)),
-            about="Quantiles over the chosen window, of images that were seen unfinished first.",
+            about="Quantiles over the chosen window, of images that were pushed meanwhile.",
             unit="s",
         ),
         lines(

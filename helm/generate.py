@@ -38,13 +38,15 @@ Schema = dict[str, Any]
 
 #: What Helm makes of the keys `on`, `yes`, `off` and `no` without quotes (YAML 1.1).
 _NO_BOOLEANS = {"not": {"enum": ["true", "false"]}}
-_STRINGS = {"type": "object", "propertyNames": _NO_BOOLEANS, "additionalProperties": {"type": "string"}}
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 #: A label's key and value, as Kubernetes has them.
 _LABEL = r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _CIDR4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])"
 _CIDR6 = r"[0-9a-fA-F]*:[0-9a-fA-F:.]*/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
 _LABEL_KEY = r"^(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+#: The name of a label in Prometheus. Those that begin with two underscores are reserved.
+_RULE_LABEL = "^(?:[a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9_]*$"
 #: A label matcher of PromQL, and the space after it.
 _MATCHER = r"""[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=|!=|=~|!~)\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`)\s*"""
 
@@ -62,7 +64,7 @@ _RULE = _object(
     record=_TEXT,
     expr={"type": ["string", "integer"]},
     keep_firing_for={"$ref": "optionalDuration"},
-    labels={"$ref": "strings"},
+    labels={"$ref": "ruleLabels"},
     annotations={"$ref": "strings"},
     **{"for": {"$ref": "duration"}},
 )
@@ -85,10 +87,16 @@ _NAMED: dict[str, Schema] = {
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
     "matchers": {"type": "string", "pattern": rf"^\s*(?:{_MATCHER}(?:,\s*{_MATCHER})*,?\s*)?$"},
     "strings": _STRINGS,
+    "ruleLabels": {**_STRINGS, "propertyNames": {"pattern": _RULE_LABEL}},
+    # The chart sets both of these: a second value would have no effect.
+    "alertLabels": {
+        **_STRINGS,
+        "propertyNames": {"pattern": _RULE_LABEL, "not": {"enum": ["alertname", "severity"]}},
+    },
     "quantities": {"type": "object", "additionalProperties": {"$ref": "k8s/Quantity"}},
     "labels": {
         "type": "object",
-        "propertyNames": {"pattern": _LABEL_KEY, **_NO_BOOLEANS},
+        "propertyNames": {"pattern": _LABEL_KEY},
         "additionalProperties": {"type": "string", "pattern": _LABEL},
     },
     "intOrPercent": {
@@ -128,7 +136,7 @@ _NAMED: dict[str, Schema] = {
             interval={"$ref": "optionalDuration"},
             query_offset={"$ref": "optionalDuration"},
             limit={"type": "integer", "minimum": 0},
-            labels={"$ref": "strings"},
+            labels={"$ref": "ruleLabels"},
             rules={"type": "array", "items": _RULE},
         ),
     },
@@ -248,15 +256,33 @@ def values_schema(keys: list[Value]) -> Schema:
     for models in [shape.pop("definitions") for shape in list(named.values()) if "definitions" in shape]:
         named |= models
     named["probe"] = _probe(types)
-    properties["enabled"] = {"type": "boolean", "description": "Condition of a parent chart"}
-    properties["global"] = {"type": "object", "description": "What Helm hands to every chart of a release"}
+    secrets = {"type": ["array", "null"], "items": {"type": ["string", "object"]}}
+    properties["enabled"] = {"type": ["boolean", "null"], "description": "Condition of a parent chart"}
+    properties["global"] = {
+        "type": ["object", "null"],
+        "description": "What Helm passes to every chart of a release",
+        "properties": {"imageRegistry": {"type": ["string", "null"]}, "imagePullSecrets": secrets},
+    }
     return {
         "$schema": schema.DRAFT,
         "type": "object",
         "additionalProperties": False,
-        "properties": properties,
-        "definitions": dict(sorted((named | types.asked).items())),
+        "properties": {key: _without_booleans(each) for key, each in properties.items()},
+        "definitions": _without_booleans(dict(sorted((named | types.asked).items()))),
     }
+
+
+def _without_booleans(node: Any) -> Any:
+    """The schema, which refuses the keys `true` and `false` in every map whose keys are free."""
+    if isinstance(node, list):
+        return [_without_booleans(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    strict = {key: _without_booleans(each) for key, each in node.items()}
+    if isinstance(strict.get("additionalProperties"), dict) or "patternProperties" in strict:
+        both = [each for each in (strict.get("propertyNames"), _NO_BOOLEANS) if each]
+        strict["propertyNames"] = {"allOf": both} if len(both) > 1 else both[0]
+    return strict
 
 
 def _probe(types: Kubernetes) -> Schema:
@@ -275,7 +301,7 @@ def _alert(default: dict[str, Any]) -> Schema:
         "severity": {"type": "string", "minLength": 1},
         "for": duration,
         "keepFiringFor": optional,
-        "labels": {"$ref": "strings"},
+        "labels": {"$ref": "alertLabels"},
     }
     thresholds = {
         key: duration if isinstance(value, str) else {"type": "number", "minimum": 0}

@@ -155,7 +155,20 @@ def _rule(row: Row) -> Rule:
         destinations=tuple(_destination(each) for each in _optional(row, "destinations")),
         filters=tuple(_text(each, "filter") for each in filters),
         prefixes=tuple(prefix for prefix in prefixes if prefix),
+        delete_replication=_mirrors_deletions(row),
     )
+
+
+def _mirrors_deletions(row: Row) -> bool:
+    """Whether deleteReplication is enabled. botocore before 1.44.4 leaves the field out of every answer."""
+    match row.get("deleteReplication"):
+        case None:
+            return False
+        case {"enabled": bool(enabled)}:
+            return enabled
+        case dict() as setting if setting.get("enabled") is None:
+            return False
+    raise UnusableAnswer("the answer has a deleteReplication that cannot be understood")
 
 
 def _destination(row: Row) -> Destination:

@@ -60,8 +60,9 @@ requests_per_second: 20
 """
 
 
-def _rule(prefix: str, *destinations: Destination) -> dict[str, Any]:
+def _rule(prefix: str, *destinations: Destination, mirrors_deletions: bool = False) -> dict[str, Any]:
     return {
+        "deleteReplication": {"enabled": mirrors_deletions},
         "destinations": [{"region": to.region, "registryId": to.registry_id} for to in destinations],
         "repositoryFilters": [{"filter": prefix, "filterType": "PREFIX_MATCH"}],
     }
@@ -71,7 +72,7 @@ RULES = (
     _rule("team/", IRELAND, OREGON),
     _rule("team/web", PARTNER_IRELAND),
     _rule("team/worker", PARTNER_OREGON),  # its registry policy does not allow replication
-    _rule("platform/", IRELAND),
+    _rule("platform/", IRELAND, mirrors_deletions=True),
 )
 
 

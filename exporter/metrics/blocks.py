@@ -111,6 +111,8 @@ class Group(NamedTuple):
     source: Source
     repository: str
     images: tuple[ImageFacts, ...]
+    #: How many destinations the rules have; only for rows about repositories, and None if unknown.
+    destinations: int | None = None
 
 
 def _ends(name: str, one_in: int) -> bool:
@@ -145,7 +147,8 @@ def repository_blocks(registries: Iterable[RegistrySnapshot]) -> Iterator[tuple[
     block: list[Group] = []
     for registry in registries:
         for repository, images in registry.repositories:
-            block.append(Group(registry.source, repository, images))
+            destinations = registry.destinations.get(repository)
+            block.append(Group(registry.source, repository, images, destinations))
             if len(images) > 64 or (len(block) >= MANY_LINES and _ends(repository, MANY_LINES // 4)):
                 yield tuple(block)
                 block = []
@@ -195,7 +198,7 @@ def _named_images(groups: Iterable[Group], *, digests: bool) -> Iterator[_Named]
     """Each name of each image: the facts, the text of the labels I, and, with `digests`, the same with the
     image's digest.
     """
-    for source, repository, images in groups:
+    for source, repository, images, _ in groups:
         before, after = f'{_pairs(I[:1], (repository,))},tag="', f'",{_pairs(S, source)}'
         for image in images:
             digest = _escaped(image.digest) if digests else ""
@@ -231,7 +234,7 @@ def updated(known: dict[Key, Block], blocks: Iterable[tuple[Group, ...]]) -> dic
     """A block for each of the given facts: the known one that begins with the same image, or a new one."""
     updated = {}
     for groups in blocks:
-        source, repository, images = groups[0]
+        source, repository, images, _ = groups[0]
         key = (source, repository, images[0].digest if images else "")
         block = known.get(key)
         updated[key] = block.with_facts(groups) if block else Block(groups)

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Source, Status
+from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Since, Source, Status
 from exporter.replication.store import RegistrySnapshot
 
 S = ("source_registry_id", "source_region")
@@ -72,9 +72,9 @@ class ImageRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class RepositoryRow(Row):
-    """A gauge of repositories."""
+    """A gauge of repositories. The last argument of `samples` is how many destinations the rules have."""
 
-    samples: Callable[[Source, str, Sequence[ImageFacts]], Iterable[Sample]] = lambda *_: ()
+    samples: Callable[[Source, str, Sequence[ImageFacts], int | None], Iterable[Sample]] = lambda *_: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,12 @@ def _failure_info(replications: tuple[Replication, ...] | None) -> Iterator[Samp
             yield (*destination, code), 1.0
 
 
+def _since(states: tuple[Since, ...]) -> Iterator[Sample]:
+    for destination, _, at, shown in states:
+        if shown:
+            yield destination, at
+
+
 def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ...], list[ImageFacts]]]:
     """The images by their replications. Most images hold the same object, so a repository has few groups."""
     groups: dict[int, list[ImageFacts]] = {}
@@ -110,8 +116,11 @@ def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ..
     return [(group[0].replications or (), group) for group in groups.values()]
 
 
-def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+def _images(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
     """That there is none in a state is known only when all images are."""
+    del destinations
     all_known = all(image.replications is not None and not image.unverified for image in images)
     tally: Tally[tuple[Destination, str]] = Tally()
     for replications, group in _alike(images):
@@ -124,7 +133,10 @@ def _images(source: Source, repository: str, images: Sequence[ImageFacts]) -> It
                 yield (repository, *source, *destination, status), float(number)
 
 
-def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts]) -> Iterator[Sample]:
+def _oldest_pending(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
+    del destinations
     oldest: dict[Destination, float] = {}
     for replications, group in _alike(images):
         pending = [d for d, status, _ in replications if status in (Status.IN_PROGRESS, Status.MISSING)]
@@ -135,11 +147,18 @@ def _oldest_pending(source: Source, repository: str, images: Sequence[ImageFacts
         yield (repository, *source, *destination), pushed_at
 
 
+def _destinations(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
+    del images
+    if destinations is not None:
+        yield (repository, *source), float(destinations)
+
+
 def _rules(registry: RegistrySnapshot) -> Iterator[Sample]:
-    rules = registry.rules.rules if registry.rules else ()
-    pairs = {(d, prefix) for r in rules for d in r.destinations for prefix in r.filters or ("",)}
-    for destination, prefix in sorted(pairs):
-        yield (*registry.source, *destination, prefix), 1.0
+    routes = registry.rules.routes() if registry.rules else {}
+    for (destination, prefix), mirrors_deletions in sorted(routes.items()):
+        yield (*registry.source, *destination, prefix, str(mirrors_deletions).lower()), 1.0
 
 
 def _target_success(registry: RegistrySnapshot) -> Iterator[Sample]:
@@ -170,8 +189,8 @@ def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
 REPLICATION_DURATION = Row(
     "ecr_image_replication_duration_seconds",
     "histogram",
-    "Seconds from the push of an image to the first poll that reports its replication COMPLETE. Counts only"
-    " images that an earlier poll reported as unfinished. The resolution is the polling interval.",
+    "Seconds from the push of an image to the first poll that reports it COMPLETE, which is an upper bound."
+    " Counts images that were pushed while the exporter watched, each once for each destination.",
     (*S, *D),
     (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400),
 )
@@ -284,6 +303,15 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         samples=_failure_info,
     ),
     ImageRow(
+        "ecr_image_replication_status_since_timestamp_seconds",
+        "gauge",
+        "Unix time at which the image was first seen in its present state at the destination. Only of states"
+        " other than COMPLETE. " + _POLLED,
+        (*I, *D),
+        fact=attrgetter("since"),
+        samples=_since,
+    ),
+    ImageRow(
         "ecr_image_info",
         "gauge",
         "Always 1. The digest label is always set, also for an image that is watched by tag. " + _POLLED,
@@ -314,12 +342,21 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         ("repository", *S, *D),
         samples=_oldest_pending,
     ),
+    RepositoryRow(
+        "ecr_repository_replication_destinations",
+        "gauge",
+        "Destinations to which the replication rules send the images of the repository. 0 if no rule selects"
+        " it, so that nothing is replicated. Absent while the rules are not known. " + _POLLED,
+        ("repository", *S),
+        samples=_destinations,
+    ),
     RegistryRow(
         "ecr_registry_replication_rule_info",
         "gauge",
         "Always 1. One series for each destination and repository prefix in the registry's replication rules."
-        " An empty repository_filter selects all repositories. " + _POLLED,
-        (*S, *D, "repository_filter"),
+        " An empty repository_filter selects all repositories. delete_replication is true if deletions are"
+        " mirrored to the destination, else false. " + _POLLED,
+        (*S, *D, "repository_filter", "delete_replication"),
         samples=_rules,
     ),
     RegistryRow(
@@ -373,6 +410,47 @@ OWN = (
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
 
 
+#: What does not fit into a HELP text.
+_NOTES = """
+## What the histogram of durations counts
+
+`ecr_image_replication_duration_seconds` counts an image once for each destination, when a poll first
+reports COMPLETE there. The first poll of the image may do so. The value is an upper bound: the push is seen
+with the next listing (`discovery_interval`), and an unfinished image is asked about again after
+`pending_interval`.
+
+An image counts if the first complete listing that has it is the next one after its push. So these do not
+count:
+
+- images that are older than the first listing after a start, or after a reload that changes the targets of
+  the repository
+- images that were pushed while listings of the repository failed for longer than `stale_after`
+- images that a target selects only long after their push, for example by a new tag
+- images that were restored from the archive.
+
+A backfill does not count. No metric of AWS tells a backfill from a replication, so these rules do:
+
+- Once the rules were read after the push, a destination counts only if they send the image there, or if ECR
+  reports it.
+- What is FAILED or MISSING an hour after the push, or later, does not count any more. IN_PROGRESS counts as
+  long as it lasts.
+
+## Since when a state lasts
+
+`ecr_image_replication_status_since_timestamp_seconds` is the time of the poll that first reported the
+state, not that of the change. It stays the same while the state is the same, also over reloads, another
+role or name of the registry, outages and, with `state_file`, restarts. A state that ends and comes back has
+a new time, and so has an image that is pushed or restored again. MISSING that cannot be confirmed because
+the rules cannot be read keeps its time until they are.
+
+## Deletion mirroring
+
+`delete_replication` of `ecr_registry_replication_rule_info` is the field `deleteReplication.enabled` of the
+rule, and true if one of several rules for the destination and filter has it. botocore before 1.44.4 drops
+the field from every answer, so the exporter requires boto3 1.44.4.
+"""
+
+
 def markdown() -> str:
     """docs/metrics.md, made from the catalogue."""
     head = (
@@ -381,7 +459,7 @@ def markdown() -> str:
     )
     replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
     own = _table("The exporter itself", OWN)
-    return f"{head}{replication}{own}\nThe usual `process_*` metrics come with them.\n"
+    return f"{head}{replication}{own}\nThe usual `process_*` metrics come with them.\n{_NOTES}"
 
 
 def _table(title: str, rows: Iterable[Row]) -> str:

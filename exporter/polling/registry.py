@@ -16,6 +16,7 @@ from exporter.config.settings import Settings
 from exporter.polling.access import Access, Group
 from exporter.polling.calls import LOST_AFTER, Call, Job, call_lost, unusable
 from exporter.polling.context import Asker, Context, Shared, requested_pause
+from exporter.polling.coverage import Coverage
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import Reach
 from exporter.polling.repositories import RepositoriesPoller
@@ -42,6 +43,7 @@ class RegistryPoller:
         self.pacing = context.pacing
         self._reach = Reach(context)
         self._rounds = TargetRounds(context)
+        self._coverage = Coverage(context)
         self._repositories = RepositoriesPoller(context, self._rounds)
         self._account = AccountPoller(context, begin=self._begin, on_account=on_account)
         self._rules = RulesPoller(
@@ -167,8 +169,8 @@ class RegistryPoller:
             self.failed(call, call_lost())
 
     def record_targets(self) -> float:
-        """Record what the last answers mean for targets; the monotonic time at which to do so again."""
-        return self._rounds.record()
+        """Record what the last answers mean for targets and repositories; when to do so again (monotonic)."""
+        return min(self._rounds.record(), self._coverage.record())
 
     def _came_back(self, call: Call) -> bool:
         """Stop to wait for a call; False if it was lost, so that it counted already."""

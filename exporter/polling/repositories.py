@@ -105,7 +105,8 @@ class RepositoriesPoller(Asker):
 
     def _select(self) -> None:
         """Poll what the targets select of the existing repositories, and nothing else."""
-        wanted = self._targets.matching(self._existing or ())
+        # Until they are listed, what is polled is known to exist: a reload that adds a glob drops none of it.
+        wanted = self._targets.matching(self.pollers if self._existing is None else self._existing)
         for name in self.pollers.keys() - wanted:
             self._drop(name)
         for name in wanted:

@@ -19,7 +19,7 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.statuses import StatusPoller
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import FailureScope, Image, Reason
-from exporter.replication.state_file import Settled
+from exporter.replication.state_file import Remembered
 from exporter.replication.targets import RepositoryTargets, Watched
 
 
@@ -42,6 +42,8 @@ class RepositoryPoller(Asker):
         self._job = Job(Operation.IMAGES, name)
         self._scope = FailureScope("images", name)
         self._group = (id(context), name)
+        #: When the present listing began (Unix time).
+        self._began = 0.0
         #: The last listing, if an equal one selects the same.
         self._shown: Sequence[Image] | None = None
         #: The floor of `newest` when its images were shown.
@@ -53,6 +55,8 @@ class RepositoryPoller(Asker):
 
     def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
         del job
+        if not self._listing.under_way:
+            self._began = self._clock.time()
         return self._listing.call(client)
 
     def answered(self, call: Call, answer: Any) -> None:
@@ -77,7 +81,7 @@ class RepositoryPoller(Asker):
         if error.reason is Reason.REPOSITORY_NOT_FOUND:
             # Its images are gone, and that is no failure of its own.
             self._shown = None
-            self._listed([])
+            self._listed([], exists=False)
             with self._store.lock:
                 self.facts.targets = tuple(replace(t, complete=True) for t in self.facts.targets or ())
             self._context.fail(self._scope, error, call)
@@ -92,18 +96,23 @@ class RepositoryPoller(Asker):
             self._context.works(self._scope)
             self._listed(images)
 
-    def _listed(self, images: Sequence[Image]) -> None:
+    def _listed(self, images: Sequence[Image], *, exists: bool = True) -> None:
+        now = self._clock.monotonic()
+        was_fresh = self.facts.fresh(now, self._store.stale_after)
+        if not was_fresh:
+            self.statuses.durations.interrupted()
         if self._shown != images:
             self._select(images)
         elif self._floor != self._newest.floor:
             self.admit()
         with self._store.lock:
-            now = self._clock.monotonic()
-            if not self.facts.fresh(now, self._store.stale_after):
+            if exists != self.facts.exists or not was_fresh:
                 self._store.changed()
+            self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
         self._sightings.listed(self.name, self._registry.source, images)
+        self.statuses.durations.listed(self._began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
         self.ask_again(self._job, due=self._pacing.later(self._pacing.settings.discovery_interval))
@@ -128,12 +137,12 @@ class RepositoryPoller(Asker):
         worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
         self._shown = images if worth else None
 
-    def _show_admitted(self, remembered: Mapping[str, Settled] | None = None) -> None:
+    def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> None:
         self._floor = self._newest.floor
         self._show(self._newest.admitted(self._group), remembered=remembered)
 
     def _show(
-        self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Settled] | None = None
+        self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Remembered] | None = None
     ) -> None:
         """Make the facts those of the selected images, and ask for what is new among them."""
         gone = self.facts.images.keys() - selected.keys()
@@ -153,7 +162,7 @@ class RepositoryPoller(Asker):
             self.statuses.added(image)
 
     def _differences(
-        self, selected: Mapping[str, Watched], remembered: Mapping[str, Settled]
+        self, selected: Mapping[str, Watched], remembered: Mapping[str, Remembered]
     ) -> tuple[list[ImageFacts], list[ImageFacts]]:
         """The images of which only what is remembered is known, and those that have other names."""
         new, renamed = [], []
@@ -184,6 +193,7 @@ class RepositoryPoller(Asker):
             self.facts.labels = targets.labels
             self.facts.targets = None
         self.statuses.restart_first_round()
+        self.statuses.durations.interrupted()
         known = [
             Image(f.digest, tuple(n.tag for n in f.names if n.tag), f.pushed_at, f.replicated_from)
             for f in self.facts.images.values()

@@ -79,14 +79,14 @@ class TargetRounds:
             elif logged or new:
                 self._failing[health.label] = (logged & health.reasons) | new or logged
         for reason, labels in failed.items():
-            for target, count in _lines(labels):
+            for target, count in shared_lines(labels):
                 self._context.warned("target_failed", target=target, reason=reason, targets=count)
-        for target, count in _lines(recovered):
+        for target, count in shared_lines(recovered):
             self._context.noted("target_recovered", target=target, targets=count)
 
 
-def _lines(labels: Sequence[str]) -> list[tuple[str, int | None]]:
-    """The targets of each line: one, or some of all and their number if they are many."""
+def shared_lines(labels: Sequence[str]) -> list[tuple[str, int | None]]:
+    """The names on each line: one, or some of all and their number if they are many."""
     if len(labels) <= MOST_LINES:
         return [(label, None) for label in labels]
     return [(", ".join(labels[:MOST_LINES]), len(labels))]

@@ -13,11 +13,13 @@ from exporter.polling.context import Asker, Context
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import REGISTRY
 from exporter.polling.repository import RepositoryPoller
-from exporter.replication.model import FailureScope, Reason, Registry
+from exporter.replication.model import Destination, FailureScope, Reason, Registry
 
 _RULES = Job(Operation.REGISTRY)
 _ACCOUNT = Job(Operation.ACCOUNT)
 _SCOPE = FailureScope("rules")
+#: So many of the changed rules are logged by name.
+MOST_ROUTES = 10
 
 #: Takes whose account an access has. It may rename or retire the poller that calls it.
 OnAccount = Callable[[Access, str], None]
@@ -114,6 +116,8 @@ class RulesPoller(Asker):
         self._repositories = repositories
         #: Called when the account is known, and the rules are or cannot be read.
         self._begin = begin
+        #: What the rules said when they were last read. Unlike the facts, it is never too old.
+        self._logged: Mapping[tuple[Destination, str], bool] | None = None
 
     def configure(self, accesses: Iterable[Access]) -> None:
         """Ask with one of these accesses. One to another account's registry cannot read its rules."""
@@ -174,13 +178,13 @@ class RulesPoller(Asker):
     def _take(self, call: Call, registry: Registry) -> None:
         before, now = self._registry.rules, self._clock.monotonic()
         with self._store.lock:
+            if before != registry:
+                self._store.changed()
             self._registry.rules = registry
             self._registry.rules_at = now
             # The Unix time at which the call was sent.
             self._registry.rules_time = self._clock.time() - max(0.0, now - call.sent_at)
-        if before != registry:
-            changed = before is not None
-            self._context.noted("replication_rules_read", rules=len(registry.rules), changed=changed)
+        self._log(registry)
         for name, repository in self._repositories.items():
             expected = registry.destinations(name)
             # Rules that could not be read for long may have changed any number of times.
@@ -188,3 +192,29 @@ class RulesPoller(Asker):
                 repository.statuses.rules_changed(expected=expected)
             else:
                 repository.statuses.rules_confirmed()
+
+    def _log(self, registry: Registry) -> None:
+        """Log the rules that are read first, and then each change of what they say."""
+        before, after = self._logged, registry.routes()
+        self._logged = after
+        if before is None:
+            self._context.noted("replication_rules_read", rules=len(registry.rules))
+        elif before != after:
+            self._context.warned(
+                "rules_changed",
+                went=_listed(route for route in before if route not in after),
+                came=_listed(route for route in after if route not in before),
+                delete_replication_on=_listed(
+                    r for r, mirrors in after.items() if mirrors and not before.get(r)
+                ),
+                delete_replication_off=_listed(
+                    r for r, mirrors in before.items() if mirrors and after.get(r) is False
+                ),
+            )
+
+
+def _listed(routes: Iterable[tuple[Destination, str]]) -> str | None:
+    """The routes as text, or None if there is none. A few of them if they are many."""
+    texts = [f"{prefix}* -> {account}/{region}" for (region, account), prefix in sorted(routes)]
+    more = [f"{len(texts) - MOST_ROUTES} more"] if len(texts) > MOST_ROUTES else []
+    return ", ".join(texts[:MOST_ROUTES] + more) or None

@@ -16,10 +16,17 @@ from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
+from exporter.replication.durations import Durations
 from exporter.replication.facts import ImageFacts, RepositoryFacts
 from exporter.replication.model import Destination, FailureScope, ImageState, Reason, Replication, Status
-from exporter.replication.state_file import Settled
-from exporter.replication.status import RECENT, completed, evaluate, missing_only_where_expected, seen_at
+from exporter.replication.state_file import Remembered
+from exporter.replication.status import (
+    RECENT,
+    evaluate,
+    missing_only_where_expected,
+    seen_at,
+    states_since,
+)
 
 _KNOWN_STATUSES = frozenset(Status)
 
@@ -34,6 +41,7 @@ class StatusPoller(Asker):
         self._name = repository
         self._facts = facts
         self._scope = FailureScope("status", repository)
+        self.durations = Durations()
         #: Digests that miss the answer that the first round waits for; None before the first listing.
         self._first_round: set[str] | None = None
         #: Digests that were pushed again while their status call was in flight.
@@ -56,6 +64,7 @@ class StatusPoller(Asker):
 
     def added(self, image: ImageFacts) -> None:
         """Ask for an image that is new, or was replicated again."""
+        self.durations.added(image)
         if self._job(image.digest) in self._context.in_flight:
             self._outdated.add(image.digest)
         if image.replications is None:
@@ -68,14 +77,15 @@ class StatusPoller(Asker):
         self._context.works(FailureScope("status", self._name, digest))
         self._pacing.cancel(self._job(digest))
         self._unverified.discard(digest)
+        self.durations.removed(digest)
         self.note_first_answer(digest)
 
-    def recall(self, image: ImageFacts, settled: Settled | None) -> ImageFacts:
+    def recall(self, image: ImageFacts, remembered: Remembered | None) -> ImageFacts:
         """The facts of an image with what the state file remembers of it."""
-        if settled is None:
+        if remembered is None:
             return image
         settings = self._pacing.settings
-        return settled.recall(
+        return remembered.recall(
             image,
             clock=self._clock,
             settled_interval=settings.settled_interval,
@@ -127,8 +137,7 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
-        reported = {replication.destination for replication in answer}
-        self._observe(before, tuple(r for r in after.replications or () if r.destination in reported))
+        self._observe(after, reported=frozenset(replication.destination for replication in answer))
         with self._store.lock:
             if after != before or after.answered_at > before.good_until:
                 self._store.changed()
@@ -156,17 +165,26 @@ class StatusPoller(Asker):
         now, age = self._clock.monotonic(), self._age(before)
         stale_after = self._pacing.settings.stale_after
         rules = self._registry.believed_rules(now, stale_after)
+        rules_apply = self._registry.rules_cover(before)
         replications, state, unverified = evaluate(
             reported,
             rules.destinations(self._name) if rules else None,
             held=self._context.shared.sightings.held(self._name, before),
-            rules_apply=self._registry.rules_cover(before),
+            rules_apply=rules_apply,
             rules_expired=rules is None and self._registry.rules is not None,
             recent=age is not None and age < RECENT,
         )
         (self._unverified.add if unverified else self._unverified.discard)(before.digest)
+        since = states_since(
+            before.since,
+            replications,
+            rules_apply=rules is not None and rules_apply,
+            now=round(self._clock.time(), 3),
+        )
         good_until = now + self._pacing.interval(state, age=age or 0.0) + stale_after
-        return before.answered(replications, state, unverified=unverified, at=now, good_until=good_until)
+        return before.answered(
+            replications, state, unverified=unverified, since=since, at=now, good_until=good_until
+        )
 
     def failed(self, call: Call, error: ECRError) -> None:
         digest = call.job.digest
@@ -190,14 +208,23 @@ class StatusPoller(Asker):
             self._pacing.hold(self._name, until=context.fail(self._scope, error, call))
             self._ask(image)
 
-    def _observe(self, before: ImageFacts, after: tuple[Replication, ...]) -> None:
-        """Report replications that ended, and log unknown statuses."""
-        if before.replicated_from is not None:
-            seconds = max(0.0, self._clock.time() - before.replicated_from)
-            for destination in completed(before, after):
+    def _observe(self, image: ImageFacts, *, reported: frozenset[Destination]) -> None:
+        """Report replications that ended, and log unknown statuses. What was only seen there did not end."""
+        rules_known = self._registry.rules is not None
+        replications = tuple(
+            replication
+            for replication in image.replications or ()
+            if replication.destination in reported or replication.status != Status.COMPLETE
+        )
+        if image.pushed_at is not None:
+            seconds = max(0.0, self._clock.time() - image.pushed_at)
+            recent = seconds < RECENT
+            final = not image.unverified and (rules_known or not recent)
+            completed = self.durations.completed(image.digest, replications, final=final, recent=recent)
+            for destination in completed:
                 self._context.shared.on_complete(self._registry.source, destination, seconds)
-        for status in {r.status for r in after} - _KNOWN_STATUSES:
-            self._context.warn_of_status(status, repository=self._name, digest=before.digest)
+        for status in {r.status for r in replications} - _KNOWN_STATUSES:
+            self._context.warn_of_status(status, repository=self._name, digest=image.digest)
 
     def seen(self, destination: Destination, digests: frozenset[str]) -> None:
         """Take that another watched registry lists these images: they are not MISSING there."""

@@ -18,6 +18,7 @@ from exporter.replication.model import (
     Reason,
     Registry,
     Replication,
+    Since,
     Source,
 )
 
@@ -37,6 +38,8 @@ class ImageFacts:
     state: ImageState = ImageState.NEW
     #: Whether the rules that it was evaluated with may differ from those that apply to it.
     unverified: bool = False
+    #: Since when it is in each of its states other than COMPLETE. Empty for settled images, which are most.
+    since: tuple[Since, ...] = ()
     #: Monotonic times: of the answer, and until when it is believed.
     answered_at: float = field(default=0.0, compare=False)
     good_until: float = field(default=0.0, compare=False)
@@ -47,6 +50,7 @@ class ImageFacts:
         state: ImageState,
         *,
         unverified: bool,
+        since: tuple[Since, ...],
         at: float,
         good_until: float,
     ) -> ImageFacts:
@@ -59,13 +63,14 @@ class ImageFacts:
             replications,
             state,
             unverified,
+            since,
             at,
             good_until,
         )
 
     def unanswered(self) -> ImageFacts:
         """What is left when the answer is no longer believed."""
-        return replace(self, replications=None, state=ImageState.UNKNOWN)
+        return replace(self, replications=None, state=ImageState.UNKNOWN, since=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class RepositoryFacts:
     #: When the images were last listed completely: monotonic, and Unix time.
     listed_at: float | None = None
     listed_time: float | None = None
+    #: Whether it existed at that time. A target can spell out one that does not.
+    exists: bool = True
     #: Whether ECR answered for each image of some listing.
     asked: bool = False
     failures: dict[FailureScope, Reason] = field(default_factory=dict)
@@ -191,6 +198,20 @@ class RegistryFacts:
     def believed_rules(self, now: float, stale_after: float) -> Registry | None:
         """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
         return self.rules if now <= self.rules_at + stale_after else None
+
+    def destination_counts(self, now: float, stale_after: float) -> dict[str, int]:
+        """How many destinations the rules have for each repository that is known to exist.
+
+        Empty while the rules are not known, or too old at the monotonic time `now`.
+        """
+        rules = self.believed_rules(now, stale_after)
+        if rules is None:
+            return {}
+        return {
+            name: len(rules.destinations(name))
+            for name, repository in self.repositories.items()
+            if repository.exists and repository.fresh(now, stale_after)
+        }
 
     def rules_cover(self, image: ImageFacts) -> bool:
         """Whether the rules were read after the replication of the image began, so that they apply to it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import product
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -116,6 +117,16 @@ class Replication(NamedTuple):
     failure_code: str = ""
 
 
+class Since(NamedTuple):
+    """When an image that is not COMPLETE at a destination was first seen in its present state there."""
+
+    destination: Destination
+    status: str
+    at: float
+    #: False while it is not known whether the image still is in that state.
+    shown: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One replication rule: its destinations, and its filters. Without filters it covers every repository."""
@@ -124,6 +135,9 @@ class Rule:
     filters: tuple[str, ...] = ()
     #: The filters that are prefixes. What a filter of another type matches is unknown.
     prefixes: tuple[str, ...] = ()
+    #: Whether deletions of images and tags are mirrored to the destinations. ECR mirrors none by default
+    #: (botocore service model).
+    delete_replication: bool = False
 
     def covers(self, repository: str) -> bool:
         """Whether images that are pushed to the repository are certainly sent to the destinations.
@@ -143,6 +157,17 @@ class Registry:
     _destinations: dict[str, frozenset[Destination]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def routes(self) -> dict[tuple[Destination, str], bool]:
+        """Each destination and filter of the rules, and whether some rule mirrors deletions there.
+
+        The filter is "" where a rule has none.
+        """
+        routes: dict[tuple[Destination, str], bool] = {}
+        for rule in self.rules:
+            for route in product(rule.destinations, rule.filters or ("",)):
+                routes[route] = routes.get(route, False) or rule.delete_replication
+        return routes
 
     def destinations(self, repository: str) -> frozenset[Destination]:
         """Where the rules send what is pushed to the repository."""

@@ -1,9 +1,10 @@
-"""The state file: settled images on disk, so that a restart does not ask for them again.
+"""The state file: what is known of images on disk, so that a restart loses none of it.
 
-It is a gzip file of JSON lines. The first line names the format. Each other line has images of one
-repository that are COMPLETE at the same destinations; nothing else is kept. A new file is written beside
-the old one and then replaces it, so that a whole file exists at every moment. A file that cannot be read is
-a warning and a cold start.
+Settled images are not asked for again after a restart, and unfinished ones keep the time since which they
+are in their state. It is a gzip file of JSON lines. The first line names the format. Each other line has
+images of one repository that are COMPLETE at the same destinations, or unfinished in the same states since
+the same times. A new file is written beside the old one and then replaces it, so that a whole file exists
+at every moment. A file that cannot be read is a warning and a cold start.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter import logs
 from exporter.config.settings import Settings
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, ImageState, Replication, Source, Status
+from exporter.replication.model import Destination, ImageState, Replication, Since, Source, Status
 from exporter.replication.store import Store
 
 #: The first line. Another version of the format has another number.
-_HEAD = b'{"format":"ecr-replication-exporter state","version":2}\n'
+_HEAD = b'{"format":"ecr-replication-exporter state","version":3}\n'
 #: Seconds between two writes. After a kill, what settled since the last one is asked for again.
 WRITE_EVERY = 600.0
 FIRST_WRITE_AFTER = 30.0
@@ -77,8 +79,33 @@ class Settled(NamedTuple):
         )
 
 
-#: Settled images by repository and digest.
-Repositories = Mapping[tuple[Source, str], Mapping[str, Settled]]
+class Unfinished(NamedTuple):
+    """An image that was not COMPLETE everywhere, when ECR said so (Unix time), and since when."""
+
+    replicated_from: float | None
+    answered_time: float
+    #: Destination, status, and the Unix time at which the image was first seen so.
+    states: tuple[tuple[Destination, str, float], ...]
+
+    def recall(
+        self, image: ImageFacts, *, clock: Clock, settled_interval: float, stale_after: float
+    ) -> ImageFacts:
+        """The facts of the image with these times, which are of use once ECR reports the same states.
+
+        They are unchanged if the image was replicated again since. Times of the future are left out, because
+        the clock was set back.
+        """
+        del settled_interval, stale_after
+        if self.replicated_from != image.replicated_from:
+            return image
+        now = clock.time()
+        since = tuple(Since(*state, shown=False) for state in self.states if state[2] <= now)
+        return replace(image, since=since, answered_at=clock.monotonic() - (now - self.answered_time))
+
+
+Remembered = Settled | Unfinished
+#: Images by repository and digest.
+Repositories = Mapping[tuple[Source, str], Mapping[str, Remembered]]
 
 
 class StateCache:
@@ -92,11 +119,18 @@ class StateCache:
 
     def recall(
         self, source: Source, repository: str, *, expected: frozenset[Destination] | None
-    ) -> Mapping[str, Settled]:
-        """What is remembered of the repository, by digest, and COMPLETE wherever the rules send it now."""
+    ) -> Mapping[str, Remembered]:
+        """What is remembered of the repository, by digest.
+
+        Settled images only if they are COMPLETE wherever the rules send them now.
+        """
         images = self._repositories.get((source, repository), {})
         wanted = expected or frozenset()
-        return {digest: settled for digest, settled in images.items() if wanted <= set(settled.destinations)}
+        return {
+            digest: image
+            for digest, image in images.items()
+            if isinstance(image, Unfinished) or wanted <= set(image.destinations)
+        }
 
     def forget(self, source: Source, repository: str) -> None:
         """Drop what is remembered of a repository, because it was listed."""
@@ -107,7 +141,7 @@ class StateCache:
         return {
             key: images
             for key, images in dict(self._repositories).items()
-            if any(settled.answered_time >= since for settled in images.values())
+            if any(image.answered_time >= since for image in images.values())
         }
 
 
@@ -119,26 +153,33 @@ class UnusableError(Exception):
 
 
 class _Line(BaseModel):
-    """Images of one repository that are COMPLETE at the same destinations."""
+    """Images of one repository: either COMPLETE at the same destinations, or unfinished alike."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     source: Source
     repository: str
-    complete: tuple[Destination, ...]
+    complete: tuple[Destination, ...] = ()
+    #: As in `Unfinished`. Settled images have none.
+    unfinished: tuple[tuple[Destination, str, float], ...] = ()
     #: By digest: `replicated_from` and `answered_time`.
     images: dict[str, tuple[float | None, float]]
 
 
 def read(path: str) -> Repositories:
     """What the file holds; nothing if there is none. Raises OSError and UnusableError."""
-    repositories: dict[tuple[Source, str], dict[str, Settled]] = defaultdict(dict)
+    repositories: dict[tuple[Source, str], dict[str, Remembered]] = defaultdict(dict)
     try:
         with _opened(path) as file:
             while text := file.readline(_LINE_BYTES):
                 line = _Line.model_validate_json(text)
                 images = repositories[line.source, line.repository]
-                images |= {digest: Settled(*times, line.complete) for digest, times in line.images.items()}
+                for digest, times in line.images.items():
+                    images[digest] = (
+                        Unfinished(*times, line.unfinished)
+                        if line.unfinished
+                        else Settled(*times, line.complete)
+                    )
     except FileNotFoundError:
         directory = os.path.dirname(path) or "."  # noqa: PTH120 - a path as the operator wrote it
         if not Path(directory).is_dir():
@@ -196,29 +237,35 @@ def write(path: str, repositories: Repositories) -> None:
 
 def _lines(repositories: Repositories) -> Iterator[_Line]:
     for (source, repository), images in repositories.items():
-        alike: dict[tuple[Destination, ...], list[tuple[str, Settled]]] = defaultdict(list)
-        for digest, settled in images.items():
-            alike[settled.destinations].append((digest, settled))
-        for destinations, rows in alike.items():
+        alike: dict[Any, dict[str, Any]] = defaultdict(dict)
+        for digest, (replicated_from, answered_time, *rest) in images.items():
+            kind = "unfinished" if isinstance(images[digest], Unfinished) else "complete"
+            alike[kind, *rest][digest] = (replicated_from, answered_time)
+        for (kind, states), rows in alike.items():
             for start in range(0, len(rows), _LINE_IMAGES):
-                some = {digest: settled[:2] for digest, settled in rows[start : start + _LINE_IMAGES]}
-                yield _Line(source=source, repository=repository, complete=destinations, images=some)
+                some = dict(islice(rows.items(), start, start + _LINE_IMAGES))
+                yield _Line(source=source, repository=repository, images=some, **{kind: states})
 
 
-def settled(store: Store, clock: Clock) -> Repositories:
-    """What the store knows to be settled, also where its listing is stale."""
+def remembered(store: Store, clock: Clock) -> Repositories:
+    """What the store knows of settled and unfinished images, also where its listing is stale."""
     boot = clock.time() - clock.monotonic()
     return {
-        key: {
-            image.digest: Settled(
-                image.replicated_from,
-                round(image.answered_at + boot, 1),
-                tuple(replication.destination for replication in image.replications or ()),
-            )
-            for image in images
-        }
-        for key, images in store.settled().items()
+        key: {image.digest: kept for image in images if (kept := _kept(image, boot))}
+        for key, images in store.listed_images().items()
     }
+
+
+def _kept(image: ImageFacts, boot: float) -> Remembered | None:
+    """What is worth to be kept of the image. `boot` is the Unix time of the monotonic time 0."""
+    answered_time = round(image.answered_at + boot, 1)
+    if image.since:
+        states = tuple(since[:3] for since in image.since)
+        return Unfinished(image.replicated_from, answered_time, states)
+    if image.state is ImageState.SETTLED and not image.unverified:
+        destinations = tuple(replication.destination for replication in image.replications or ())
+        return Settled(image.replicated_from, answered_time, destinations)
+    return None
 
 
 # -- the writer ----------------------------------------------------------------------------------
@@ -272,7 +319,7 @@ class StateFileWriter:
         self._thread.join(timeout)
 
     def write(self) -> None:
-        """Write what is settled now, and what is remembered of repositories that were not listed yet."""
+        """Write what is known now, and what is remembered of repositories that were not listed yet."""
         path = self._settings.state_file
         if not path:
             return
@@ -281,7 +328,7 @@ class StateFileWriter:
         rest = self.memory.rest(since=now - settings.settled_interval - settings.stale_after)
         try:
             _make_room(path, now)
-            write(path, {**rest, **settled(self._store, self._clock)})
+            write(path, {**rest, **remembered(self._store, self._clock)})
         except Exception as error:  # noqa: BLE001 - the metrics and the log show it
             self._watcher.state_failed("write")
             self._folds.failed(path, path, "state_file_not_written", error=str(error))

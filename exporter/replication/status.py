@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, ImageState, Replication, Status
+from exporter.replication.model import Destination, ImageState, Replication, Since, Status
 
 #: Seconds after a push in which unfinished replication is normal. AWS says that most images take under
 #: 30 minutes and gives no maximum (ECR documentation).
@@ -100,18 +100,28 @@ def image_state(replications: tuple[Replication, ...], *, recent: bool, rules_kn
     return ImageState.UNKNOWN if unfinished else ImageState.SETTLED
 
 
-def completed(before: ImageFacts, after: tuple[Replication, ...]) -> list[Destination]:
-    """The destinations that are COMPLETE now and were seen unfinished before."""
-    if before.replications is None:
-        return []
-    was = {replication.destination: replication.status for replication in before.replications}
-    waited = before.state is ImageState.PENDING or before.unverified
-    return [
-        destination
-        for destination, status, _ in after
-        if status == Status.COMPLETE
-        and was.get(destination, Status.MISSING if waited else Status.COMPLETE) != Status.COMPLETE
+def states_since(
+    before: tuple[Since, ...], replications: tuple[Replication, ...], *, rules_apply: bool, now: float
+) -> tuple[Since, ...]:
+    """Since when the image is in each of its states other than COMPLETE. `now` is Unix time.
+
+    `rules_apply`: as for `evaluate`, and False if no rules are known. Nothing is MISSING then. What was
+    MISSING before keeps its time until the rules tell whether it still is.
+    """
+    known = {(since.destination, since.status): since.at for since in before}
+    unfinished = [
+        Since(destination, status, known.get((destination, status), now))
+        for destination, status, _ in replications
+        if status != Status.COMPLETE
     ]
+    if before and not rules_apply:
+        reported = {replication.destination for replication in replications}
+        unfinished += [
+            since._replace(shown=False)
+            for since in before
+            if since.status == Status.MISSING and since.destination not in reported
+        ]
+    return tuple(unfinished)
 
 
 def seen_at(facts: ImageFacts, destination: Destination) -> ImageFacts:
@@ -122,12 +132,20 @@ def seen_at(facts: ImageFacts, destination: Destination) -> ImageFacts:
     others = (replication for replication in facts.replications or () if replication != missing)
     replications = tuple(sorted([*others, Replication(destination, Status.COMPLETE)]))
     state = image_state(replications, recent=facts.state is ImageState.PENDING, rules_known=True)
-    return replace(facts, replications=replications, state=state)
+    since = tuple(known for known in facts.since if known.destination != destination)
+    return replace(facts, replications=replications, state=state, since=since)
 
 
 def missing_only_where_expected(facts: ImageFacts, expected: frozenset[Destination]) -> ImageFacts:
     """The facts after a change of the rules: not MISSING where nothing is expected any more."""
-    if facts.replications is None:
+
+    def holds(known: Replication | Since) -> bool:
+        return known.status != Status.MISSING or known.destination in expected
+
+    replications = facts.replications
+    if replications is not None:
+        replications = tuple(known for known in replications if holds(known))
+    since = tuple(known for known in facts.since if holds(known))
+    if (replications, since) == (facts.replications, facts.since):
         return facts
-    kept = tuple(r for r in facts.replications if r.status != Status.MISSING or r.destination in expected)
-    return facts if len(kept) == len(facts.replications) else replace(facts, replications=kept)
+    return replace(facts, replications=replications, since=since)

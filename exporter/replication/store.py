@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exporter.replication import target_health
 from exporter.replication.facts import ImageFacts, RegistryFacts
@@ -30,6 +30,8 @@ class RegistrySnapshot:
     complete_time: float | None
     repositories: tuple[tuple[str, tuple[ImageFacts, ...]], ...]
     targets: tuple[TargetHealth, ...]
+    #: How many destinations the rules have for each of the repositories, as far as that is known.
+    destinations: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +67,18 @@ class Store:
         """
         with self.lock:
             registries = tuple(self._registry(facts, now, images=images) for facts in self.registries)
-            ends = (
-                repository.good_until(now, self.stale_after)
-                for facts in self.registries
-                for repository in facts.repositories.values()
-            )
-            good_until = min(ends, default=float("inf"))
-            return Snapshot(registries, self.version, good_until)
+            ends = (self._good_until(facts, now) for facts in self.registries)
+            return Snapshot(registries, self.version, min(ends, default=float("inf")))
 
-    def settled(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
-        """The settled images of each listed repository. For any thread."""
+    def listed_images(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
+        """All images of each repository that was ever listed. For any thread."""
         with self.lock:
-            listed = {
+            return {
                 (facts.source, name): tuple(repository.images.values())
                 for facts in self.registries
                 for name, repository in facts.repositories.items()
                 if repository.listed_at is not None
             }
-        return {
-            key: tuple(i for i in images if i.state is ImageState.SETTLED and not i.unverified)
-            for key, images in listed.items()
-        }
 
     def states(self, now: float) -> Mapping[ImageState, int]:
         """How many watched images are in each state at the monotonic time `now`."""
@@ -117,7 +110,15 @@ class Store:
             complete_time=_complete_time(facts),
             repositories=tuple((name, r.visible(now, self.stale_after)) for name, r in repositories),
             targets=target_health.evaluate(facts, now, self.stale_after),
+            destinations=facts.destination_counts(now, self.stale_after) if images else {},
         )
+
+    def _good_until(self, facts: RegistryFacts, now: float) -> float:
+        """The monotonic time until which images and repositories stay as they are if no fact changes."""
+        ends = [r.good_until(now, self.stale_after) for r in facts.repositories.values()]
+        if facts.believed_rules(now, self.stale_after):
+            ends.append(facts.rules_at + self.stale_after)
+        return min(ends, default=float("inf"))
 
 
 def _complete_time(facts: RegistryFacts) -> float | None:

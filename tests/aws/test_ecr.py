@@ -391,7 +391,7 @@ def anything() -> st.SearchStrategy[Any]:
     names = st.sampled_from(
         """replicationStatuses region registryId status failureCode imageDetails imageDigest imageTags
         imagePushedAt lastActivatedAt nextToken repositories repositoryName replicationConfiguration rules
-        destinations repositoryFilters filter filterType imageId surprise""".split()
+        destinations repositoryFilters filter filterType deleteReplication enabled imageId surprise""".split()
     )
     words = st.sampled_from(["FAILED", "COMPLETE", "PREFIX_MATCH", DIGEST, "2026-01-01T00:00:00Z"])
     return st.recursive(
@@ -434,8 +434,11 @@ def is_replication(found: Any) -> bool:
 def is_well_typed(result: object) -> bool:
     match result:
         case Registry(registry_id=str(), rules=rules):
-            return all(is_destination(d) for rule in rules for d in rule.destinations) and all(
-                isinstance(text, str) for rule in rules for text in (*rule.filters, *rule.prefixes)
+            return all(
+                all(map(is_destination, rule.destinations))
+                and all(isinstance(text, str) for text in (*rule.filters, *rule.prefixes))
+                and isinstance(rule.delete_replication, bool)
+                for rule in rules
             )
         case Page(items=items, token=None | str() as token):
             return token != "" and all((isinstance(i, str) and i != "") or is_image(i) for i in items)
@@ -590,7 +593,15 @@ class TestPartialAnswers:
         assert client.registry() == Registry("")
 
     @pytest.mark.parametrize(
-        "rule", [None, {"destinations": [None]}, {"repositoryFilters": [None]}, {"destinations": 7}], ids=str
+        "rule",
+        [
+            None,
+            {"destinations": [None]},
+            {"repositoryFilters": [None]},
+            {"destinations": 7},
+            {"destinations": [], "deleteReplication": {"enabled": "yes"}},
+        ],
+        ids=str,
     )
     def test_a_rule_that_cannot_be_read_is_not_taken_for_deleted(
         self, aws: EmbeddedAWS, client: EcrClient, rule: object
@@ -664,6 +675,27 @@ def test_several_rules(aws: EmbeddedAWS, client: EcrClient) -> None:
     aws.set_rules(ACCOUNT, REGION, rules)
     expected = {Destination("eu-west-1", OTHER), Destination("us-west-2", ACCOUNT)}
     assert client.registry().destinations("team/app") == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "mirrored"),
+    [
+        ({}, False),
+        ({"deleteReplication": None}, False),
+        ({"deleteReplication": {}}, False),
+        ({"deleteReplication": {"enabled": None}}, False),
+        ({"deleteReplication": {"enabled": False}}, False),
+        ({"deleteReplication": {"enabled": True}}, True),
+    ],
+    ids=str,
+)
+def test_a_rule_says_whether_deletions_are_mirrored(
+    aws: EmbeddedAWS, client: EcrClient, setting: dict[str, object], mirrored: bool
+) -> None:
+    aws.set_rules(
+        ACCOUNT, REGION, [{"destinations": [{"region": "eu-west-1", "registryId": OTHER}], **setting}]
+    )
+    assert client.registry().routes() == {(Destination("eu-west-1", OTHER), ""): mirrored}
 
 
 def test_another_registry_is_named_wherever_it_can_be(aws: EmbeddedAWS, session: boto3.Session) -> None:
@@ -1172,6 +1204,12 @@ class TestServiceModel:
                 "DescribeRegistry",
                 "replicationConfiguration.rules.[].repositoryFilters.[].filter",
                 "string",
+            ),
+            (
+                "ecr",
+                "DescribeRegistry",
+                "replicationConfiguration.rules.[].deleteReplication.enabled",
+                "boolean",
             ),
             ("ecr", "DescribeRepositories", "repositories.[].repositoryName", "string"),
             ("ecr", "DescribeRepositories", "nextToken", "string"),

@@ -322,6 +322,21 @@ def test_probes_and_monitors_follow_the_web_configuration(
     assert one(found, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["scheme"] == scheme.lower()
 
 
+def test_probes_ask_what_each_is_for() -> None:
+    """Readiness alone depends on AWS, and only until each registry has answered or failed once."""
+    made = container(objects({"startupProbe": {"enabled": True}}))
+    paths = {name: probe["httpGet"]["path"] for name, probe in made.items() if name.endswith("Probe")}
+    assert paths == {
+        "startupProbe": "/-/healthy",
+        "livenessProbe": "/-/healthy",
+        "readinessProbe": "/-/ready",
+    }
+    seconds = {name: made[name]["periodSeconds"] * made[name]["failureThreshold"] for name in paths}
+    assert seconds["startupProbe"] >= 120
+    assert seconds["livenessProbe"] >= 60
+    assert "initialDelaySeconds" not in made["readinessProbe"]
+
+
 def test_the_notes_warn() -> None:
     def notes(**values: Any) -> str:
         return render(values, apis=())["NOTES.txt"]
@@ -391,9 +406,10 @@ def test_the_network_policy_denies_what_it_does_not_name() -> None:
 
 
 def test_the_claim_is_as_the_api_server_stores_it() -> None:
-    """Argo CD compares the manifest with the stored object, which has both."""
+    """Argo CD compares the manifest with the stored object, which has all of this."""
     (claim,) = workload(objects({"shards": 3}))["spec"]["volumeClaimTemplates"]
     assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
+    assert claim["spec"]["volumeMode"] == "Filesystem"
 
 
 def test_the_user_names_the_image() -> None:
@@ -408,24 +424,37 @@ def test_a_global_registry_takes_precedence() -> None:
     assert container(objects(given | everywhere))["image"] == "mirror.example/exporter:1"
 
 
-def test_the_chart_is_a_dependency_with_a_condition(tmp_path: Path) -> None:
-    """The values of a parent chart reach it with `enabled` and `global`."""
+def test_pull_secrets_of_all_charts_come_first() -> None:
+    """As names, or as Kubernetes writes them; none twice."""
+    everywhere = {"imagePullSecrets": ["mirror", {"name": "both"}]}
+    found = objects({"global": everywhere, "imagePullSecrets": [{"name": "both"}, {"name": "ours"}]})
+    names = [{"name": "mirror"}, {"name": "both"}, {"name": "ours"}]
+    assert pod(found)["spec"]["imagePullSecrets"] == one(found, "Pod")["spec"]["imagePullSecrets"] == names
+    assert "imagePullSecrets" not in pod(objects({}))["spec"]
+
+
+@pytest.mark.parametrize("alias", ["", "watcher", "ecrExporter_1"])
+def test_the_chart_is_a_dependency_with_a_condition(alias: str, tmp_path: Path) -> None:
+    """The values of a parent chart reach it with `enabled` and `global`, also under an alias."""
+    name = alias or CHART.name
     parent = tmp_path / "parent"
     shutil.copytree(CHART, parent / "charts" / CHART.name)
-    dependency = {"name": CHART.name, "version": "0.1.0", "condition": f"{CHART.name}.enabled"}
-    (parent / "Chart.yaml").write_text(
-        yaml.safe_dump(
-            {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
-        )
-    )
+    dependency = {"name": CHART.name, "version": "0.1.0", "condition": f"{name}.enabled"}
+    dependency |= {"alias": alias} if alias else {}
+    metadata = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(metadata))
     (parent / "values.yaml").write_text("{}")
     for enabled in (True, False):
-        ours = {"enabled": enabled, "image": {"repository": "exporter"}}
-        values = {CHART.name: ours, "global": {"imageRegistry": "mirror.example"}}
+        ours = {"enabled": enabled, "image": {"repository": "exporter"}, "serviceMonitor": {"enabled": True}}
+        values = {name: ours, "global": {"imageRegistry": "mirror.example", "storageClass": "fast"}}
         with helm_python.Chart.load(parent) as chart:
             chart.validate_schema(values)
-            text = "".join(chart.render(values, name="demo", namespace="monitoring").values())
-        assert ("mirror.example/exporter:" in text) == enabled
+            texts = chart.render(values, name="demo", namespace="monitoring")
+        made = "\n---\n".join(text for path, text in texts.items() if path.endswith(".yaml"))
+        found = [each for each in yaml.safe_load_all(made) if each]
+        assert bool(found) == enabled == ('image: "mirror.example/exporter:' in made)
+        assert [problem for each in found for problem in problems(each)] == []
+        assert [each for each in found if not re.fullmatch("[a-z0-9-]+", each["metadata"]["name"])] == []
 
 
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])

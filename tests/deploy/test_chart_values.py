@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft7Validator
 from support.chart import (
     CHART,
     Object,
@@ -25,6 +26,7 @@ from support.chart import (
     one,
     pod,
     problems,
+    render,
     selects,
     values_of,
     workload,
@@ -38,6 +40,8 @@ from exporter.config.yaml_source import ConfigError
 
 #: Maps of free names with numbers in them, and objects of any kind.
 FREE = ("extraManifests", "resources.requests", "resources.limits", "verticalPodAutoscaler.m")
+#: Judges as Helm does, which compiles the schema for each question.
+SCHEMA = Draft7Validator(json.loads((CHART / "values.schema.json").read_text()))
 
 
 def takes(values: dict[str, Any]) -> bool:
@@ -53,6 +57,12 @@ def everything() -> dict[str, Any]:
     return values_of((CHART / "ci" / "everything-values.yaml").read_text())
 
 
+def at(node: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        node = node[step]
+    return node
+
+
 def maps(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """The paths of all maps."""
     if isinstance(node, dict):
@@ -65,15 +75,12 @@ def maps(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | in
 @pytest.mark.parametrize("source", ["values.yaml", "ci/everything-values.yaml"])
 def test_a_typo_is_refused_at_every_level(source: str) -> None:
     given = values_of((CHART / source).read_text())
-    assert takes(given)
+    assert SCHEMA.is_valid(given)
     for path in maps(given):
         mistaken = copy.deepcopy(given)
-        at: Any = mistaken
-        for step in path:
-            at = at[step]
-        at["tpyo"] = 1
+        at(mistaken, path)["tpyo"] = 1
         dotted = ".".join(map(str, path))
-        assert takes(mistaken) == dotted.startswith(FREE), dotted
+        assert SCHEMA.is_valid(mistaken) == dotted.startswith(FREE), dotted
 
 
 @pytest.mark.parametrize(
@@ -89,8 +96,11 @@ def test_a_typo_is_refused_at_every_level(source: str) -> None:
         {"commonLabels": {"a": "x" * 64}},
         {"podLabels": {"a": True}},
         {"podLabels": {"true": "x"}},
-        {"prometheusRule": {"alertLabels": {"true": "x"}}},
-        {"prometheusRule": {"alertLabels": {"false": "x"}}},
+        {"prometheusRule": {"alertLabels": {"severity": "page"}}},
+        {"prometheusRule": {"alertLabels": {"a-b": "x"}}},
+        {"prometheusRule": {"alertLabels": {"10": "x"}}},
+        {"prometheusRule": {"alertLabels": {"__name__": "x"}}},
+        {"global": {"imageRegistry": 1}},
         {"fullnameOverride": "Upper"},
         {"autoReloadInterval": "999ms"},
         {"web": {"telemetryPath": "metrics"}},
@@ -118,6 +128,8 @@ def test_what_cannot_be_meant_is_refused(values: dict[str, Any]) -> None:
     [
         {"autoReloadInterval": "0m"},
         {"autoReloadInterval": "1h30m"},
+        {"prometheusRule": {"alertLabels": {"_team": "1.10", "on_call": "true"}}},
+        {"global": {"anything": {"of": "others"}}},
         {"web": {"telemetryPath": "/configuration"}},
         {"web": {"telemetryPath": "/-"}},
         {"networkPolicy": {"awsCidrs": ["0.0.0.0/0", "10.0.0.0/9", "192.0.2.255/32", "::/0", "fd00::1/128"]}},
@@ -125,6 +137,37 @@ def test_what_cannot_be_meant_is_refused(values: dict[str, Any]) -> None:
 )
 def test_what_comes_close_to_a_mistake_is_taken(values: dict[str, Any]) -> None:
     assert takes(values)
+
+
+TERM = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}
+RULE = {"alert": "Mine", "expr": "up", "labels": {"team": "x"}, "annotations": {"summary": "x"}}
+#: Maps whose keys are free, beyond those of the shape with everything on.
+FREE_KEYS = {
+    "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [TERM]}},
+    "topologySpreadConstraints": [{"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", **TERM}],
+    "networkPolicy": {"from": [{"namespaceSelector": {"matchLabels": {"app": "x"}}}]},
+    "web": {"config": {"basic_auth_users": {"a": "$2y$10$" + "a" * 53}}},
+    "prometheusRule": {"additionalGroups": [{"name": "mine", "labels": {"team": "x"}, "rules": [RULE]}]},
+}
+
+
+@pytest.mark.parametrize("word", ["y", "Yes", "on", "TRUE", "n", "No", "off", "false"])
+def test_a_key_that_yaml_takes_for_a_boolean_is_refused(word: str) -> None:
+    """Helm reads `on: x` as the key "true"."""
+    assert not takes({"commonLabels": values_of(f"{word}: x")})
+
+
+@pytest.mark.parametrize("boolean", ["true", "false"])
+@pytest.mark.parametrize("values", [everything(), FREE_KEYS], ids=["everything", "free keys"])
+def test_a_boolean_is_the_key_of_no_map(boolean: str, values: dict[str, Any]) -> None:
+    assert SCHEMA.is_valid(values)
+    for path in maps(values):
+        mistaken = copy.deepcopy(values)
+        found = at(mistaken, path)
+        if path[:1] == ("extraManifests",) or not found:
+            continue
+        found[boolean] = next(iter(found.values()))  # of the kind that the map holds
+        assert not SCHEMA.is_valid(mistaken), path
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -401,10 +444,10 @@ def without(values: dict[str, Any], *paths: tuple[str, ...]) -> dict[str, Any]:
     """Values in which these keys are null. A key below one that is null is left out."""
     changed = copy.deepcopy(values)
     for path in sorted(paths, key=len, reverse=True):
-        at = changed
+        parent = changed
         for step in path[:-1]:
-            at = at.setdefault(step, {})
-        at[path[-1]] = None
+            parent = parent.setdefault(step, {})
+        parent[path[-1]] = None
     return changed
 
 
@@ -419,6 +462,27 @@ def renders_well(values: dict[str, Any]) -> None:
 
 
 SHAPES = pytest.mark.parametrize("shape", [{}, everything()], ids=["defaults", "everything"])
+
+
+def test_what_null_falls_back_to_is_the_default() -> None:
+    """The templates repeat the defaults that the exporter needs."""
+    kept = {
+        "existingConfigMap": "mine",
+        "image": {"repository": "exporter"},
+        "extraManifests": ["{{ toJson .Values }}"],
+    }
+    removed = [path for path in keys(DEFAULTS) if path[0] not in kept or path == ("image", "pullPolicy")]
+    (filled,) = yaml.safe_load_all(render(without(kept, *removed))["extra-manifests.yaml"])
+    paths = [
+        path for path in keys(filled) if path in removed and not isinstance(at(filled, path), dict | None)
+    ]
+    assert {path: at(filled, path) for path in paths} == {path: at(DEFAULTS, path) for path in paths}
+    assert {("service", "port"), ("image", "pullPolicy"), ("stateFile", "mountPath")} <= set(paths)
+
+
+def test_what_a_parent_chart_sets_may_be_null() -> None:
+    for nothing in ({"enabled": None, "global": None}, {"global": {"imageRegistry": None}}):
+        renders_well(nothing)
 
 
 @SHAPES

@@ -127,6 +127,14 @@ def test_the_for_clause_is_short_or_survives_a_restart_of_prometheus(name: str) 
     assert wait <= 2 or wait >= 10
 
 
+def test_a_failure_fires_within_90_seconds() -> None:
+    """At worst a scrape and an evaluation have just ended. Then the `for` clause waits."""
+    intervals = yaml.safe_load((RULES.parent / "prometheus.yml").read_text())["global"]
+    waits = [intervals["scrape_interval"], intervals["evaluation_interval"]]
+    waits.append(rules()["ECRReplicationFailed"]["for"])
+    assert sum(minutes(wait) for wait in waits) <= 1.5
+
+
 @pytest.mark.parametrize("name", rules())
 def test_a_runbook_is_short_and_whole(name: str) -> None:
     page = (RUNBOOKS / f"{name}.md").read_text()

@@ -45,3 +45,10 @@ def test_its_flags_exist() -> None:
     start = re.search(rf"^ExecStart={re.escape(COMMAND)} (.*) \$ARGS$", UNIT.read_text(), re.MULTILINE)
     assert start
     assert parse(start[1].split()).config_file == "/etc/ecr-replication-exporter/config.yaml"
+
+
+def test_it_has_a_start_time() -> None:
+    """ProcSubset=pid hides /proc/stat, which process_start_time_seconds needs. The unit says so."""
+    lines = UNIT.read_text().splitlines()
+    assert not any(line.startswith("ProcSubset=") for line in lines)
+    assert any(line.startswith("# ProcSubset=pid is absent") for line in lines)

@@ -29,6 +29,7 @@ from exporter.replication.model import (
     Registry,
     Replication,
     Rule,
+    Since,
     Source,
     Status,
 )
@@ -63,6 +64,7 @@ def image(
         pushed_at=pushed_at,
         replicated_from=pushed_at,
         replications=replications or None,
+        since=tuple(Since(to, status, PUSHED + 5) for to, status, _ in replications if status != "COMPLETE"),
         state=state if replications else ImageState.NEW,
         good_until=9e9,
     )
@@ -101,13 +103,20 @@ def hand_made() -> Store:
         image("", Replication(IRELAND, Status.COMPLETE), digest="untagged"),
     )
     gone = repository("team/gone")
+    gone.exists = False
     gone.failures[FailureScope("images", "team/gone")] = Reason.REPOSITORY_NOT_FOUND
     unlisted = RepositoryFacts(labels=("team/unlisted",))
     home = RegistryFacts(
         HOME,
         labels=("team/*", "team/gone"),
         globs=frozenset({"team/*"}),
-        rules=Registry(ACCOUNT, (Rule((IRELAND, OTHER), ("team/", "x"), ("team/", "x")), Rule((OREGON,)))),
+        rules=Registry(
+            ACCOUNT,
+            (
+                Rule((IRELAND, OTHER), ("team/", "x"), ("team/", "x")),
+                Rule((OREGON,), delete_replication=True),
+            ),
+        ),
         begun=True,
         repositories_known=True,
         repositories_time=PUSHED + 60,

@@ -68,7 +68,8 @@ class Reference(Collector):
                 yield from row.samples(registry)
             for repository, images in registry.repositories:
                 if isinstance(row, RepositoryRow):
-                    yield from row.samples(registry.source, repository, images)
+                    count = registry.destinations.get(repository)
+                    yield from row.samples(registry.source, repository, images, count)
                 elif isinstance(row, ImageRow):
                     for image in images:
                         for name in image.names:
@@ -158,8 +159,11 @@ def test_what_did_not_change_is_not_rendered_again() -> None:
         store.changed()
         repository.put(replace(next(iter(repository.images.values())), pushed_at=2.0))
     rendered = [text for text in texts() if text.startswith(b"ecr_") and id(text) not in kept]
-    # The block of push times with the image. The repository has no samples.
-    assert [text.partition(b"{")[0] for text in rendered] == [b"ecr_image_pushed_timestamp_seconds"]
+    # The block of push times with the image. Of the repository, only the destinations have a sample.
+    assert [text.partition(b"{")[0] for text in rendered] == [
+        b"ecr_image_pushed_timestamp_seconds",
+        b"ecr_repository_replication_destinations",
+    ]
     assert rendered[0].count(b"\n") < 1000
 
 

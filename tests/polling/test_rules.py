@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.fakes import (
     ACCOUNT,
@@ -235,7 +237,7 @@ def test_what_is_sent_nowhere_by_rules_that_were_read_before_the_push_is_asked_a
     ((name, images),) = registry.repositories
     counts = next(row for row in DOMAIN if row.name == "ecr_repository_replication_images")
     assert isinstance(counts, RepositoryRow)
-    values = {labels[-1]: value for labels, value in counts.samples(registry.source, name, images)}
+    values = {labels[-1]: value for labels, value in counts.samples(registry.source, name, images, 0)}
     assert values == {"COMPLETE": 1}  # and no zeros: it may have been sent anywhere
     assert {image.state for image in images} == {ImageState.SETTLED, ImageState.PENDING}
     ecr.report("team/app", digest, Replication(IRELAND, Status.FAILED, "IMAGE_NOT_FOUND"))
@@ -272,3 +274,80 @@ def test_how_long_replication_took_is_told_though_nobody_could_say_for_long_that
     ((_, destination, seconds),) = rig.completions
     assert destination == IRELAND
     assert 4200 <= seconds <= 4600
+
+
+def changes(rig: Rig) -> list[dict[str, object]]:
+    return [fields for event, fields in rig.journal.events if event == "rules_changed"]
+
+
+TEAM = Rule((IRELAND,), ("team/",), ("team/",))
+TO_IRELAND, TO_OREGON = (f"team/* -> {ACCOUNT}/{region}" for region in ("eu-west-1", "us-west-2"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "changed"),
+    [
+        ((Rule((OREGON,), ("team/",), ("team/",)),), {"went": TO_IRELAND, "came": TO_OREGON}),
+        ((), {"went": TO_IRELAND}),
+        ((TEAM, Rule((OREGON,))), {"came": f"* -> {ACCOUNT}/us-west-2"}),
+        ((replace(TEAM, delete_replication=True),), {"delete_replication_on": TO_IRELAND}),
+        (
+            (TEAM, Rule((OREGON,), ("team/",), ("team/",), delete_replication=True)),
+            {"came": TO_OREGON, "delete_replication_on": TO_OREGON},
+        ),
+        # the same in other words
+        ((TEAM, TEAM), None),
+    ],
+    ids=["moved", "went", "came", "mirrored", "came mirrored", "same"],
+)
+def test_a_change_of_the_rules_is_a_warning(
+    rules: tuple[Rule, ...], changed: dict[str, object] | None
+) -> None:
+    ecr = FakeECR(rules=(TEAM,))
+    rig = world(ecr)
+    rig.run(120)
+    read = [fields for event, fields in rig.journal.events if event == "replication_rules_read"]
+    assert [fields["rules"] for fields in read] == [1]
+    assert changes(rig) == []
+    ecr.rules = rules
+    rig.run(120)
+    told = [
+        {key: value for key, value in fields.items() if key != "registry" and value is not None}
+        for fields in changes(rig)
+    ]
+    assert told == ([changed] if changed else [])
+
+
+def test_deletion_mirroring_that_is_switched_off_is_a_warning() -> None:
+    ecr = FakeECR(rules=(replace(TEAM, delete_replication=True),))
+    rig = world(ecr)
+    rig.run(30)
+    ecr.rules = (TEAM,)
+    rig.run(120)
+    (change,) = changes(rig)
+    assert change["delete_replication_off"] == TO_IRELAND
+    assert change["went"] is change["came"] is change["delete_replication_on"] is None
+
+
+def test_a_change_during_an_outage_that_was_longer_than_stale_after_is_a_warning_after_it() -> None:
+    ecr = FakeECR(rules=(TEAM,))
+    rig = world(ecr, stale_after=600.0)
+    rig.run(30)
+    ecr.fault = denied("DescribeRegistry")
+    rig.run(900)
+    ecr.rules = ()
+    ecr.fault = lambda *_: None
+    rig.run(120)
+    assert [change["went"] for change in changes(rig)] == [TO_IRELAND]
+
+
+def test_of_many_rules_that_change_a_few_are_named() -> None:
+    prefixes = tuple(f"team-{number:02}/" for number in range(40))
+    ecr = FakeECR(rules=(Rule((IRELAND,), prefixes, prefixes),))
+    rig = world(ecr)
+    rig.run(30)
+    ecr.rules = ()
+    rig.run(120)
+    (change,) = changes(rig)
+    went = str(change["went"]).split(", ")
+    assert (went[0], went[-1], len(went)) == (f"team-00/* -> {ACCOUNT}/eu-west-1", "30 more", 11)

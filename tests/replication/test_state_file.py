@@ -13,20 +13,23 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes import HOME, IRELAND, OREGON, FakeClock, FakeECR, Rig, digest_of
+from support.fakes import HOME, IRELAND, OREGON, FakeClock, FakeECR, Rig, digest_of, refusal
 
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, ImageState, Replication, Rule, Source, Status
+from exporter.replication.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
 from exporter.replication.state_file import (
     Repositories,
     Settled,
     StateCache,
     StateFileWriter,
+    Unfinished,
     UnusableError,
     read,
-    settled,
     write,
+)
+from exporter.replication.state_file import (
+    remembered as remembered_images,
 )
 from exporter.replication.store import Store
 
@@ -34,9 +37,11 @@ STATUS = "DescribeImageReplicationStatus"
 WORDS = st.text(max_size=5)
 DESTINATIONS = st.builds(Destination, WORDS, WORDS)
 TIMES = st.floats(0, 4e9)
+STATES = st.lists(st.tuples(DESTINATIONS, WORDS, TIMES), min_size=1, max_size=2).map(tuple)
 IMAGES = st.dictionaries(
     WORDS,
-    st.builds(Settled, st.none() | TIMES, TIMES, st.lists(DESTINATIONS, max_size=2).map(tuple)),
+    st.builds(Settled, st.none() | TIMES, TIMES, st.lists(DESTINATIONS, max_size=2).map(tuple))
+    | st.builds(Unfinished, st.none() | TIMES, TIMES, STATES),
     min_size=1,
     max_size=4,
 )
@@ -133,7 +138,7 @@ def test_a_file_that_ends_early_is_noticed(tmp_path: Path) -> None:
             read(str(path))
 
 
-HEAD = b'{"format":"ecr-replication-exporter state","version":2}\n'
+HEAD = b'{"format":"ecr-replication-exporter state","version":3}\n'
 LINE: dict[str, object] = {
     "source": ["1", "us-east-1"],
     "repository": "team/app",
@@ -155,6 +160,8 @@ CHANGES: list[dict[str, object]] = [
     {"images": {"sha256:0": ["yesterday", 1.0]}},
     {"complete": [["eu-west-1"]]},
     {"complete": 3},
+    {"unfinished": [[["eu-west-1", "1"], "MISSING"]]},
+    {"unfinished": [["eu-west-1", "MISSING", 1.0]]},
     {"repository": None},
     {"images": {"sha256:0": [None, 10**400]}},
 ]
@@ -172,7 +179,7 @@ def test_the_line_that_the_changes_are_made_to_is_good(tmp_path: Path) -> None:
         (b"just some text", "it is damaged, or not a state file"),
         (packed(b"just some text\n"), "it is not a state file"),
         (packed(b'{"format": "a shopping list"}\n'), "it is not a state file"),
-        (packed(HEAD.replace(b"2", b"1")), "or one of another version"),
+        (packed(HEAD.replace(b"3", b"2")), "or one of another version"),
         (packed(HEAD + b"\xff\xfe\n"), "a line of it is not that of a state file"),
         (packed(HEAD + b"[]\n"), "a line of it is not that of a state file"),
         (packed(HEAD + b"[" * 100_000), "a line of it is not that of a state file"),
@@ -286,8 +293,8 @@ def test_a_repository_that_is_listed_during_a_write_is_not_lost(tmp_path: Path) 
     write(str(path), SAMPLE)
 
     class ListedMeanwhile(Store):
-        def settled(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
-            before_the_listing = super().settled()
+        def listed_images(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
+            before_the_listing = super().listed_images()
             kept.memory.forget(HOME, "team/app")
             return before_the_listing
 
@@ -348,7 +355,7 @@ def world(images: int = 20) -> FakeECR:
 
 
 def remembered(rig: Rig) -> StateCache:
-    return StateCache(settled(rig.store, rig.clock))
+    return StateCache(remembered_images(rig.store, rig.clock))
 
 
 def restarted(before: Rig, ecr: FakeECR, *, after: float, **knobs: object) -> Rig:
@@ -423,6 +430,62 @@ def test_only_what_is_settled_is_remembered() -> None:
     rig.run(10)
     assert ecr.calls[STATUS] == 1
     assert (STATUS, "team/app", failed) in ecr.log[-10:]
+
+
+def since(rig: Rig) -> dict[str, dict[Destination, float]]:
+    """Since when each image is in each of its unfinished states, by digest."""
+    return {
+        image.digest: {state.destination: state.at for state in image.since if state.shown}
+        for registry in rig.snapshot().registries
+        for _, images in registry.repositories
+        for image in images
+    }
+
+
+def test_since_when_an_image_is_unfinished_survives_restarts() -> None:
+    ecr = world(2)
+    failed = ecr.push("team/app", "broken", at=1.8e9)
+    ecr.report("team/app", failed, Replication(IRELAND, Status.FAILED, "DENIED"))
+    missing = ecr.push("team/app", "missing", at=1.8e9)
+    rig = started(ecr)
+    before = since(rig)
+    assert before[failed].keys() == before[missing].keys() == {IRELAND}
+    assert sum(map(len, before.values())) == 2
+    for after in (60, 3 * 86400, 1):
+        rig = restarted(rig, ecr, after=after)
+        rig.run(100)
+        assert since(rig) == before
+    ecr.report("team/app", failed, Replication(IRELAND, Status.IN_PROGRESS))
+    rig = restarted(rig, ecr, after=60)
+    rig.run(100)
+    assert since(rig)[missing] == before[missing]
+    assert rig.clock.time() - since(rig)[failed][IRELAND] <= 100
+
+
+def test_since_is_not_shown_before_ecr_reports_the_state_again_and_survives_another_restart() -> None:
+    ecr = world(1)
+    missing = ecr.push("team/app", "missing", at=1.8e9)
+    first = started(ecr)
+    ecr.fault = lambda operation, _: refusal(Reason.THROTTLED) if operation == STATUS else None
+    second = restarted(first, ecr, after=60)
+    second.run(100)
+    assert since(second)[missing] == {}
+    ecr.fault = lambda *_: None
+    third = restarted(second, ecr, after=60)
+    third.run(100)
+    assert since(third)[missing] == since(first)[missing]
+
+
+def test_an_image_that_was_pushed_again_or_a_clock_that_was_set_back_gives_a_new_time() -> None:
+    image = ImageFacts("sha256:0", (), 5.0, 5.0)
+    known = Unfinished(5.0, ANSWERED, ((IRELAND, "FAILED", ANSWERED),))
+    clock = FakeClock(now=5.0, wall_ahead=ANSWERED + 60 - 5.0)
+    (kept,) = known.recall(image, clock=clock, settled_interval=1, stale_after=1).since
+    assert kept[:3] == (IRELAND, "FAILED", ANSWERED)
+    again = replace(image, replicated_from=6.0)
+    assert known.recall(again, clock=clock, settled_interval=1, stale_after=1) is again
+    clock = FakeClock(now=5.0, wall_ahead=ANSWERED - 60 - 5.0)
+    assert known.recall(image, clock=clock, settled_interval=1, stale_after=1).since == ()
 
 
 def test_an_image_that_was_deleted_meanwhile_does_not_come_back() -> None:

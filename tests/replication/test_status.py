@@ -8,14 +8,14 @@ import pytest
 from support.fakes import IRELAND, OREGON, complete, digest_of
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, ImageState, Name, Replication, Status
+from exporter.replication.model import Destination, ImageState, Name, Replication, Since, Status
 from exporter.replication.status import (
     Evaluation,
-    completed,
     evaluate,
     evaluate_replications,
     missing_only_where_expected,
     seen_at,
+    states_since,
 )
 
 FAILED = Replication(IRELAND, Status.FAILED, "DENIED")
@@ -78,12 +78,19 @@ def test_an_incomplete_entry_may_mean_any_destination_that_matches_it(found: Des
     assert MISSING not in evaluate_replications((entry,), frozenset({IRELAND}))
 
 
-def test_a_replication_is_completed_if_it_was_seen_unfinished() -> None:
-    before = replace(FACTS, replications=(RUNNING, complete(OREGON)), state=ImageState.PENDING)
-    assert completed(before, (complete(), complete(OREGON))) == [IRELAND]
-    assert completed(FACTS, (complete(),)) == []
-    assert completed(replace(FACTS, replications=(), state=ImageState.SETTLED), (complete(),)) == []
-    assert completed(replace(FACTS, replications=(), state=ImageState.PENDING), (complete(),)) == [IRELAND]
+def test_a_state_keeps_its_time_and_a_new_one_has_its_own() -> None:
+    old = (Since(IRELAND, "IN_PROGRESS", 5.0), Since(OREGON, "MISSING", 6.0))
+
+    def since(*replications: Replication, rules_apply: bool = True) -> tuple[Since, ...]:
+        return states_since(old, replications, rules_apply=rules_apply, now=9.0)
+
+    assert since(RUNNING) == old[:1]
+    assert since(FAILED) == (Since(IRELAND, "FAILED", 9.0),)
+    assert since(complete()) == ()
+    assert since(RUNNING, Replication(OREGON, Status.MISSING)) == old
+    # without rules nothing is MISSING, and ECR still tells all the rest
+    assert since(complete(), rules_apply=False) == (old[1]._replace(shown=False),)
+    assert since(complete(), complete(OREGON), rules_apply=False) == ()
 
 
 def test_changed_rules_leave_missing_only_what_they_expect() -> None:

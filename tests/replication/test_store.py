@@ -20,7 +20,6 @@ from exporter.replication.model import (
     Status,
 )
 from exporter.replication.status import (
-    completed,
     evaluate_replications,
     image_state,
     missing_only_where_expected,
@@ -138,7 +137,7 @@ NEVER_ASKED = replace(image(), replications=None, state=ImageState.NEW, good_unt
 def test_an_answer_changes_what_it_tells_and_nothing_else() -> None:
     asked = image(state=ImageState.PENDING, good_until=50.0)
     failed = (at(IRELAND, "FAILED"),)
-    facts = asked.answered(failed, ImageState.FAILED, unverified=True, at=90.0, good_until=95.0)
+    facts = asked.answered(failed, ImageState.FAILED, unverified=True, since=(), at=90.0, good_until=95.0)
     assert asdict(facts) == asdict(
         replace(
             asked,
@@ -149,26 +148,6 @@ def test_an_answer_changes_what_it_tells_and_nothing_else() -> None:
             good_until=95.0,
         )
     )
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "seen"),
-    [
-        (NEVER_ASKED, at(IRELAND, "COMPLETE"), []),
-        (image(at(IRELAND, "IN_PROGRESS")), at(IRELAND, "COMPLETE"), [IRELAND]),
-        (image(at(IRELAND, "MISSING")), at(IRELAND, "COMPLETE"), [IRELAND]),
-        (image(at(IRELAND, "FAILED")), at(IRELAND, "COMPLETE"), [IRELAND]),
-        (image(at(IRELAND, "COMPLETE")), at(IRELAND, "COMPLETE"), []),
-        (image(at(IRELAND, "IN_PROGRESS")), at(IRELAND, "FAILED"), []),
-        # a destination that appears already COMPLETE was seen unfinished only if it was waited for
-        (image(), at(IRELAND, "COMPLETE"), []),
-        (image(state=ImageState.PENDING), at(IRELAND, "COMPLETE"), [IRELAND]),
-    ],
-)
-def test_a_replication_has_ended_if_it_was_seen_unfinished(
-    before: ImageFacts, after: Replication, seen: list[Destination]
-) -> None:
-    assert completed(before, (after,)) == seen
 
 
 def test_nothing_is_missing_where_nothing_is_owed_any_more() -> None:

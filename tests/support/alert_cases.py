@@ -23,7 +23,8 @@ DESCRIBED = (
 )
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
-RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/"}}'
+SINCE = f"ecr_image_replication_status_since_timestamp_seconds{{{I},{D}}}"
+RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/",delete_replication="false"}}'
 #: The labels of one image under two tags and under its digest, as the exporter shows them.
 NAMES = (
     f'repository="team/app",tag="v1",{S}',
@@ -43,7 +44,11 @@ BUILD_HERE = labelled(BUILD, 'namespace="here"')
 OTHER_BUILD = labelled(BUILD, 'job="other"')
 TARGET_IMAGES = f'ecr_target_images{{target="team/*",{S}}}'
 SHARDS_TARGET_IMAGES = labelled(TARGET_IMAGES, 'apps_kubernetes_io_pod_index="1"')
-NEW_RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infra/"}}'
+NEW_RULE = (
+    f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infra/",delete_replication="false"}}'
+)
+MIRRORING_RULE = RULE.replace("false", "true")
+DESTINATIONS = f'ecr_repository_replication_destinations{{repository="team/app",{S}}}'
 
 
 def status(name: str) -> str:
@@ -100,6 +105,46 @@ def target_case(alert: str, severity: str, reason: str, after: int, summary: str
     )
 
 
+def rules_gone(described: Value, about: str = "") -> Case:
+    return Case(
+        "ECRReplicationRulesGone",
+        "critical",
+        good={RULE: 1, DESCRIBED: described},
+        bad={DESCRIBED: described},
+        fires_after=15,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
+        about=about,
+    )
+
+
+def rules_changed(change: str, described: Value, about: str = "") -> Case:
+    """A rule for `infra/` is added or removed, while the rules are read as often as `described` counts."""
+    before: Mapping[str, Value] = {RULE: 1, DESCRIBED: described}
+    after: Mapping[str, Value] = {RULE: 1, NEW_RULE: 1, DESCRIBED: described}
+    added = change == "added"
+    return Case(
+        "ECRReplicationRulesChanged",
+        "info",
+        good=before if added else after,
+        bad=after if added else before,
+        fires_after=2 if added else 12,
+        sooner=0 if added else 1,
+        resolves_within=90,
+        labels={
+            **SOURCE,
+            **DESTINATION,
+            "repository_filter": "infra/",
+            "delete_replication": "false",
+            "change": change,
+        },
+        summary=f"A replication rule of 111122223333/us-east-1 was {change} within 1h: infra/* to"
+        " 111122223333/eu-west-1.",
+        about=change + about,
+    )
+
+
 CASES = (
     Case(
         "ECRReplicationFailed",
@@ -132,19 +177,19 @@ CASES = (
     Case(
         "ECRReplicationStuck",
         "warning",
-        good={status("IN_PROGRESS"): 0, PUSHED: 0},
-        bad={status("IN_PROGRESS"): 1, PUSHED: phase_start},
+        good={status("IN_PROGRESS"): 0},
+        bad={status("IN_PROGRESS"): 1, SINCE: phase_start},
         fires_after=41,
         resolves_within=12,
         labels={**IMAGE, **DESTINATION, "status": "IN_PROGRESS"},
         summary="Replication of team/app:v1 from 111122223333/us-east-1 to 111122223333/eu-west-1"
-        " is in progress 42m 0s after the push.",
+        " is in progress for 42m 0s.",
     ),
     Case(
         "ECRReplicationMissing",
         "warning",
-        good={status("MISSING"): 0, PUSHED: 0},
-        bad={status("MISSING"): 1, PUSHED: phase_start},
+        good={status("MISSING"): 0},
+        bad={status("MISSING"): 1, SINCE: phase_start},
         fires_after=46,
         resolves_within=17,
         labels={"repository": "team/app", **SOURCE, **DESTINATION},
@@ -176,76 +221,32 @@ CASES = (
         summary="ECR reports TELEPORTED for 3 images of team/app at 111122223333/eu-west-1. No other alert"
         " covers this status.",
     ),
+    rules_gone(counting(1)),
+    rules_gone(now_and_then, about="seldom read"),
+    rules_changed("added", counting(1)),
+    rules_changed("added", now_and_then, ", seldom read"),
+    rules_changed("removed", counting(1)),
+    rules_changed("removed", now_and_then, ", seldom read"),
     Case(
-        "ECRReplicationRulesGone",
-        "critical",
-        good={RULE: 1, DESCRIBED: counting(1)},
-        bad={DESCRIBED: counting(1)},
+        "ECRReplicationNothingReplicated",
+        "warning",
+        good={DESTINATIONS: 1},
+        bad={DESTINATIONS: 0, DESTINATIONS.replace("app", "api"): 0, DESTINATIONS.replace("app", "web"): 2},
         fires_after=15,
         resolves_within=17,
         labels=SOURCE,
-        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
+        summary="2 watched repositories of 111122223333/us-east-1 are not replicated.",
     ),
     Case(
-        "ECRReplicationRulesGone",
-        "critical",
-        good={RULE: 1, DESCRIBED: now_and_then},
-        bad={DESCRIBED: now_and_then},
+        "ECRReplicationDeletesMirrored",
+        "info",
+        good={RULE: 1},
+        bad={MIRRORING_RULE: 1},
         fires_after=15,
         resolves_within=17,
-        labels=SOURCE,
-        summary="111122223333/us-east-1 has no replication rules. It had rules within 1d.",
-        about="seldom read",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, DESCRIBED: counting(1)},
-        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
-        fires_after=2,
-        resolves_within=90,
-        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
-        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="added",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, DESCRIBED: now_and_then},
-        bad={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
-        fires_after=2,
-        resolves_within=90,
-        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "added"},
-        summary="A replication rule of 111122223333/us-east-1 was added within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="added, seldom read",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, NEW_RULE: 1, DESCRIBED: counting(1)},
-        bad={RULE: 1, DESCRIBED: counting(1)},
-        fires_after=12,
-        sooner=1,
-        resolves_within=90,
-        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
-        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="removed",
-    ),
-    Case(
-        "ECRReplicationRulesChanged",
-        "info",
-        good={RULE: 1, NEW_RULE: 1, DESCRIBED: now_and_then},
-        bad={RULE: 1, DESCRIBED: now_and_then},
-        fires_after=12,
-        sooner=1,
-        resolves_within=90,
-        labels={**SOURCE, **DESTINATION, "repository_filter": "infra/", "change": "removed"},
-        summary="A replication rule of 111122223333/us-east-1 was removed within 1h: infra/* to"
-        " 111122223333/eu-west-1.",
-        about="removed, seldom read",
+        labels={**SOURCE, **DESTINATION, "repository_filter": "team/", "delete_replication": "true"},
+        summary="A replication rule of 111122223333/us-east-1 mirrors deletions to 111122223333/eu-west-1:"
+        " team/*.",
     ),
     target_case(
         "ECRReplicationTargetNotFound",
@@ -451,6 +452,7 @@ HEALTHY: Mapping[str, Value] = {
     bucket("1800"): counting(1),
     bucket("+Inf"): counting(1),
     RULE: 1,
+    DESTINATIONS: 1,
     DESCRIBED: counting(1),
     LISTED: clock,
     f'ecr_target_images{{target="team/*",{S}}}': 3,

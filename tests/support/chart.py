@@ -60,7 +60,7 @@ def objects(values: Mapping[str, Any], *, name: str = "demo", namespace: str = "
     """What would be sent to Kubernetes."""
     texts = render(values, name=name, namespace=namespace)
     files = (text for file, text in texts.items() if file != "NOTES.txt")
-    return [each for text in files for each in yaml.safe_load_all(text) if each]
+    return [each for text in files for each in yaml.load_all(text, yaml.CSafeLoader) if each]
 
 
 def one(found: list[Object], kind: str) -> Object:

@@ -57,10 +57,17 @@ class Prometheus:
         found: list[Mapping[str, Any]] = answer["data"]["result"]
         return found
 
+    def firing(self) -> list[Mapping[str, Any]]:
+        """The alerts that fire, as the API tells of them."""
+        alerts = json.loads(ask(f"{self._url}/api/v1/alerts").body)["data"]["alerts"]
+        return [alert for alert in alerts if alert["state"] == "firing"]
+
 
 @contextmanager
-def prometheus(program: str, folder: Path, config: Mapping[str, Any]) -> Iterator[Prometheus]:
-    """Prometheus on a free port, once it is ready. Its files are in `folder`."""
+def prometheus(
+    program: str, folder: Path, config: Mapping[str, Any], *more_flags: str
+) -> Iterator[Prometheus]:
+    """Prometheus on a free port, once it is ready. A later one finds its data in `folder`."""
     folder.mkdir(exist_ok=True)
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
@@ -69,6 +76,7 @@ def prometheus(program: str, folder: Path, config: Mapping[str, Any]) -> Iterato
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address={address}",
+        *more_flags,
     )
     with _process(folder / "prometheus.log", program, *flags):
         eventually(lambda: _is_ready(f"http://{address}"))

@@ -33,7 +33,8 @@ bear it and a suffix of up to eleven: 52 are left. A Service's name has no dot a
 {{- define "ecr-replication-exporter.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
-{{- $full = default $full .Values.fullnameOverride | replace "." "-" }}
+{{- /* An alias in a parent chart may have capitals and underscores. */}}
+{{- $full = default $full .Values.fullnameOverride | lower | replace "." "-" | replace "_" "-" }}
 {{- if regexMatch "^[0-9]" $full }}
 {{- $full = printf "ecr-%s" $full }}
 {{- end }}
@@ -92,6 +93,15 @@ annotations:
 {{- $name := list $registry $repository | compact | join "/" }}
 {{- $tag := default .Chart.AppVersion $image.tag }}
 {{- ternary (printf "%s@%s" $name $image.digest) (printf "%s:%s" $name $tag) (not (empty $image.digest)) }}
+{{- end }}
+
+{{/* As a list. In `global` some charts write names, others maps. */}}
+{{- define "ecr-replication-exporter.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (default list (.Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) }}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) }}
+{{- end }}
+{{- with $secrets }}{{ uniq . | toYaml }}{{ end }}
 {{- end }}
 
 {{/* Shapes */}}

@@ -20,9 +20,9 @@ spec:
   {{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) }}
   terminationGracePeriodSeconds: {{ int64 .Values.terminationGracePeriodSeconds }}
   {{- end }}
-  {{- with .Values.imagePullSecrets }}
+  {{- with include "ecr-replication-exporter.imagePullSecrets" . }}
   imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
+    {{- nindent 4 . }}
   {{- end }}
   {{- with .Values.podSecurityContext }}
   securityContext:
