@@ -195,7 +195,7 @@ def test_a_lost_stream_is_no_trouble(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == ""
 
 
-# -- a log that nobody reads ---------------------------------------------------------------------
+# -- a log without a reader ---------------------------------------------------------------------
 
 
 @dataclass

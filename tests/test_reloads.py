@@ -85,7 +85,7 @@ def test_few_wait_and_none_for_ever() -> None:
 
 
 class Broken(Loader):
-    """Raises what nobody expects, as long as it is told to."""
+    """Raises `error` while it is set."""
 
     error: Exception | None = None
 

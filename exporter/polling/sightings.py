@@ -26,6 +26,9 @@ class _Repository:
     digests: dict[Destination, frozenset[str]] = field(default_factory=dict)
 
 
+_NOWHERE: frozenset[Destination] = frozenset()
+
+
 class Sightings:
     """The digests that each watched registry lists, by repository. Loop thread only.
 
@@ -65,6 +68,8 @@ class Sightings:
         A copy that was seen stays COMPLETE after it is deleted, as one that ECR reports does.
         """
         digests = self._repositories[repository].digests
+        if not digests:
+            return _NOWHERE
         complete = {r.destination for r in image.replications or () if r.status == Status.COMPLETE}
         return frozenset(d for d in digests if image.digest in digests[d] or d in complete)
 

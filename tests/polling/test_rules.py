@@ -110,7 +110,7 @@ def test_an_account_that_may_not_describe_its_registry_is_named_by_sts() -> None
 
 
 def test_a_single_time_out_of_the_rules_does_not_begin_without_them() -> None:
-    """Without them everything that is remembered would have to be asked anew."""
+    """Without them everything that is remembered would have to be asked again."""
     ecr = FakeECR()
     ecr.report("team/app", pushed(ecr), complete())
     failures = [refusal(Reason.UNAVAILABLE)]

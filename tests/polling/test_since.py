@@ -77,7 +77,7 @@ def test_an_outage_and_answers_that_are_too_old_keep_it() -> None:
     assert before.keys() == {IRELAND}
     ecr.fault = throttled(STATUS)
     rig.run(3000)
-    assert since(rig) == {}, "nobody knows whether it still is so"
+    assert since(rig) == {}, "it is not known whether it is still so"
     ecr.fault = lambda *_: None
     rig.run(120)
     assert since(rig) == before

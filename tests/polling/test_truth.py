@@ -101,7 +101,7 @@ def succeeded(pages: Pages) -> set[tuple[str, str, str]]:
 
 
 def missing_answers(target: TargetSettings, ecr: FakeECR) -> set[str]:
-    """What the target names in the registry and nobody found and asked about."""
+    """What the target names in the registry and what was not found or not asked for."""
     asked = {(repository, digest) for operation, repository, digest in ecr.log if operation == STATUS}
     missing = set()
     for repository, images in ecr.repositories.items():

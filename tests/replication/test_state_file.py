@@ -359,7 +359,7 @@ def remembered(rig: Rig) -> StateCache:
 
 
 def restarted(before: Rig, ecr: FakeECR, *, after: float, **knobs: object) -> Rig:
-    """The exporter, so many seconds after another one stopped; its monotonic clock began anew."""
+    """The exporter, so many seconds after another one stopped; its monotonic clock began again."""
     ecr.calls.clear()
     clock = FakeClock(now=7.0, wall_ahead=before.clock.time() + after - 7.0)
     return Rig(settings(**knobs), ecr, memory=remembered(before), clock=clock)
@@ -507,7 +507,7 @@ def test_an_outage_at_the_start_forgets_nothing() -> None:
 
 @given(st.integers(0, 2**32), st.floats(-1e6, 1e6))
 def test_a_restart_never_tells_anything_false(seed: int, after: float) -> None:
-    """Whatever happened while nobody looked, and whatever the clocks say."""
+    """Any change while no exporter ran, and any time of the clocks."""
     random = Random(seed)
     ecr = world(6)
     before = started(ecr)
