@@ -30,10 +30,10 @@ demo: $(demo) ## run the exporter on a simulated AWS, without an account or netw
 	@echo "Open http://localhost:10042/metrics (Ctrl-C stops)"
 	@exec $(bin)/ecr-replication-exporter --demo $(ARGS)
 
-# In the order of the folders: the acceptance tests are few and slow, so they begin first.
+# Each worker begins with a third of the tests, in order, and takes over tests of the others at its end.
 .PHONY: test
 test: $(dev) ## run the tests (ARGS="tests/deploy/test_iam.py -k action" selects some)
-	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=worksteal $(ARGS)
 
 # Tests that need no system package, chart or image.
 UNIT := tests/aws tests/config tests/demo tests/http tests/metrics tests/polling tests/replication $(wildcard tests/test_*.py)
