@@ -63,7 +63,7 @@ def certificate(folder: Path) -> Path:
     return file
 
 
-def scrape(url: str, encoding: str) -> tuple[float, int]:
+def scrape(url: str, encoding: str = "identity") -> tuple[float, int]:
     """Seconds on a new connection, and bytes of the page in the encoding."""
     address = urlsplit(url)
     began = time.perf_counter()
