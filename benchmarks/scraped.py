@@ -121,7 +121,7 @@ def _add(
     for image in images:
         for name in image.names:
             own = row.own_labels(source, repository, name, image)
-            for labels, value in row.samples_of(image):
+            for labels, value in row.samples_of(image, name):
                 family.add_metric((*own, *labels), value)
 
 

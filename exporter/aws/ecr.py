@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from exporter.aws import parsing
 from exporter.aws.errors import Classified
@@ -17,6 +17,10 @@ from exporter.config.settings import RegistrySettings
 from exporter.replication.model import PAGE_SIZE, Image, Name, Page, Registry, Replication, Source
 
 T = TypeVar("T")
+#: Which images a listing has.
+TagStatus: TypeAlias = Literal["TAGGED", "UNTAGGED", "ANY"]
+#: Without it, ECR lists active images alone (botocore service model).
+_ARCHIVED = {"imageStatus": "ANY"}
 
 #: Every operation of ECR that is ever called; docs/iam-policy.json grants these, and what docs/iam.md names.
 OPERATIONS = (
@@ -39,11 +43,16 @@ class EcrClient(Protocol):
     def repositories(self, token: str | None) -> Page[str]:
         """One page of the names of the repositories."""
 
-    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
-        """One page of the images; only tagged ones unless `untagged`."""
+    def images(
+        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
+    ) -> Page[Image]:
+        """One page of the images with these tags: active ones, and those in the archive if `archived`."""
 
-    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
-        """The images of at most 100 names. IMAGE_NOT_FOUND if a name does not exist; or it is left out."""
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
+        """The images of at most 100 names, `archived` as for `images`.
+
+        IMAGE_NOT_FOUND if a name does not exist; or it is left out.
+        """
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         """What ECR reports of the image's replication, one entry for each destination."""
@@ -71,8 +80,10 @@ class BotoEcrClient:
         page = _page(token)
         return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry)
 
-    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
-        which = {"tagStatus": "ANY" if untagged else "TAGGED"}
+    def images(
+        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
+    ) -> Page[Image]:
+        which = {"tagStatus": tags} | (_ARCHIVED if archived else {})
         return self._ask(
             partial(parsing.images, now=self._access.clock()),
             "ecr",
@@ -83,7 +94,8 @@ class BotoEcrClient:
             **self._registry,
         )
 
-    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
+        which = {"filter": _ARCHIVED} if archived else {}
         ids = [{"imageTag": n.tag} if n.tag else {"imageDigest": n.digest} for n in names]
         found = self._ask(
             partial(parsing.images, now=self._access.clock()),
@@ -91,6 +103,7 @@ class BotoEcrClient:
             "DescribeImages",
             repositoryName=repository,
             imageIds=ids,
+            **which,
             **self._registry,
         )
         return found.items

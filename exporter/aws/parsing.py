@@ -32,6 +32,9 @@ FIRST_PUSH = 1_420_070_400.0
 #: by more.
 SKEW = 86_400.0
 
+#: The statuses of images that cannot be pulled: in the archive, or on the way back (botocore service model).
+_ARCHIVED = ("ARCHIVED", "ACTIVATING")
+
 #: How many different replications are shared between images. Each destination has a few states.
 _SHARED = 1024
 
@@ -62,6 +65,7 @@ def images(answer: Row, *, now: float) -> Page[Image]:
             tags=_tags(row),
             pushed_at=_unix(row.get("imagePushedAt"), now),
             activated_at=_unix(row.get("lastActivatedAt"), now),
+            archived=_text(row, "imageStatus") in _ARCHIVED,
         )
         for row in _rows(answer, "imageDetails")
     )

@@ -45,6 +45,20 @@ class RegistrySettings:
         return replace(self, name=f"{account}/{self.region}") if has_default else self
 
 
+@dataclass(frozen=True, slots=True)
+class DestinationSettings:
+    """How destinations in another account are read: in one Region, or in all of them."""
+
+    __pydantic_config__: ClassVar = ConfigDict(
+        extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}}
+    )
+
+    registry_id: of.Account
+    region: of.Region | None = None
+    role_arn: of.RoleArn | None = None
+    external_id: of.ExternalId | None = None
+
+
 #: What a target with a tag or a digest must not have.
 _FILTERS = ("tags", "exclude_tags", "latest", "pushed_within", "untagged")
 _NO_FILTERS: dict[str, Any] = dict.fromkeys(_FILTERS, False) | {"untagged": {"const": False}}
@@ -77,6 +91,8 @@ class TargetSettings:
     #: Names of registries; none for all of them.
     registries: Annotated[tuple[of.Name, ...], _FILLED] = ()
     name: of.Label = ""
+    #: Where the images must arrive, whatever the rules say: `[<account>/]<region>`.
+    destinations: Annotated[tuple[of.Place, ...], _FILLED] = ()
 
     @property
     def is_glob(self) -> bool:
@@ -107,8 +123,8 @@ class TargetSettings:
 
     @property
     def selection(self) -> TargetSettings:
-        """What it selects: all but its name and its registries."""
-        return replace(self, name="", registries=())
+        """What it selects: all but its name, its registries and its destinations."""
+        return replace(self, name="", registries=(), destinations=())
 
 
 def _shortened(label: str) -> str:
@@ -130,10 +146,13 @@ class Settings:
 
     targets: Annotated[tuple[TargetSettings, ...], _FILLED]
     registries: Annotated[tuple[RegistrySettings, ...], _FILLED] = (RegistrySettings(),)
+    destinations: tuple[DestinationSettings, ...] = ()
     discovery_interval: of.Interval = 60.0
     pending_interval: of.Interval = 15.0
     failed_interval: of.Interval = 300.0
     settled_interval: of.Interval = 21600.0
+    #: 0: destinations are not looked at.
+    replica_interval: of.IntervalOrNever = 900.0
     stale_after: of.Interval = 3600.0
     #: Calls a second of one account and Region, over all ECR operations.
     requests_per_second: of.Rate = 10.0
@@ -146,7 +165,12 @@ def keys(model: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(model))
 
 
-_MODELS = {(): Settings, ("registries",): RegistrySettings, ("targets",): TargetSettings}
+_MODELS = {
+    (): Settings,
+    ("registries",): RegistrySettings,
+    ("destinations",): DestinationSettings,
+    ("targets",): TargetSettings,
+}
 _ADAPTER = TypeAdapter(Settings)
 _TARGET = TypeAdapter(TargetSettings)
 
@@ -181,6 +205,8 @@ def parse(
     return replace(found, registries=tuple(entry.named for entry in found.registries))
 
 
+_ROLE_NEEDED = "works only with a role_arn: it is handed over when a role is assumed"
+
 # -- rules between keys: they read the plain values of the file, where a wrong one is None ---------
 
 
@@ -192,10 +218,12 @@ def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     owners = {name: i for i, name in enumerate(names) if name and "name" not in registries[i]}
     for i, (entry, name) in enumerate(zip(registries, names, strict=True)):
         if entry and "external_id" in entry and "role_arn" not in entry:
-            message = "works only with a role_arn: it is handed over when a role is assumed"
-            yield ("registries", i, "external_id"), message
+            yield ("registries", i, "external_id"), _ROLE_NEEDED
         if name and (owner := owners.setdefault(name, i)) != i and "name" in entry:
             yield ("registries", i, "name"), f"{show(name)} is already the name of registries[{owner}]"
+    for i, reader in enumerate(values.get("destinations") or ()):
+        if reader and "external_id" in reader and "role_arn" not in reader:
+            yield ("destinations", i, "external_id"), _ROLE_NEEDED
     for i, target in enumerate(values.get("targets") or ()):
         for place, message in _target_conflicts(target or {}, names):
             yield ("targets", i, *place), message

@@ -119,6 +119,15 @@ def _duration(shortest: float, least: str) -> Any:
     return _reads(partial(parse_duration, shortest=shortest), schema, format_duration)
 
 
+def _or_never(shortest: float) -> Any:
+    """Seconds, or 0 for never."""
+
+    def read(value: str) -> float:
+        return parse_duration(value) and parse_duration(value, shortest=shortest)
+
+    return _reads(read, {"pattern": f"^(?:{DURATION})$"}, format_duration)
+
+
 def _number(pattern: str, name: str) -> BeforeValidator:
     """The text of a number. YAML 1.1 and pydantic differ about others: 010 is 8 or 10."""
 
@@ -141,6 +150,7 @@ Rate = Annotated[
 ]
 #: The m of ms is not a minute.
 Interval = Annotated[float, _duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
+IntervalOrNever = Annotated[float, _or_never(1.0)]
 Age = Annotated[float, _duration(0.001, "[1-9]")]
 _NAME = "a name: visible characters, no spaces around them"
 Name = Annotated[str, text(r"\S(?:.*\S)?", _NAME)]
@@ -153,15 +163,23 @@ File = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "the name of a file", longest=4
 
 #: Names in old SDKs for an endpoint of a Region: fips-us-gov-west-1, us-gov-west-1-fips, dkr-us-east-1.
 _ENDPOINT = "is not a Region but an endpoint; write {0}, and for FIPS set AWS_USE_FIPS_ENDPOINT=true"
+_REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
 Region = Annotated[
     str,
     text(
-        r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}",
+        _REGION,
         "a Region name, e.g. us-east-1",
         (r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)", _ENDPOINT),
         (r"(.+)-fips", _ENDPOINT),
         (r"(.+-[0-9])[a-z]", "is an Availability Zone; write {0}"),
         longest=64,
+    ),
+]
+Place = Annotated[
+    str,
+    text(
+        rf"(?:[0-9]{{12}}/)?{_REGION}",
+        "a destination: a Region, or an account and a Region, e.g. eu-west-1 or 444455556666/us-west-2",
     ),
 ]
 Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555")]

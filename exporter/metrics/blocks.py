@@ -65,8 +65,9 @@ def lines(row: Row, samples: Iterable[Sample]) -> str:
     )
 
 
-#: An image under one of its names: the facts, the labels I as text, and the same with the image's digest.
-_Named = tuple[ImageFacts, str, str]
+#: An image under one of its names: the facts, the labels I as text, the same with the image's digest, and
+#: the position of the name.
+_Named = tuple[ImageFacts, str, str, int]
 
 
 def _values(row: ImageRow, value_of: Callable[[ImageFacts], float | None], named: Sequence[_Named]) -> bytes:
@@ -74,7 +75,7 @@ def _values(row: ImageRow, value_of: Callable[[ImageFacts], float | None], named
     return "".join(
         [
             f"{row.name}{{{full if row.digest else own}}} {_number(value)}\n"
-            for image, own, full in named
+            for image, own, full, _ in named
             if (value := value_of(image)) is not None
         ]
     ).encode()
@@ -95,8 +96,10 @@ def _states(row: ImageRow, named: Sequence[_Named]) -> bytes:
     fact_of = row.fact
     seen: dict[int, tuple[bytes, ...]] = {}
     texts = []
-    for image, own, full in named:
+    for image, own, full, position in named:
         fact = fact_of(image)
+        if row.by_name and fact:
+            fact = fact[position]
         template = seen.get(id(fact))
         if template is None:
             template = seen[id(fact)] = _template(row.name, fact)
@@ -202,10 +205,10 @@ def _named_images(groups: Iterable[Group], *, digests: bool) -> Iterator[_Named]
         before, after = f'{_pairs(I[:1], (repository,))},tag="', f'",{_pairs(S, source)}'
         for image in images:
             digest = _escaped(image.digest) if digests else ""
-            for name in image.names:
+            for position, name in enumerate(image.names):
                 start = f'{before}{_escaped(name.tag)}",digest="'
                 own = f"{start}{_escaped(name.digest)}{after}" if name.digest else f"{start}{after}"
-                yield image, own, f"{start}{digest}{after}" if digests else own
+                yield image, own, f"{start}{digest}{after}" if digests else own, position
 
 
 def _unaffected(old: Sequence[Group], new: Sequence[Group]) -> set[str]:

@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from exporter.replication.destination_health import DestinationHealth
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Since, Source, Status
+from exporter.replication.model import (
+    KNOWN_STATUSES,
+    Destination,
+    Name,
+    Replica,
+    ReplicaState,
+    Replication,
+    Since,
+    Source,
+    Status,
+)
 from exporter.replication.store import RegistrySnapshot
 
 S = ("source_registry_id", "source_region")
@@ -53,14 +64,19 @@ class ImageRow(Row):
     value: Callable[[ImageFacts], float | None] | None = None
     #: Whether the digest is filled also where the image is watched by tag.
     digest: bool = False
+    #: Whether the fact has a part for each name of the image, in their order. It may be empty.
+    by_name: bool = False
 
     def own_labels(self, source: Source, repository: str, name: Name, image: ImageFacts) -> tuple[str, ...]:
         """The values of I."""
         return (repository, name.tag, image.digest if self.digest else name.digest, *source)
 
-    def samples_of(self, image: ImageFacts) -> Iterator[Sample]:
-        """All samples of the image, with the labels that follow I."""
-        if self.value is None:
+    def samples_of(self, image: ImageFacts, name: Name) -> Iterator[Sample]:
+        """All samples of the image under one of its names, with the labels that follow I."""
+        if self.by_name:
+            parts = dict(zip(image.names, self.fact(image), strict=False))
+            yield from self.samples(parts.get(name, ()))
+        elif self.value is None:
             yield from self.samples(self.fact(image))
         elif (value := self.value(image)) is not None:
             yield (), value
@@ -68,6 +84,13 @@ class ImageRow(Row):
     def depends_on(self, image: ImageFacts) -> Any:
         """What of an image all its samples depend on."""
         return self.value(image) if self.value else self.fact(image)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationRow(Row):
+    """A gauge of the destinations that are looked at."""
+
+    samples: Callable[[DestinationHealth], Iterable[Sample]] = lambda _: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,20 @@ def _since(states: tuple[Since, ...]) -> Iterator[Sample]:
     for destination, _, at, shown in states:
         if shown:
             yield destination, at
+
+
+_replicas = attrgetter("replicas")
+
+
+def _replica_present(replicas: tuple[Replica, ...]) -> Iterator[Sample]:
+    for destination, state, _ in replicas:
+        yield destination, float(state is ReplicaState.PRESENT)
+
+
+def _replica_problem(replicas: tuple[Replica, ...]) -> Iterator[Sample]:
+    for destination, state, _ in replicas:
+        if state is not ReplicaState.PRESENT:
+            yield (*destination, state), 1.0
 
 
 def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ...], list[ImageFacts]]]:
@@ -155,6 +192,42 @@ def _destinations(
         yield (repository, *source), float(destinations)
 
 
+def _replica_images(
+    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
+) -> Iterator[Sample]:
+    """An image with several names is present if it is so under each, else it has its first problem.
+
+    That there is none in a state is known only when all images were looked at that are expected there.
+    """
+    del destinations
+    tally: Tally[tuple[Destination, ReplicaState]] = Tally()
+    unknown: set[Destination] = set()
+    for (replicas, replications), number in _replica_groups(images):
+        states: dict[Destination, list[ReplicaState]] = {}
+        for destination, state, _ in (replica for of_name in replicas for replica in of_name):
+            states.setdefault(destination, []).append(state)
+        for destination, found in states.items():
+            problems = [state for state in found if state is not ReplicaState.PRESENT]
+            tally[destination, problems[0] if problems else ReplicaState.PRESENT] += number
+        expected = {replication.destination for replication in replications or ()}
+        unknown |= expected - {d for d, found in states.items() if len(found) == len(replicas)}
+    for destination in sorted({destination for destination, _ in tally}):
+        for state in ReplicaState:
+            if (count := tally[destination, state]) or destination not in unknown:
+                yield (repository, *source, *destination, state), float(count)
+
+
+def _replica_groups(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Any, Any], int]]:
+    """How many images share their replicas and replications. Most images hold the same objects."""
+    number: Tally[tuple[int, int]] = Tally()
+    facts = {}
+    for image in images:
+        key = (id(image.replicas), id(image.replications))
+        number[key] += 1
+        facts[key] = (image.replicas, image.replications)
+    return [(facts[key], count) for key, count in number.items()]
+
+
 def _rules(registry: RegistrySnapshot) -> Iterator[Sample]:
     routes = registry.rules.routes() if registry.rules else {}
     for (destination, prefix), mirrors_deletions in sorted(routes.items()):
@@ -177,6 +250,21 @@ def _target_images(registry: RegistrySnapshot) -> Iterator[Sample]:
     for target in registry.targets:
         if target.images is not None:
             yield (target.label, *registry.source), float(target.images)
+
+
+def _destination_success(destination: DestinationHealth) -> Iterator[Sample]:
+    if destination.success is not None:
+        yield destination.destination, float(destination.success)
+
+
+def _destination_failure_info(destination: DestinationHealth) -> Iterator[Sample]:
+    for reason in sorted(destination.reasons):
+        yield (*destination.destination, reason), 1.0
+
+
+def _destination_last_success(destination: DestinationHealth) -> Iterator[Sample]:
+    if destination.complete_time is not None:
+        yield destination.destination, destination.complete_time
 
 
 def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
@@ -283,12 +371,13 @@ LOG_DROPPED = Row(
     "Log lines that the exporter dropped because stderr did not accept them.",
 )
 
-DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
+DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow | DestinationRow, ...] = (
     ImageRow(
         "ecr_image_replication_status",
         "gauge",
         "1 for the current replication state of the image at the destination, 0 for the other states."
-        " MISSING: the replication rules select the image, but ECR reports no status. " + _POLLED,
+        " MISSING: the rules or a target expect the image there, ECR reports nothing, and it was not seen"
+        " there. COMPLETE also if it was seen there and ECR reports nothing. " + _POLLED,
         (*I, *D, "status"),
         fact=_replications,
         samples=_status,
@@ -310,6 +399,26 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         (*I, *D),
         fact=attrgetter("since"),
         samples=_since,
+    ),
+    ImageRow(
+        "ecr_image_replica_present",
+        "gauge",
+        "1 if the destination held the image, active and under this tag, at the last look. 0 if not."
+        " Absent before the first look, and where the destination cannot be read. " + _POLLED,
+        (*I, *D),
+        fact=_replicas,
+        samples=_replica_present,
+        by_name=True,
+    ),
+    ImageRow(
+        "ecr_image_replica_problem_info",
+        "gauge",
+        "1 while the copy at the destination is not present. The reason is absent, untagged, other_image (the"
+        " tag names another digest there) or archived. " + _POLLED,
+        (*I, *D, "reason"),
+        fact=_replicas,
+        samples=_replica_problem,
+        by_name=True,
     ),
     ImageRow(
         "ecr_image_info",
@@ -343,10 +452,18 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         samples=_oldest_pending,
     ),
     RepositoryRow(
+        "ecr_repository_replica_images",
+        "gauge",
+        "Watched images of the repository whose copy at the destination is in this state: present, absent,"
+        " untagged, other_image, archived. A 0 appears only when every copy was looked at. " + _POLLED,
+        ("repository", *S, *D, "state"),
+        samples=_replica_images,
+    ),
+    RepositoryRow(
         "ecr_repository_replication_destinations",
         "gauge",
-        "Destinations to which the replication rules send the images of the repository. 0 if no rule selects"
-        " it, so that nothing is replicated. Absent while the rules are not known. " + _POLLED,
+        "Destinations at which the rules or a target expect the images of the repository. 0 if there is none,"
+        " so that nothing is replicated. Absent while the rules are not known. " + _POLLED,
         ("repository", *S),
         samples=_destinations,
     ),
@@ -388,6 +505,29 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "Unix time of the last complete listing of the watched repositories in the registry.",
         S,
         samples=_last_success,
+    ),
+    DestinationRow(
+        "ecr_destination_success",
+        "gauge",
+        "1 if every repository that receives watched images there was looked at in time, 0 if not."
+        " " + _POLLED,
+        D,
+        samples=_destination_success,
+    ),
+    DestinationRow(
+        "ecr_destination_failure_info",
+        "gauge",
+        "1 for each reason why the destination cannot be looked at: access_denied, throttled, invalid,"
+        " unavailable. " + _POLLED,
+        (*D, "reason"),
+        samples=_destination_failure_info,
+    ),
+    DestinationRow(
+        "ecr_destination_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time since which each of its repositories was looked at.",
+        D,
+        samples=_destination_last_success,
     ),
 )
 OWN = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,9 +32,9 @@ from exporter.metrics.blocks import (
     repository_blocks,
     updated,
 )
-from exporter.metrics.catalogue import DOMAIN, I, RegistryRow, RepositoryRow, Row
+from exporter.metrics.catalogue import DOMAIN, DestinationRow, I, RegistryRow, RepositoryRow, Row
 from exporter.metrics.self_metrics import Clock, Figures, Gauges, Instruments
-from exporter.replication.store import RegistrySnapshot, Snapshot, Store
+from exporter.replication.store import Snapshot, Store
 
 #: Seconds for which plain text is kept after the last request for it. It takes forty times the memory of
 #: compressed text, which is what Prometheus asks for.
@@ -69,7 +69,7 @@ class _Large:
     pieces: tuple[Any, ...]
 
 
-_SMALL = tuple(row for row in DOMAIN if isinstance(row, RegistryRow))
+_SMALL = tuple(row for row in DOMAIN if isinstance(row, RegistryRow | DestinationRow))
 #: Rows whose text stands in blocks of the same layout. A page has them in this order.
 _KINDS: tuple[tuple[Row, ...], ...] = (
     tuple(row for row in IMAGE_ROWS if len(row.labels) > len(I)),
@@ -108,9 +108,9 @@ class Exposition:
         encode, content_type = choose_encoder(_OPENMETRICS if accepts_openmetrics(accept) else "")
         packed = accepts_gzip(accept_encoding)
         large = self._some(names, packed=packed) if names else self._all(packed=packed)
-        registries = self._store.snapshot(self._clock.monotonic(), images=False).registries
+        snapshot = self._store.snapshot(self._clock.monotonic(), images=False)
         own: Any = _Selected(self._own, frozenset(names)) if names else self._own
-        small = "".join(_registry_lines(registries, names)).encode() + encode(own)
+        small = "".join(_registry_lines(snapshot, names)).encode() + encode(own)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if packed:
             headers.append(("Content-Encoding", "gzip"))
@@ -206,11 +206,12 @@ class _Selected:
                 yield family
 
 
-def _registry_lines(registries: Iterable[RegistrySnapshot], names: Sequence[str]) -> Iterator[str]:
+def _registry_lines(snapshot: Snapshot, names: Sequence[str]) -> Iterator[str]:
     for row in _chosen(_SMALL, names):
         yield heading(row)
-        for registry in registries:
-            yield lines(row, row.samples(registry))
+        facts = snapshot.destinations if isinstance(row, DestinationRow) else snapshot.registries
+        for each in facts:
+            yield lines(row, row.samples(each))
 
 
 def _chosen(rows: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from exporter.aws.ecr import static_registry_id
-from exporter.config.settings import RegistrySettings, TargetSettings
-from exporter.replication.model import Source
+from exporter.config.settings import DestinationSettings, RegistrySettings, TargetSettings
+from exporter.replication.model import Destination, Source
 
 #: An entry without its name, and with its Region: what AWS sees of it. Two equal ones are one access.
 Access: TypeAlias = RegistrySettings
@@ -72,6 +72,30 @@ def grouped(
         account = entry.registry_id or named or static_registry_id(entry)
         groups.setdefault(Source(account, entry.region or ""), []).append(entry)
     return [Group(source, tuple(members)) for source, members in groups.items()]
+
+
+def readers(
+    destination: Destination, entries: Iterable[DestinationSettings], groups: Iterable[Group]
+) -> tuple[Access, ...]:
+    """How to read a destination, in order of preference; empty if that is not possible.
+
+    By its entries under `destinations`, those for its Region first; else, in the account of a source, with
+    what reads the source.
+    """
+    region, account = destination
+    found = sorted(
+        (e for e in entries if e.registry_id == account and e.region in (None, region)),
+        key=lambda entry: entry.region is None,
+    )
+    if found:
+        return tuple(
+            RegistrySettings(
+                region=region, registry_id=account, role_arn=e.role_arn, external_id=e.external_id
+            )
+            for e in found
+        )
+    same = (access for g in groups if g.source.registry_id == account for access in g.accesses)
+    return tuple(dict.fromkeys(replace(access, region=region, registry_id=account) for access in same))
 
 
 class Choice:

@@ -12,7 +12,7 @@ from functools import partial
 from math import ceil
 from typing import Any, Generic, TypeVar
 
-from exporter.aws.ecr import EcrClient
+from exporter.aws.ecr import EcrClient, TagStatus
 from exporter.aws.errors import ECRError
 from exporter.replication.model import LOOKUP_SIZE, Image, Name, Page, Reason
 from exporter.replication.targets import RepositoryTargets
@@ -151,7 +151,13 @@ class ImageListing:
             self._pass = cheapest(self._targets, pages=self._pages, suspects=self._suspects)
         if isinstance(self._pass, Lookup):
             return partial(client.find, self._repository, self._pass.names)
-        return partial(client.images, self._repository, self._pass.token, untagged=self._targets.untagged)
+        tags: TagStatus = "ANY" if self._targets.untagged else "TAGGED"
+        return partial(client.images, self._repository, self._pass.token, tags=tags)
+
+    @property
+    def pages(self) -> int | None:
+        """How many pages the last listing had; None if names are looked up."""
+        return self._pages
 
     def answered(self, answer: Any) -> Sequence[Image] | None:
         """Take an answer; all images if it is the last of the pass, None if not.

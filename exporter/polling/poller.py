@@ -8,24 +8,26 @@ worker from another.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from random import Random
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
-from exporter.polling.access import Access, Group, grouped
+from exporter.polling.access import Access, Group, grouped, readers
 from exporter.polling.calls import Call, Clock, Journal, unusable
 from exporter.polling.context import OnComplete, Shared
+from exporter.polling.destination import DestinationPoller
+from exporter.polling.dispatcher import Dispatcher
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
-from exporter.replication.model import Reason, Source
+from exporter.replication.model import Destination, Reason, Source
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
 from exporter.replication.targets import WHOLE, Newest, Shard
@@ -43,17 +45,28 @@ class Connector(Protocol):
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Polled:
-    """A registry, its workers, and how many calls they have."""
+D_co = TypeVar("D_co", bound=Dispatcher, covariant=True)
 
-    registry: RegistryPoller
+
+@dataclass(slots=True, eq=False)
+class _Polled(Generic[D_co]):
+    """A registry or destination, its workers, and how many calls they have."""
+
+    registry: D_co
     workers: WorkerPool
     handed_out: int = 0
+
+    retired: bool = False
 
     @property
     def source(self) -> Source:
         return self.registry.facts.source
+
+    def retire(self) -> None:
+        """End its polling; calls under way are abandoned."""
+        self.retired = True
+        self.registry.retire()
+        self.workers.close()
 
 
 class Poller:
@@ -92,7 +105,11 @@ class Poller:
         self._stopping = False
         #: Seconds that a reload waits for the loop; fewer than a client waits for the reload.
         self.reload_timeout = 8.0
-        self._polled: list[_Polled] = []
+        self._registries: list[_Polled[RegistryPoller]] = []
+        #: The destinations that are looked at and not watched themselves.
+        self._destinations: dict[Destination, _Polled[DestinationPoller]] = {}
+        #: The destinations that nothing can read, as the log has it.
+        self._unread: frozenset[Destination] = frozenset()
         #: The accounts that AWS itself named, and the clients, by access.
         self._accounts: dict[Access, str] = {}
         self._clients: dict[Access, EcrClient] = {}
@@ -131,7 +148,8 @@ class Poller:
 
     def rates(self) -> Mapping[Source, float]:
         """The calls a second that each registry is allowed now."""
-        return {polled.source: polled.registry.pacing.rate for polled in list(self._polled)}
+        polled = [*list(self._registries), *list(self._destinations.values())]
+        return {each.source: each.registry.pacing.rate for each in polled}
 
     def silent_for(self) -> float:
         """Seconds since the last round of the loop."""
@@ -144,11 +162,14 @@ class Poller:
         self._drain()
         self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()
+        if self._shared.sightings.changed:
+            self._find_destinations()
         wake_at = now + HEARTBEAT
-        for polled in self._polled:
+        everything = (*self._registries, *self._destinations.values())
+        for polled in everything:
             polled.registry.end_lost_calls()
-            wake_at = min(wake_at, polled.registry.record_targets(), self._start_calls(polled))
-        since = [at for p in self._polled if (at := p.registry.pacing.overdue_since()) is not None]
+            wake_at = min(wake_at, polled.registry.record(), self._start_calls(polled))
+        since = [at for p in everything if (at := p.registry.pacing.overdue_since()) is not None]
         self._overdue_since = min(since, default=None)
         return max(0.0, wake_at - self._clock.monotonic()) if self._inbox.empty() else 0.0
 
@@ -163,7 +184,7 @@ class Poller:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _start_calls(self, polled: _Polled) -> float:
+    def _start_calls(self, polled: _Polled[Dispatcher]) -> float:
         """Hand out the calls that may go now; the monotonic time at which there may be more."""
         while polled.handed_out < MAX_HANDED_OUT:
             call = polled.registry.next_call()
@@ -176,7 +197,7 @@ class Poller:
                 self._failed(polled, call, _no_thread(error))
         return float("inf")  # until a call comes back
 
-    def _make(self, polled: _Polled, call: Call) -> None:
+    def _make(self, polled: _Polled[Dispatcher], call: Call) -> None:
         """In a worker: make the call, and put the result into the inbox."""
         try:
             answer = call.make()
@@ -187,14 +208,14 @@ class Poller:
         else:
             self._inbox.put(partial(self._answered, polled, call, answer))
 
-    def _answered(self, polled: _Polled, call: Call, answer: object) -> None:
+    def _answered(self, polled: _Polled[Dispatcher], call: Call, answer: object) -> None:
         polled.handed_out -= 1
-        if polled in self._polled:
+        if not polled.retired:
             polled.registry.answered(call, answer)
 
-    def _failed(self, polled: _Polled, call: Call, error: ECRError) -> None:
+    def _failed(self, polled: _Polled[Dispatcher], call: Call, error: ECRError) -> None:
         polled.handed_out -= 1
-        if polled in self._polled:
+        if not polled.retired:
             polled.registry.failed(call, error)
 
     # -- configuration -----------------------------------------------------------------------
@@ -208,7 +229,7 @@ class Poller:
         rate = settings.requests_per_second / self._shared.shard.total
         self._settings = settings = replace(settings, requests_per_second=rate)
         if self._shared.newest.resize(settings.max_images):
-            for polled in self._polled:
+            for polled in self._registries:
                 polled.registry.admit()
         with self._store.lock:
             self._store.changed()
@@ -223,30 +244,29 @@ class Poller:
     def _regroup(self) -> None:
         """Have one poller for each registry: keep those that there are, retire and make others."""
         groups = grouped(self._settings.registries, accounts=self._accounts, region=self._connector.region)
-        accesses = {access for group in groups for access in group.accesses}
-        self._clients = {access: c for access, c in self._clients.items() if access in accesses}
+        self._groups = groups
         kept = {group.source: found for group in groups if (found := self._find(group, groups))}
-        retired = [polled for polled in self._polled if polled not in kept.values()]
+        retired = [polled for polled in self._registries if polled not in kept.values()]
         self._publish(list(kept.values()))
         for polled in retired:
-            polled.registry.retire()
-            polled.workers.close()
+            polled.retire()
         for group in groups:
             polled = kept.get(group.source) or self._create(group)
             polled.registry.configure(self._settings, group, self._client)
             kept[group.source] = polled
         self._publish([kept[group.source] for group in groups])
+        self._find_destinations()
 
-    def _find(self, group: Group, groups: list[Group]) -> _Polled | None:
+    def _find(self, group: Group, groups: list[Group]) -> _Polled[RegistryPoller] | None:
         """The poller of a registry; or one whose account was not known, if the registry has its access."""
-        same = next((p for p in self._polled if p.source == group.source), None)
+        same = next((p for p in self._registries if p.source == group.source), None)
         sources = {group.source for group in groups}
-        unknown = (p for p in self._polled if not p.source.registry_id and p.source not in sources)
+        unknown = (p for p in self._registries if not p.source.registry_id and p.source not in sources)
         return same or next((p for p in unknown if p.registry.has_access(group.accesses)), None)
 
-    def _publish(self, polled: list[_Polled]) -> None:
+    def _publish(self, polled: list[_Polled[RegistryPoller]]) -> None:
         """Show the facts of these registries, and of no others."""
-        self._polled = polled
+        self._registries = polled
         with self._store.lock:
             self._store.changed()
             self._store.registries = [each.registry.facts for each in polled]
@@ -258,7 +278,52 @@ class Poller:
             self._clients[access] = self._connector.ecr(access, connections=MAX_IN_FLIGHT)
         return self._clients[access]
 
-    def _create(self, group: Group) -> _Polled:
+    def _find_destinations(self) -> None:
+        """Look at the destinations of the watched images that can be read, and at no others."""
+        self._shared.sightings.changed = False
+        wanted = self._shared.sightings.wanted() if self._settings.replica_interval else {}
+        watched = {polled.source: polled.registry for polled in self._registries}
+        for source, registry in watched.items():
+            registry.look_at(wanted.pop(Destination(source.region, source.registry_id), ()))
+        accesses = {to: readers(to, self._settings.destinations, self._groups) for to in wanted}
+        for destination in [to for to in self._destinations if not accesses.get(to)]:
+            self._destinations.pop(destination).retire()
+        for destination, its_accesses in accesses.items():
+            if its_accesses:
+                self._look_at(destination, wanted[destination], its_accesses)
+        self._publish_destinations(frozenset(to for to in accesses if not accesses[to]))
+        used = {access for group in self._groups for access in group.accesses}
+        used.update(access for its_accesses in accesses.values() for access in its_accesses)
+        self._clients = {access: client for access, client in self._clients.items() if access in used}
+
+    def _look_at(
+        self, destination: Destination, repositories: Collection[str], accesses: Iterable[Access]
+    ) -> None:
+        polled = self._destinations.get(destination)
+        if polled is None:
+            source = Source(destination.registry_id, destination.region)
+            poller = DestinationPoller(self._shared, source=source, settings=self._settings)
+            polled = _Polled(poller, self._workers(f"{source.registry_id}/{source.region}"))
+            self._destinations[destination] = polled
+        polled.registry.configure(self._settings, repositories, accesses, self._client)
+
+    def _publish_destinations(self, unread: frozenset[Destination]) -> None:
+        """Show how looking at the destinations goes. `unread`: those that nothing can read."""
+        watched = (polled.registry.replicas for polled in self._registries)
+        replicas = [
+            *(each for each in watched if each),
+            *(p.registry.replicas for p in self._destinations.values()),
+        ]
+        with self._store.lock:
+            self._store.changed()
+            self._store.destinations = [each.facts for each in replicas]
+            self._store.unread = tuple(sorted(unread))
+        for region, account in sorted(unread - self._unread):
+            remedy = f"give an entry of destinations with registry_id {account}"
+            self._shared.journal.noted(f"{account}/{region}", "destination_not_read", remedy=remedy)
+        self._unread = unread
+
+    def _create(self, group: Group) -> _Polled[RegistryPoller]:
         registry = RegistryPoller(
             self._shared, group=group, settings=self._settings, on_account=self._take_account
         )

@@ -32,6 +32,7 @@ class Operation(StrEnum):
     ACCOUNT = "account"  # whose credentials these are (STS)
     REPOSITORIES = "repositories"
     IMAGES = "images"
+    REPLICAS = "replicas"  # the images of a destination
     STATUS = "status"  # the replication status of one image
 
 

@@ -114,7 +114,9 @@ class RepositoriesPoller(Asker):
             known = self.pollers.get(name)
             if known is None:
                 accesses = self._group.named(target.settings for target in targets.targets)
-                self.pollers[name] = known = RepositoryPoller(self._context, name, targets, accesses)
+                self.pollers[name] = known = RepositoryPoller(
+                    self._context, name, targets, accesses, gone=self.gone
+                )
                 with self._store.lock:
                     self._store.changed()
                     self._registry.repositories[name] = known.facts

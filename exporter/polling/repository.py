@@ -19,6 +19,7 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.statuses import StatusPoller
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import FailureScope, Image, Reason
+from exporter.replication.replicas import Contents, renamed
 from exporter.replication.state_file import Remembered
 from exporter.replication.targets import RepositoryTargets, Watched
 
@@ -27,18 +28,26 @@ class RepositoryPoller(Asker):
     """Keeps the facts of one repository. It makes the listings itself."""
 
     def __init__(
-        self, context: Context, name: str, targets: RepositoryTargets, accesses: Iterable[Access]
+        self,
+        context: Context,
+        name: str,
+        targets: RepositoryTargets,
+        accesses: Iterable[Access],
+        *,
+        gone: Callable[[str], bool],
     ) -> None:
         accesses = tuple(accesses)
         super().__init__(context, accesses)
         self.name = name
-        self.facts = RepositoryFacts(labels=targets.labels)
-        self.statuses = StatusPoller(context, name, self.facts, accesses)
+        self.facts = RepositoryFacts(labels=targets.labels, required=targets.required)
+        self._listing = ImageListing(name, targets)
+        self.statuses = StatusPoller(context, name, self.facts, self._listing, accesses)
         self._targets = targets
+        #: Told that the repository does not exist; False if it is polled all the same.
+        self._gone = gone
         self._newest = context.shared.newest
         self._sightings = context.shared.sightings
         self._memory = context.shared.memory
-        self._listing = ImageListing(name, targets)
         self._job = Job(Operation.IMAGES, name)
         self._scope = FailureScope("images", name)
         self._group = (id(context), name)
@@ -67,7 +76,7 @@ class RepositoryPoller(Asker):
             self.ask_again(call.job)  # asked before the targets changed
 
     def failed(self, call: Call, error: ECRError) -> None:
-        """Take that a call failed. REPOSITORY_NOT_FOUND is of a repository that a target spells out."""
+        """Take that a call failed."""
         if not self._listing.under_way:
             self.ask_again(call.job)  # asked before the targets changed
             return
@@ -79,7 +88,9 @@ class RepositoryPoller(Asker):
         if error.reason is not Reason.UNAVAILABLE:
             self._listing.begin_again()  # its token may be what is wrong
         if error.reason is Reason.REPOSITORY_NOT_FOUND:
-            # Its images are gone, and that is no failure of its own.
+            if self._gone(self.name):
+                return
+            # A target spells it out. Its images are gone, and that is no failure of its own.
             self._shown = None
             self._listed([], exists=False)
             with self._store.lock:
@@ -111,7 +122,7 @@ class RepositoryPoller(Asker):
             self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
-        self._sightings.listed(self.name, self._registry.source, images)
+        self._sightings.listed(self.name, self._registry.source, Contents(images, everything=False))
         self.statuses.durations.listed(self._began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
@@ -150,31 +161,37 @@ class RepositoryPoller(Asker):
             self.statuses.removed(digest)
         if not selected:
             self.statuses.works()
-        new, renamed = self._differences(selected, remembered or {})
+        new, changed = self._differences(selected, remembered or {})
+        before = [self.facts.images[image.digest] for image in changed]
         with self._store.lock:
             for digest in gone:
                 self.facts.remove(digest)
-            for image in (*new, *renamed):
+            for image in (*new, *changed):
                 self.facts.put(image)
-            if gone or new or renamed:
+            if gone or new or changed:
                 self._store.changed()
         for image in new:
             self.statuses.added(image)
+        for was, image in zip(before, changed, strict=True):
+            self.statuses.renamed(was, image)
+        self.statuses.find_destinations()
 
     def _differences(
         self, selected: Mapping[str, Watched], remembered: Mapping[str, Remembered]
     ) -> tuple[list[ImageFacts], list[ImageFacts]]:
-        """The images of which only what is remembered is known, and those that have other names."""
-        new, renamed = [], []
+        """The images that are new, with what is remembered; and those with other names or destinations."""
+        new, changed = [], []
         for digest, watched in selected.items():
             image, names = watched.image, tuple(sorted(watched.names))
             known = self.facts.images.get(digest)
             if known is None or known.replicated_from != image.replicated_from:
-                found = ImageFacts(digest, names, image.pushed_at, image.replicated_from)
+                found = ImageFacts(
+                    digest, names, image.pushed_at, image.replicated_from, required=watched.required
+                )
                 new.append(self.statuses.recall(found, remembered.get(digest)))
-            elif known.names != names:
-                renamed.append(replace(known, names=names))
-        return new, renamed
+            elif known.names != names or known.required != watched.required:
+                changed.append(renamed(known, names, watched.required))
+        return new, changed
 
     # -- what else changes -------------------------------------------------------------------
 
@@ -186,11 +203,15 @@ class RepositoryPoller(Asker):
 
     def retarget(self, targets: RepositoryTargets) -> None:
         """Take the targets: images that others do not select go now, those that they add come soon."""
-        if targets.selections == self._targets.selections:
+        if (targets.selections, targets.required_by) == (
+            self._targets.selections,
+            self._targets.required_by,
+        ):
             return
         self._targets = targets
         with self._store.lock:
             self.facts.labels = targets.labels
+            self.facts.required = targets.required
             self.facts.targets = None
         self.statuses.restart_first_round()
         self.statuses.durations.interrupted()
@@ -221,6 +242,6 @@ class RepositoryPoller(Asker):
         self._pacing.cancel(self._job)
         self.statuses.retire()
         self._newest.put(self._group, None)
-        self._sightings.unwatch(self.name, self._registry.source)
+        self._sightings.unwatch(self.name, self._registry.source, self.statuses)
         with self._store.lock:
             self._store.skipped = self._newest.skipped

@@ -1,77 +1,132 @@
-"""Which images the watched registries list: a watched registry can be a destination of another one."""
+"""What destinations were seen to hold: who wants to know of which, and who is told.
+
+A destination is looked at by its own poller. A watched registry can be a destination of another one: its
+listings are looks at it too.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, Image, Source, Status
+from exporter.replication.model import Destination, Name, Source
+from exporter.replication.replicas import Contents
 
 
 class Watcher(Protocol):
-    """What polls a repository in one registry."""
+    """What watches a repository in one source registry."""
 
-    def seen(self, destination: Destination, digests: frozenset[str]) -> None:
-        """Take that another registry lists these images in its repository of the same name."""
+    @property
+    def destinations(self) -> frozenset[Destination]:
+        """Where its images are expected or reported; empty if it has none."""
+
+    @property
+    def pages(self) -> int | None:
+        """How many pages its last listing had; None if it is looked up by name."""
+
+    def copies(self, destination: Destination) -> Sequence[ImageFacts]:
+        """The images that are expected or reported at the destination."""
+
+    def looked(self, destination: Destination, contents: Contents | None) -> None:
+        """Take what the destination holds in the repository of the same name; None if that is not known."""
 
 
-@dataclass(slots=True)
-class _Repository:
-    """A repository name: who polls it, and the last complete listings. Both by registry."""
+class Looker(Protocol):
+    """What looks at a repository of one destination."""
 
-    watchers: dict[Destination, Watcher] = field(default_factory=dict)
-    digests: dict[Destination, frozenset[str]] = field(default_factory=dict)
+    def look_soon(self, names: Iterable[Name]) -> None:
+        """Look these names up soon."""
 
-
-_NOWHERE: frozenset[Destination] = frozenset()
+    def listed(self, *, everything: bool) -> None:
+        """Take that another listing showed all copies to be present, or (not `everything`) some of them."""
 
 
 class Sightings:
-    """The digests that each watched registry lists, by repository. Loop thread only.
-
-    An image that a destination lists is there, also if ECR does not report its replication: it was copied by
-    a backfill or by other means, or it is the origin of a replicated image.
-    """
+    """Brings together the watchers of a repository and the lookers at its destinations. Loop thread only."""
 
     def __init__(self) -> None:
-        self._repositories: defaultdict[str, _Repository] = defaultdict(_Repository)
+        #: Whether other destinations or repositories may have to be looked at.
+        self.changed = False
+        self._watchers: defaultdict[str, dict[Source, Watcher]] = defaultdict(dict)
+        self._lookers: dict[tuple[Destination, str], Looker] = {}
+        #: The last listings of watched registries that are destinations of others.
+        self._listed: dict[tuple[Destination, str], Contents] = {}
 
     def watch(self, repository: str, source: Source, watcher: Watcher) -> None:
-        """Tell the watcher what other registries list."""
-        self._repositories[repository].watchers[_destination(source)] = watcher
+        """Tell the watcher what destinations hold."""
+        self._watchers[repository][source] = watcher
+        self.changed = True
 
-    def unwatch(self, repository: str, source: Source) -> None:
-        """Take that the registry's repository is gone, or polled no longer."""
-        found, here = self._repositories[repository], _destination(source)
-        found.watchers.pop(here, None)
-        if here in found.digests:
-            found.digests[here] = frozenset()
-        if not found.watchers:
-            del self._repositories[repository]
+    def unwatch(self, repository: str, source: Source, watcher: Watcher) -> None:
+        """Take that a repository is polled no longer."""
+        self._listed.pop((_destination(source), repository), None)
+        rest = {source: other for source, other in self._watchers[repository].items() if other is not watcher}
+        self._watchers[repository] = rest
+        if not rest:
+            del self._watchers[repository]
+        self.changed = True
 
-    def listed(self, repository: str, source: Source, images: Iterable[Image]) -> None:
-        """Take a complete listing. It is dropped if no other registry has a repository of this name."""
-        found, here = self._repositories[repository], _destination(source)
-        others = [watcher for other, watcher in found.watchers.items() if other != here]
-        if others:
-            before = found.digests.get(here, frozenset())
-            digests = found.digests[here] = frozenset(image.digest for image in images)
-            for watcher in others if digests - before else ():
-                watcher.seen(here, digests - before)
+    def look(self, repository: str, destination: Destination, looker: Looker) -> None:
+        """Let the looker look at the repository of the destination."""
+        self._lookers[destination, repository] = looker
 
-    def held(self, repository: str, image: ImageFacts) -> frozenset[Destination]:
-        """The registries that list the image, or that listed the repository and where it was COMPLETE.
+    def unlook(self, repository: str, destination: Destination) -> None:
+        """Take that the repository of the destination is looked at no longer: what was seen is not known."""
+        del self._lookers[destination, repository]
+        self.looked(repository, destination, None)
 
-        A copy that was seen stays COMPLETE after it is deleted, as one that ECR reports does.
-        """
-        digests = self._repositories[repository].digests
-        if not digests:
-            return _NOWHERE
-        complete = {r.destination for r in image.replications or () if r.status == Status.COMPLETE}
-        return frozenset(d for d in digests if image.digest in digests[d] or d in complete)
+    def wanted(self) -> dict[Destination, set[str]]:
+        """The destinations to look at, and their repositories."""
+        wanted: defaultdict[Destination, set[str]] = defaultdict(set)
+        for repository, watchers in self._watchers.items():
+            for watcher in watchers.values():
+                for destination in watcher.destinations:
+                    wanted[destination].add(repository)
+        return wanted
+
+    def copies(self, repository: str, destination: Destination) -> list[ImageFacts]:
+        """The images whose copies are expected or reported there."""
+        return [
+            image for watcher in self._of(repository, destination) for image in watcher.copies(destination)
+        ]
+
+    def pages(self, repository: str, destination: Destination) -> int | None:
+        """How many pages a listing may have: as many as the longest one at a source; None if not known."""
+        pages = [watcher.pages for watcher in self._of(repository, destination)]
+        return max((number for number in pages if number is not None), default=None)
+
+    def looked(self, repository: str, destination: Destination, contents: Contents | None) -> None:
+        """Take what a repository of a destination holds; None if that is not known any more."""
+        for watcher in self._of(repository, destination):
+            watcher.looked(destination, contents)
+
+    def look_soon(self, repository: str, destination: Destination, names: Collection[Name]) -> None:
+        """Have these names looked up soon, if the destination is looked at."""
+        if looker := self._lookers.get((destination, repository)):
+            looker.look_soon(names)
+
+    def listed(self, repository: str, source: Source, contents: Contents) -> None:
+        """Take the active images that a watched registry listed, which may be a destination of others."""
+        here = _destination(source)
+        if not self._of(repository, here):
+            self._listed.pop((here, repository), None)
+            return
+        self._listed[here, repository] = contents
+        self.looked(repository, here, contents)
+        if looker := self._lookers.get((here, repository)):
+            looker.listed(everything=not contents.lacks(self.copies(repository, here)))
+
+    def held(self, repository: str, digest: str, destinations: Iterable[Destination]) -> set[Destination]:
+        """Those of the destinations that are watched themselves and list the image."""
+        listed = ((to, self._listed.get((to, repository))) for to in destinations)
+        return {to for to, contents in listed if contents and contents.holds(digest)}
+
+    def _of(self, repository: str, destination: Destination) -> list[Watcher]:
+        # Not by indexing, which would add an entry.
+        watchers = self._watchers.get(repository, {}).values()
+        return [watcher for watcher in watchers if destination in watcher.destinations]
 
 
 def _destination(source: Source) -> Destination:

@@ -14,19 +14,23 @@ from exporter.aws.errors import ECRError
 from exporter.polling.access import Access
 from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context
+from exporter.polling.listing import ImageListing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
 from exporter.replication.durations import Durations
-from exporter.replication.facts import ImageFacts, RepositoryFacts
-from exporter.replication.model import Destination, FailureScope, ImageState, Reason, Replication, Status
-from exporter.replication.state_file import Remembered
-from exporter.replication.status import (
-    RECENT,
-    evaluate,
-    missing_only_where_expected,
-    seen_at,
-    states_since,
+from exporter.replication.facts import NOWHERE, ImageFacts, RepositoryFacts
+from exporter.replication.model import (
+    Destination,
+    FailureScope,
+    ImageState,
+    Name,
+    Reason,
+    Replication,
+    Status,
 )
+from exporter.replication.replicas import Contents, looked, only_at, settle
+from exporter.replication.state_file import Remembered
+from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 
 _KNOWN_STATUSES = frozenset(Status)
 
@@ -35,9 +39,21 @@ class StatusPoller(Asker):
     """The status calls of one repository."""
 
     def __init__(
-        self, context: Context, repository: str, facts: RepositoryFacts, accesses: Iterable[Access]
+        self,
+        context: Context,
+        repository: str,
+        facts: RepositoryFacts,
+        listing: ImageListing,
+        accesses: Iterable[Access],
     ) -> None:
         super().__init__(context, accesses)
+        self._listing = listing
+        self._sightings = context.shared.sightings
+        #: Where the images are expected or reported, and where ECR reported one since the rules changed.
+        self.destinations = NOWHERE
+        self._reported = NOWHERE
+        #: The destinations that were looked at. An image that was COMPLETE there is so for ever.
+        self._looked_at: set[Destination] = set()
         self._name = repository
         self._facts = facts
         self._scope = FailureScope("status", repository)
@@ -71,6 +87,17 @@ class StatusPoller(Asker):
             self._ask(image)
         else:
             self._ask(image, due=image.answered_at + self._pacing.settings.settled_interval)
+
+    def renamed(self, before: ImageFacts, image: ImageFacts) -> None:
+        """Take other names of an image, or other destinations at which it must arrive."""
+        if before.required != image.required:
+            self._ask(image)
+        elif image.state is ImageState.SETTLED:
+            new = set(image.names) - set(before.names)
+            self._look_soon(image, (r.destination for r in image.replications or ()), new)
+        if before.confirmed and not image.confirmed:
+            with self._store.lock:
+                self._unconfirm(image)
 
     def removed(self, digest: str) -> None:
         """Do not ask for an image any more."""
@@ -137,6 +164,7 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
+        self.find_destinations(r.destination for r in answer)
         self._observe(after, reported=frozenset(replication.destination for replication in answer))
         with self._store.lock:
             if after != before or after.answered_at > before.good_until:
@@ -144,7 +172,9 @@ class StatusPoller(Asker):
             self._facts.put(after)
         self.works()
         self._context.works(FailureScope("status", self._name, digest))
-        self._ask(after, due=self._pacing.later(self._interval(after)))
+        if not after.confirmed:
+            self._ask(after, due=self._pacing.later(self._interval(after)))
+        self._look_soon(after, self._arrived(before, after), after.names)
         self.note_first_answer(digest)
 
     def works(self) -> None:
@@ -169,7 +199,8 @@ class StatusPoller(Asker):
         replications, state, unverified = evaluate(
             reported,
             rules.destinations(self._name) if rules else None,
-            held=self._context.shared.sightings.held(self._name, before),
+            required=before.required,
+            held=self._held(before),
             rules_apply=rules_apply,
             rules_expired=rules is None and self._registry.rules is not None,
             recent=age is not None and age < RECENT,
@@ -182,9 +213,15 @@ class StatusPoller(Asker):
             now=round(self._clock.time(), 3),
         )
         good_until = now + self._pacing.interval(state, age=age or 0.0) + stale_after
-        return before.answered(
+        after = before.answered(
             replications, state, unverified=unverified, since=since, at=now, good_until=good_until
         )
+        return replace(after, good_until=float("inf")) if after.confirmed else after
+
+    def _held(self, image: ImageFacts) -> frozenset[Destination]:
+        """Where the image is, or was, though ECR may not report it. A copy that was COMPLETE stays so."""
+        listed = self._sightings.held(self._name, image.digest, self.destinations)
+        return image.held().union(listed, self._looked_at.intersection(_complete(image)))
 
     def failed(self, call: Call, error: ECRError) -> None:
         digest = call.job.digest
@@ -226,14 +263,96 @@ class StatusPoller(Asker):
         for status in {r.status for r in replications} - _KNOWN_STATUSES:
             self._context.warn_of_status(status, repository=self._name, digest=image.digest)
 
-    def seen(self, destination: Destination, digests: frozenset[str]) -> None:
-        """Take that another watched registry lists these images: they are not MISSING there."""
-        with self._store.lock:
-            for digest in digests & self._facts.images.keys():
-                before = self._facts.images[digest]
-                if (after := seen_at(before, destination)) is not before:
-                    self._store.changed()
-                    self._put_again(after)
+    # -- the copies --------------------------------------------------------------------------
+
+    @property
+    def pages(self) -> int | None:
+        """How many pages the last listing of the source had; None if names are looked up."""
+        return self._listing.pages
+
+    def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
+        """Find where the images are expected or reported; `reported` are destinations of the last answer."""
+        self._reported = self._reported.union(reported)
+        source, expected = self._registry.source, self._registry.expected(self._name) or NOWHERE
+        found = NOWHERE
+        if self._facts.images:
+            found = expected | self._facts.required | self._reported
+            found -= {Destination(source.region, source.registry_id)}
+            found = frozenset(destination for destination in found if all(destination))
+        if found != self.destinations:
+            self.destinations = found
+            self._sightings.changed = True
+
+    def copies(self, destination: Destination) -> list[ImageFacts]:
+        """The images that are expected or reported at the destination."""
+        images = self._facts.images.values()
+        if destination in (self._registry.expected(self._name) or NOWHERE):
+            return list(images)
+        return [image for image in images if _is_wanted(image, destination)]
+
+    def looked(self, destination: Destination, contents: Contents | None) -> None:
+        """Take what the destination holds; None if that is not known any more."""
+        if contents is not None:
+            self._looked_at.add(destination)
+        for before in self.copies(destination):
+            after = looked(before, destination, contents)
+            if after is before:
+                continue
+            if not self._pacing.settings.replica_interval:
+                after = replace(after, replicas=())  # only watched registries show what they hold
+            after = self._settled(after)
+            with self._store.lock:
+                self._store.changed()
+                self._take_look(before, after)
+            if after.replications is not None:
+                self.note_first_answer(after.digest)
+
+    def _settled(self, image: ImageFacts) -> ImageFacts:
+        """The facts of an image that need not be asked for, because it is present wherever it is expected."""
+        rules = self._registry.believed_rules(self._clock.monotonic(), self._pacing.settings.stale_after)
+        if rules is None or not self._registry.rules_cover(image):
+            return image
+        expected = rules.destinations(self._name) | image.required
+        return settle(image, expected, at=self._clock.monotonic())
+
+    def _take_look(self, before: ImageFacts, after: ImageFacts) -> None:
+        """Count the next question after a look. The caller holds the lock."""
+        if after.confirmed:
+            self._pacing.cancel(self._job(after.digest))
+            self._facts.put(replace(after, good_until=float("inf")))
+        elif before.confirmed:
+            self._unconfirm(after)
+        elif after.replications is not before.replications:
+            self._put_again(after)
+        else:
+            self._facts.put(after)
+
+    def _unconfirm(self, image: ImageFacts) -> None:
+        """Ask again for an image that was seen everywhere until now. The caller holds the lock."""
+        settings, now = self._pacing.settings, self._clock.monotonic()
+        good_until = now + settings.settled_interval + settings.stale_after
+        self._facts.put(replace(image, answered_at=now, good_until=good_until))
+        self._ask(image, due=self._pacing.later(settings.settled_interval))
+
+    def _look_soon(
+        self, image: ImageFacts, destinations: Iterable[Destination], names: Iterable[Name]
+    ) -> None:
+        """Have the copies of an image at these destinations looked at, under these names."""
+        wanted = {Name("", image.digest), *(name for name in names if name.tag)}
+        for destination in destinations:
+            self._sightings.look_soon(self._name, destination, wanted)
+
+    def _arrived(self, before: ImageFacts, after: ImageFacts) -> list[Destination]:
+        """Where an image has just become COMPLETE and was not seen to be present.
+
+        Of an old image that is answered for the first time, nothing arrives now.
+        """
+        age = self._age(after)
+        if after.confirmed or (before.replications is None and (age is None or age >= RECENT)):
+            return []
+        present = [{r.destination for r in of_name if r.state == "present"} for of_name in after.replicas]
+        seen, known = NOWHERE.union(*present[:1]).intersection(*present), set(_complete(before))
+        return [d for d in _complete(after) if d not in known and d not in seen]
 
     # -- rules and intervals -----------------------------------------------------------------
 
@@ -241,8 +360,13 @@ class StatusPoller(Asker):
         """Nothing is expected at other destinations any more. Ask for all images again."""
         with self._store.lock:
             self._store.changed()
-            for image in list(self._facts.images.values()):
-                self._facts.put(missing_only_where_expected(image, expected))
+            for before in list(self._facts.images.values()):
+                image = missing_only_where_expected(before, expected)
+                reported = {replication.destination for replication in image.replications or ()}
+                self._facts.put(only_at(image, expected | image.required | reported))
+        answers = {id(image.replications): image.replications for image in self._facts.images.values()}
+        self._reported = NOWHERE
+        self.find_destinations(r.destination for replications in answers.values() for r in replications or ())
         for image in self._facts.images.values():
             self._ask(image)
 
@@ -258,7 +382,7 @@ class StatusPoller(Asker):
         with self._store.lock:
             self._store.changed()
             for image in list(self._facts.images.values()):
-                if image.replications is not None:
+                if image.replications is not None and not image.confirmed:
                     self._put_again(image)
 
     def _put_again(self, image: ImageFacts) -> None:
@@ -271,3 +395,13 @@ class StatusPoller(Asker):
         """Ask for nothing any more."""
         for digest in self._facts.images:
             self._pacing.cancel(self._job(digest))
+
+
+def _complete(image: ImageFacts) -> Iterable[Destination]:
+    return (r.destination for r in image.replications or () if r.status == Status.COMPLETE)
+
+
+def _is_wanted(image: ImageFacts, destination: Destination) -> bool:
+    return destination in image.required or any(
+        replication.destination == destination for replication in image.replications or ()
+    )

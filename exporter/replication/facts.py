@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from exporter.replication.model import (
     Destination,
@@ -17,10 +18,14 @@ from exporter.replication.model import (
     Name,
     Reason,
     Registry,
+    Replica,
+    ReplicaState,
     Replication,
     Since,
     Source,
 )
+
+NOWHERE: frozenset[Destination] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class ImageFacts:
     #: Monotonic times: of the answer, and until when it is believed.
     answered_at: float = field(default=0.0, compare=False)
     good_until: float = field(default=0.0, compare=False)
+    #: Where the targets say that it must arrive, whatever the rules say.
+    required: frozenset[Destination] = NOWHERE
+    #: For each of its names, in their order, what the destinations hold that were looked at. Empty before.
+    replicas: tuple[tuple[Replica, ...], ...] = ()
 
     def answered(
         self,
@@ -66,11 +75,40 @@ class ImageFacts:
             since,
             at,
             good_until,
+            self.required,
+            self.replicas,
         )
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it was seen present under all its names wherever it should be, so ECR need not be asked."""
+        return (
+            self.state is ImageState.SETTLED
+            and not self.unverified
+            and len(self.replicas) == len(self.names)
+            and all(_present_at_all(replicas, self.replications or ()) for replicas in self.replicas)
+        )
+
+    def held(self) -> frozenset[Destination]:
+        """The destinations that were seen to hold it."""
+        return _held(self.replicas)
 
     def unanswered(self) -> ImageFacts:
         """What is left when the answer is no longer believed."""
         return replace(self, replications=None, state=ImageState.UNKNOWN, since=())
+
+
+# Almost all images have the same few states.
+@lru_cache(maxsize=4096)
+def _present_at_all(replicas: tuple[Replica, ...], replications: tuple[Replication, ...]) -> bool:
+    present = {replica.destination for replica in replicas if replica.state is ReplicaState.PRESENT}
+    wanted = {replication.destination for replication in replications}
+    return bool(wanted) and wanted <= present
+
+
+@lru_cache(maxsize=4096)
+def _held(replicas: tuple[tuple[Replica, ...], ...]) -> frozenset[Destination]:
+    return frozenset(replica.destination for of_name in replicas for replica in of_name if replica.held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +134,8 @@ class RepositoryFacts:
     """What is known of a watched repository. Its images change through `put` and `remove` alone."""
 
     labels: tuple[str, ...] = ()
+    #: Where the targets say that images must arrive.
+    required: frozenset[Destination] = NOWHERE
     images: dict[str, ImageFacts] = field(default_factory=dict)
     #: None until the images were listed.
     targets: tuple[TargetImages, ...] | None = None
@@ -200,17 +240,17 @@ class RegistryFacts:
         return self.rules if now <= self.rules_at + stale_after else None
 
     def destination_counts(self, now: float, stale_after: float) -> dict[str, int]:
-        """How many destinations the rules have for each repository that is known to exist.
+        """At how many destinations the images of each repository are expected that is known to exist.
 
-        Empty while the rules are not known, or too old at the monotonic time `now`.
+        Only where targets name destinations while the rules are not known, or too old at the monotonic time
+        `now`.
         """
         rules = self.believed_rules(now, stale_after)
-        if rules is None:
-            return {}
+        here = Destination(self.source.region, self.source.registry_id)
         return {
-            name: len(rules.destinations(name))
+            name: len(((rules.destinations(name) if rules else NOWHERE) | repository.required) - {here})
             for name, repository in self.repositories.items()
-            if repository.exists and repository.fresh(now, stale_after)
+            if repository.exists and repository.fresh(now, stale_after) and (rules or repository.required)
         }
 
     def rules_cover(self, image: ImageFacts) -> bool:
@@ -220,3 +260,19 @@ class RegistryFacts:
     def expected(self, repository: str) -> frozenset[Destination] | None:
         """Where the rules send what is pushed to the repository; None while they are not known."""
         return self.rules.destinations(repository) if self.rules else None
+
+
+@dataclass(slots=True)
+class DestinationFacts:
+    """What is known of how looking at a destination goes."""
+
+    destination: Destination
+    #: The facts of its registry. It may be watched itself.
+    registry: RegistryFacts
+    #: Monotonic time since which it is looked at.
+    since: float
+    #: Seconds between two looks at one of its repositories.
+    interval: float = 0.0
+    #: The repositories to look at, each with the monotonic time and the Unix time of the last look.
+    looks: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    failures: dict[FailureScope, Reason] = field(default_factory=dict)

@@ -38,6 +38,20 @@ class Status(StrEnum):
 KNOWN_STATUSES = (Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED, Status.MISSING)
 
 
+class ReplicaState(StrEnum):
+    """What a look at a destination says of an image under one of its names. Only PRESENT can be pulled."""
+
+    PRESENT = "present"
+    #: The destination does not hold the digest, and the tag names no other.
+    ABSENT = "absent"
+    #: It holds the digest, but not under the tag, which names no other image there.
+    UNTAGGED = "untagged"
+    #: The tag names another digest there. The digest may be held too.
+    OTHER_IMAGE = "other_image"
+    #: It holds the digest in the archive.
+    ARCHIVED = "archived"
+
+
 class Reason(StrEnum):
     """Why a call, and with it a target, failed. The client maps every AWS error to one of these."""
 
@@ -101,6 +115,8 @@ class Image:
     pushed_at: float | None = None
     #: When it was restored from the archive, which starts its replication again.
     activated_at: float | None = None
+    #: Whether it is in the archive, so that it cannot be pulled (ECR documentation).
+    archived: bool = False
 
     @property
     def replicated_from(self) -> float | None:
@@ -115,6 +131,15 @@ class Replication(NamedTuple):
     destination: Destination
     status: str
     failure_code: str = ""
+
+
+class Replica(NamedTuple):
+    """What one destination was seen to hold of an image, under one of its names."""
+
+    destination: Destination
+    state: ReplicaState
+    #: Whether it holds the digest, active or archived, under whatever tag.
+    held: bool
 
 
 class Since(NamedTuple):

@@ -35,6 +35,7 @@ def evaluate(
     reported: tuple[Replication, ...],
     expected: frozenset[Destination] | None,
     *,
+    required: frozenset[Destination] = _NOWHERE,
     held: frozenset[Destination] = _NOWHERE,
     rules_apply: bool,
     rules_expired: bool,
@@ -42,18 +43,18 @@ def evaluate(
 ) -> Evaluation:
     """The states of an image that ECR answered for.
 
-    `expected`: where the rules send it; None if no rules are believed. `held`: where it was seen, so that it
-    is COMPLETE there though ECR does not report it. `rules_apply`: the rules were read
-    after its replication began. `rules_expired`: rules were known, and are too old to be believed.
-    `recent`: its replication began less than RECENT ago.
+    `expected`: where the rules send it; None if no rules are believed. `required`: where it must arrive
+    whatever the rules say. `held`: where it was seen, so that it is COMPLETE there though ECR does not report
+    it. `rules_apply`: the rules were read after its replication began. `rules_expired`: rules were known, and
+    are too old to be believed. `recent`: its replication began less than RECENT ago.
     """
-    replications = evaluate_replications(reported, expected if expected is not None else _NOWHERE, held)
+    replications = evaluate_replications(reported, (expected or _NOWHERE) | required, held)
     rules_known = expected is not None and rules_apply
     state = image_state(replications, recent=recent, rules_known=rules_known)
     if expected is None or rules_apply:
         return Evaluation(replications, state, unverified=expected is None and rules_expired)
     # The rules may have changed between their reading and the push, so nothing is MISSING because of them.
-    certain = evaluate_replications(reported, _NOWHERE)
+    certain = evaluate_replications(reported, required, held)
     unverified = not replications or certain != replications
     if unverified and state is ImageState.SETTLED:
         state = ImageState.UNKNOWN
@@ -78,8 +79,23 @@ def evaluate_replications(
         if known is None or _GRAVITY.get(entry.status, 3) > _GRAVITY.get(known.status, 3):
             worst[entry.destination] = entry
     unreported = [d for d in expected if not any(_may_mean(found, d) for found in worst)]
-    inferred = (Replication(d, Status.COMPLETE if d in held else Status.MISSING) for d in unreported)
+    inferred = (
+        Replication(d, status)
+        for d in unreported
+        if (status := status_at(None, expected=True, held=d in held))
+    )
     return tuple(sorted([*worst.values(), *inferred]))
+
+
+def status_at(reported: str | None, *, expected: bool, held: bool) -> str | None:
+    """The state of an image at one destination; None if nothing is said of it there.
+
+    `reported`: what ECR reports, None if nothing. `held`: whether the destination was seen to hold the image.
+    What ECR reports stands: a look at the destination says what is there, not what became of the replication.
+    """
+    if reported is not None or not expected:
+        return reported
+    return Status.COMPLETE if held else Status.MISSING
 
 
 def _may_mean(found: Destination, wanted: Destination) -> bool:
@@ -124,23 +140,11 @@ def states_since(
     return tuple(unfinished)
 
 
-def seen_at(facts: ImageFacts, destination: Destination) -> ImageFacts:
-    """The facts of an image that the destination is seen to hold: it is not MISSING there."""
-    missing = Replication(destination, Status.MISSING)
-    if facts.state is ImageState.SETTLED or missing not in (facts.replications or ()):
-        return facts
-    others = (replication for replication in facts.replications or () if replication != missing)
-    replications = tuple(sorted([*others, Replication(destination, Status.COMPLETE)]))
-    state = image_state(replications, recent=facts.state is ImageState.PENDING, rules_known=True)
-    since = tuple(known for known in facts.since if known.destination != destination)
-    return replace(facts, replications=replications, state=state, since=since)
-
-
 def missing_only_where_expected(facts: ImageFacts, expected: frozenset[Destination]) -> ImageFacts:
     """The facts after a change of the rules: not MISSING where nothing is expected any more."""
 
     def holds(known: Replication | Since) -> bool:
-        return known.status != Status.MISSING or known.destination in expected
+        return known.status != Status.MISSING or known.destination in expected | facts.required
 
     replications = facts.replications
     if replications is not None:

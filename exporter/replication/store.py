@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from exporter.replication import target_health
-from exporter.replication.facts import ImageFacts, RegistryFacts
-from exporter.replication.model import ImageState, Registry, Source
+from exporter.replication import destination_health, target_health
+from exporter.replication.destination_health import DestinationHealth
+from exporter.replication.facts import DestinationFacts, ImageFacts, RegistryFacts
+from exporter.replication.model import Destination, ImageState, Registry, Source
 from exporter.replication.target_health import TargetHealth
 
 
@@ -39,6 +40,8 @@ class Snapshot:
     """All that may be exported at one moment: known, and not stale."""
 
     registries: tuple[RegistrySnapshot, ...]
+    #: How looking at each destination goes.
+    destinations: tuple[DestinationHealth, ...] = ()
     #: Images and repositories stay as they are here while the store has this version, until this
     #: monotonic time.
     version: int = 0
@@ -51,6 +54,10 @@ class Store:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.registries: list[RegistryFacts] = []
+        #: The destinations that are looked at.
+        self.destinations: list[DestinationFacts] = []
+        #: The destinations that cannot be looked at, because nothing reads their account.
+        self.unread: tuple[Destination, ...] = ()
         self.stale_after = 0.0
         self.skipped = 0
         #: Grows with each change of what is exported of images or repositories.
@@ -68,7 +75,10 @@ class Store:
         with self.lock:
             registries = tuple(self._registry(facts, now, images=images) for facts in self.registries)
             ends = (self._good_until(facts, now) for facts in self.registries)
-            return Snapshot(registries, self.version, min(ends, default=float("inf")))
+            destinations = tuple(
+                destination_health.evaluate(facts, now, self.stale_after) for facts in self.destinations
+            )
+            return Snapshot(registries, destinations, self.version, min(ends, default=float("inf")))
 
     def listed_images(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
         """All images of each repository that was ever listed. For any thread."""

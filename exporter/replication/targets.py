@@ -15,7 +15,8 @@ from heapq import nlargest
 from sortedcontainers import SortedList
 
 from exporter.config.settings import TargetSettings
-from exporter.replication.model import Image, Name, Source
+from exporter.replication.facts import NOWHERE
+from exporter.replication.model import Destination, Image, Name, Source
 
 _GLOB = frozenset("*?[")
 
@@ -47,6 +48,8 @@ class Watched:
 
     image: Image
     names: frozenset[Name]
+    #: Where the targets say that it must arrive.
+    required: frozenset[Destination] = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,14 @@ class Selection:
 class Target:
     """One entry of `targets`, with its patterns compiled."""
 
-    def __init__(self, settings: TargetSettings) -> None:
+    def __init__(self, settings: TargetSettings, source: Source) -> None:
         self.settings = settings
         self.label = settings.label
+        #: Where the images must arrive. A destination without an account is of the source's own account.
+        self.required = frozenset(
+            Destination(region, account or source.registry_id)
+            for account, _, region in (place.rpartition("/") for place in settings.destinations)
+        ) - {Destination(source.region, source.registry_id)}
         self._repository = _Patterns([settings.repository])
         exact = [settings.tag] if settings.tag else []
         everything = [] if settings.digest or exact or settings.tags else ["*"]
@@ -99,7 +107,8 @@ class Target:
         An image without a push time passes `pushed_within`, because it would be hidden for ever otherwise.
         For `latest` it is the oldest.
         """
-        found = [Watched(image, names) for image in images if (names := self._names(image))]
+        required = self.required
+        found = [Watched(image, names, required) for image in images if (names := self._names(image))]
         within = self.settings.pushed_within
         if within is not None:
             found = [w for w in found if w.image.pushed_at is None or w.image.pushed_at >= now - within]
@@ -131,11 +140,19 @@ class _Patterns:
         return text in self.exact or bool(self._match and self._match(text))
 
 
+#: A registry of which nothing is known.
+_UNKNOWN = Source("", "")
+
+
 class Targets:
     """All targets of one registry, in the repositories that this shard watches."""
 
     def __init__(
-        self, settings: Iterable[TargetSettings], *, ours: Callable[[str], bool] = lambda _: True
+        self,
+        settings: Iterable[TargetSettings],
+        *,
+        source: Source = _UNKNOWN,
+        ours: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._ours = ours
         # Targets with one label select the same images, for the registries of all of them.
@@ -143,7 +160,7 @@ class Targets:
         for s in settings:
             if s.is_glob or ours(s.repository):
                 wanted[s.label] = _merged(wanted.get(s.label, s), s)
-        self.all = tuple(map(Target, wanted.values()))
+        self.all = tuple(Target(each, source) for each in wanted.values())
         self._globs = [target for target in self.all if target.settings.is_glob]
         self._exact: dict[str, list[Target]] = {}
         for target in self.all:
@@ -171,11 +188,10 @@ class Targets:
 
 
 def _merged(one: TargetSettings, other: TargetSettings) -> TargetSettings:
-    """One target in place of two that differ only in their registries."""
-    if one.registries == other.registries:
-        return one
+    """One target in place of two that differ only in their registries and destinations."""
     both = (*one.registries, *other.registries) if one.registries and other.registries else ()
-    return replace(one, registries=both)
+    destinations = tuple(dict.fromkeys((*one.destinations, *other.destinations)))
+    return replace(one, registries=both, destinations=destinations)
 
 
 class RepositoryTargets:
@@ -186,6 +202,9 @@ class RepositoryTargets:
         self.labels = tuple(target.label for target in targets)
         #: What each target selects, by label.
         self.selections = {target.label: target.settings.selection for target in targets}
+        #: Where images must arrive: of each target, by label, and of all together.
+        self.required_by = {target.label: target.required for target in targets}
+        self.required = NOWHERE.union(*self.required_by.values())
         self.untagged = any(target.untagged for target in targets)
         #: Whether the selection can change although the images stay the same.
         self.age_matters = any(target.settings.pushed_within is not None for target in targets)
@@ -210,8 +229,8 @@ class RepositoryTargets:
             chosen = target.select(images, now=now)
             counts.append(Selected(target.label, len(chosen), target.named & missing))
             for digest in chosen.keys() & merged.keys():
-                names = merged[digest].names | chosen[digest].names
-                chosen[digest] = Watched(chosen[digest].image, names)
+                one, other = merged[digest], chosen[digest]
+                chosen[digest] = Watched(other.image, one.names | other.names, one.required | other.required)
             merged |= chosen
         return Selection(merged, tuple(counts))
 

@@ -55,8 +55,8 @@ def test_it_lists_and_answers(client: EcrClient) -> None:
     assert client.registry().registry_id == ACCOUNT
     assert client.registry().destinations("team/app-0") == DESTINATIONS
     assert client.repositories(None).items == ("team/app-0", "team/app-1")
-    first = client.images("team/app-1", None, untagged=False)
-    second = client.images("team/app-1", first.token, untagged=False)
+    first = client.images("team/app-1", None)
+    second = client.images("team/app-1", first.token)
     assert (len(first.items), len(second.items), second.token) == (1000, 250, None)
     assert len({image.digest for image in first.items + second.items}) == 1250
     reported = client.status("team/app-1", first.items[0].digest)
@@ -65,8 +65,8 @@ def test_it_lists_and_answers(client: EcrClient) -> None:
 
 def test_a_push_is_listed_with_its_time(client: EcrClient, url: str) -> None:
     pushed = control(url, "/pushed?repository=team/app-0")
-    token = client.images("team/app-0", None, untagged=False).token
-    newest = client.images("team/app-0", token, untagged=False).items[-1]
+    token = client.images("team/app-0", None).token
+    newest = client.images("team/app-0", token).items[-1]
     assert newest.digest == pushed
     assert newest.pushed_at is not None
 

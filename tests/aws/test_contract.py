@@ -192,7 +192,7 @@ def test_the_images(world: World) -> None:
     world.create("team/app")
     first = world.push("team/app", "v1", "latest")
     second = world.push("team/app", "v2")
-    page = world.client.images("team/app", None, untagged=False)
+    page = world.client.images("team/app", None)
     found = {image.digest: image for image in page.items}
     assert page.token is None
     assert {d: sorted(i.tags) for d, i in found.items()} == {first: ["latest", "v1"], second: ["v2"]}
@@ -217,7 +217,7 @@ def test_one_unknown_name_fails_the_look_up(world: World) -> None:
 
 def test_an_unknown_repository(world: World) -> None:
     with failing(Reason.REPOSITORY_NOT_FOUND):
-        world.client.images("team/gone", None, untagged=True)
+        world.client.images("team/gone", None, tags="ANY")
     with failing(Reason.REPOSITORY_NOT_FOUND):
         world.client.find("team/gone", [Name("v1", "")])
 
@@ -251,8 +251,8 @@ class TestWithoutMoto:
     def test_untagged_images_only_if_wanted(self, world: World) -> None:
         world.create("team/app")
         tagged, untagged = world.push("team/app", "v1"), world.push("team/app")
-        assert [i.digest for i in world.client.images("team/app", None, untagged=False).items] == [tagged]
-        everything = world.client.images("team/app", None, untagged=True).items
+        assert [i.digest for i in world.client.images("team/app", None).items] == [tagged]
+        everything = world.client.images("team/app", None, tags="ANY").items
         assert {i.digest for i in everything} == {tagged, untagged}
 
     def test_a_tag_moves(self, world: World) -> None:
@@ -268,7 +268,7 @@ class TestWithoutMoto:
         seen: list[str] = []
         token, pages = None, 0
         while pages == 0 or token:
-            page = world.client.images("team/app", token, untagged=False)
+            page = world.client.images("team/app", token)
             seen += [image.digest for image in page.items]
             token, pages = page.token, pages + 1
         assert (pages, len(seen), set(seen)) == (3, 2001, pushed)

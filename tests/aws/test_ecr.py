@@ -59,7 +59,7 @@ CALLS: dict[str, Callable[[EcrClient], Any]] = {
     "GetCallerIdentity": lambda client: client.account(),
     "DescribeRegistry": lambda client: client.registry(),
     "DescribeRepositories": lambda client: client.repositories(None),
-    "DescribeImages": lambda client: client.images("team/app", None, untagged=False),
+    "DescribeImages": lambda client: client.images("team/app", None),
     "DescribeImages (look-up)": lambda client: client.find("team/app", [Name("v1", "")]),
     "DescribeImageReplicationStatus": lambda client: client.status("team/app", DIGEST),
 }
@@ -534,9 +534,7 @@ class TestPartialAnswers:
     def test_images(self, aws: EmbeddedAWS, client: EcrClient) -> None:
         rows = [{"imageDigest": DIGEST, "imageTags": ["v1"]}, {"imageDigest": "sha256:1", "imageTags": None}]
         Recorder(aws, said({"imageDetails": rows, "nextToken": ""}))
-        assert client.images("team/app", None, untagged=False) == Page(
-            (Image(DIGEST, ("v1",)), Image("sha256:1"))
-        )
+        assert client.images("team/app", None) == Page((Image(DIGEST, ("v1",)), Image("sha256:1")))
 
     @pytest.mark.parametrize(
         "row",
@@ -554,7 +552,7 @@ class TestPartialAnswers:
         self, aws: EmbeddedAWS, client: EcrClient, row: object
     ) -> None:
         Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imageTags": ["v1"]}, row]}))
-        assert unusable(lambda: client.images("team/app", None, untagged=False))
+        assert unusable(lambda: client.images("team/app", None))
         assert unusable(lambda: client.find("team/app", [Name("v1", "")]))
 
     @pytest.mark.parametrize(
@@ -580,7 +578,7 @@ class TestPartialAnswers:
         client = connector.ecr(RegistrySettings(), connections=1)
         for said_at, expected in ((at, None), (FIRST_PUSH, FIRST_PUSH), (NOON + SKEW, NOON + SKEW)):
             Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, field: said_at}]}))
-            (found,) = client.images("team/app", None, untagged=True).items
+            (found,) = client.images("team/app", None, tags="ANY").items
             assert found.replicated_from == expected
 
     @pytest.mark.parametrize("registry_id", ['evil\n"x', "12345678901", "1234567890123", "\u0661" * 12, 7])
@@ -890,7 +888,7 @@ class TestCredentialsOfTheEnvironment:
         image = {"imageDigest": DIGEST, "imagePushedAt": pushed_at}
         page = json.dumps({"imageDetails": [image]}).encode()
         aws.fault = lambda _: Garbage(page, content_type=JSON)
-        (found,) = self.client(aws).images("team/app", None, untagged=False).items
+        (found,) = self.client(aws).images("team/app", None).items
         (told,) = aws.client("ecr").describe_images(repositoryName="team/app")["imageDetails"]
         assert found.pushed_at == told["imagePushedAt"].timestamp()
 

@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.fakes import HOME, IRELAND, OREGON, FakeClock, FakeECR, Rig, refusal
 
+from exporter.aws.ecr import TagStatus
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.metrics.exposition import Exposition
@@ -92,13 +93,15 @@ class WatchedECR(FakeECR):
         self.answers[repository, digest] = self.clock.now, answer
         return answer
 
-    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
-        page = super().images(repository, token, untagged=untagged)
+    def images(
+        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
+    ) -> Page[Image]:
+        page = super().images(repository, token, tags=tags, archived=archived)
         self.listed[repository] = self.clock.now
         return page
 
-    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
-        found = super().find(repository, names)
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
+        found = super().find(repository, names, archived=archived)
         self.listed[repository] = self.clock.now
         return found
 

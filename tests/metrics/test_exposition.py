@@ -74,7 +74,7 @@ class Reference(Collector):
                     for image in images:
                         for name in image.names:
                             own = row.own_labels(registry.source, repository, name, image)
-                            for labels, value in row.samples_of(image):
+                            for labels, value in row.samples_of(image, name):
                                 yield (*own, *labels), value
 
 

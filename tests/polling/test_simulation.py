@@ -23,6 +23,7 @@ def settings(*regions: str, **knobs: object) -> Settings:
     base: dict[str, object] = {
         "targets": (TargetSettings("*"),),
         "registries": tuple(RegistrySettings(name=r, region=r) for r in regions or ("us-east-1",)),
+        "replica_interval": 0.0,
     }
     return Settings(**{**base, **knobs})  # type: ignore[arg-type]
 

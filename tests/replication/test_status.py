@@ -14,7 +14,6 @@ from exporter.replication.status import (
     evaluate,
     evaluate_replications,
     missing_only_where_expected,
-    seen_at,
     states_since,
 )
 
@@ -107,26 +106,3 @@ def test_what_is_held_though_ecr_does_not_report_it_is_complete() -> None:
     assert evaluate_replications((), frozenset({OREGON}), held) == (Replication(OREGON, Status.MISSING),)
     assert evaluate_replications((), frozenset(), held) == (), "it is expected nowhere"
     assert evaluate_replications((FAILED,), frozenset({IRELAND}), held) == (FAILED,)
-
-
-@pytest.mark.parametrize(
-    ("others", "state", "after"),
-    [
-        ((), ImageState.PENDING, ImageState.SETTLED),
-        ((), ImageState.FAILED, ImageState.SETTLED),
-        ((Replication(OREGON, Status.MISSING),), ImageState.PENDING, ImageState.PENDING),
-        ((Replication(OREGON, Status.MISSING),), ImageState.FAILED, ImageState.FAILED),
-        ((Replication(OREGON, Status.FAILED),), ImageState.PENDING, ImageState.FAILED),
-    ],
-)
-def test_an_image_that_is_seen_is_not_missing_there(
-    others: tuple[Replication, ...], state: ImageState, after: ImageState
-) -> None:
-    before = replace(FACTS, replications=(MISSING, *others), state=state)
-    assert seen_at(before, IRELAND) == replace(before, replications=(complete(), *others), state=after)
-
-
-@pytest.mark.parametrize("replications", [None, (), (RUNNING,), (FAILED,), (complete(),)])
-def test_what_is_not_missing_stays_as_it_is(replications: tuple[Replication, ...] | None) -> None:
-    before = replace(FACTS, replications=replications, state=ImageState.PENDING)
-    assert seen_at(before, IRELAND) is before

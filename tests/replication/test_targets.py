@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes import digest_of
+from support.fakes import HOME, digest_of
 
 from exporter.config.settings import TargetSettings
 from exporter.replication.model import Image, Name, Source
@@ -60,7 +60,7 @@ def shown(selection: Selection) -> set[str]:
     ],
 )
 def test_a_target_covers_the_repositories_that_it_names(pattern: str, repository: str, covered: bool) -> None:
-    assert Target(TargetSettings(pattern)).covers(repository) is covered
+    assert Target(TargetSettings(pattern), HOME).covers(repository) is covered
 
 
 def test_repositories_that_are_spelt_out_are_watched_whether_they_exist_or_not() -> None:

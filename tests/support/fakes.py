@@ -13,7 +13,7 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from exporter.aws.ecr import EcrClient, static_registry_id
+from exporter.aws.ecr import EcrClient, TagStatus, static_registry_id
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.polling.poller import Poller
@@ -129,16 +129,24 @@ class FakeECR:
         self._called("DescribeRepositories")
         return self._page("DescribeRepositories", sorted(self.repositories), token)
 
-    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
+    def images(
+        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
+    ) -> Page[Image]:
         self._called("DescribeImages", repository)
         images = sorted(self._images(repository).values(), key=lambda image: image.digest)
-        return self._page("DescribeImages", [i for i in images if i.tags or untagged], token)
+        wanted = [
+            image
+            for image in images
+            if tags == "ANY" or bool(image.tags) == (tags == "TAGGED")
+            if archived or not image.archived
+        ]
+        return self._page("DescribeImages", wanted, token)
 
-    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
         self._called("DescribeImages", repository)
         if not 1 <= len(names) <= LOOKUP_SIZE:
             raise refusal(Reason.INVALID)
-        images = self._images(repository).values()
+        images = [image for image in self._images(repository).values() if archived or not image.archived]
         found = {n: [i for i in images if n.digest == i.digest or n.tag in i.tags] for n in names}
         if not all(found.values()):
             raise refusal(Reason.IMAGE_NOT_FOUND)
@@ -190,13 +198,15 @@ class FakeClient:
         self._check("DescribeRepositories")
         return self._ecr.repositories_page(token)
 
-    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
+    def images(
+        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
+    ) -> Page[Image]:
         self._check("DescribeImages", repository)
-        return self._ecr.images(repository, token, untagged=untagged)
+        return self._ecr.images(repository, token, tags=tags, archived=archived)
 
-    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
         self._check("DescribeImages", repository)
-        return self._ecr.find(repository, names)
+        return self._ecr.find(repository, names, archived=archived)
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         self._check("DescribeImageReplicationStatus", repository)
@@ -371,7 +381,11 @@ class Rig:
 
 
 def settings(*targets: TargetSettings, **knobs: object) -> Settings:
-    base: dict[str, object] = {"registries": (RegistrySettings(),), "requests_per_second": 100.0}
+    base: dict[str, object] = {
+        "registries": (RegistrySettings(),),
+        "requests_per_second": 100.0,
+        "replica_interval": 0.0,
+    }
     return Settings(targets=targets, **{**base, **knobs})  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from itertools import count
 from math import ceil, log
 from random import Random
 
-from exporter.aws.ecr import EcrClient
+from exporter.aws.ecr import EcrClient, TagStatus
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.pacing import PENDING_BACKOFF
 from exporter.polling.poller import Poller
@@ -203,8 +203,10 @@ class Registry:
         self._called("DescribeRepositories")
         return Page(tuple(self._shelves))
 
-    def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
-        del untagged
+    def images(
+        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
+    ) -> Page[Image]:
+        del tags, archived
         self._called("DescribeImages", repository)
         shelf = self._shelves[repository]
         number = int(token or 0)
@@ -219,7 +221,8 @@ class Registry:
                 shelf.unlisted[number] = [push for push in pushes if push.listed is None]
         return page
 
-    def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
+        del archived
         self._called("DescribeImages", repository)
         items = [image for page in self._shelves[repository].pages for image in page.items]
         found = {i.digest: i for i in items for n in names if n.digest == i.digest or n.tag in i.tags}
