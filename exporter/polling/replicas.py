@@ -1,0 +1,263 @@
+"""Looks at the copies at one destination: a poller for each repository that is replicated to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from exporter.aws.ecr import EcrClient, TagStatus
+from exporter.aws.errors import ECRError
+from exporter.polling.access import Access
+from exporter.polling.calls import Call, Job
+from exporter.polling.context import Asker, Context
+from exporter.polling.listing import Listing, Lookup
+from exporter.polling.rate_limit import Operation
+from exporter.replication.facts import DestinationFacts
+from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Reason
+from exporter.replication.replicas import NOTHING, Contents
+
+#: Calls of one look-up after which the repository is listed instead: unknown names cost a call each.
+MOST_LOOKUPS = 10
+#: What waits to be looked up soon is collected for this part of `pending_interval`.
+COLLECT_FOR = 1 / 3
+#: Seconds between two searches for looks that are too old.
+CHECK_EVERY = 10.0
+
+
+@dataclass(slots=True)
+class _Look:
+    """A look under way. `names` is None for a listing: of tagged images, and then of the others if needed."""
+
+    run: Listing[Image] | Lookup
+    #: Whether it is about all copies.
+    whole: bool = True
+    names: frozenset[Name] | None = None
+    tags: TagStatus = "TAGGED"
+    calls: int = 0
+    images: list[Image] = field(default_factory=list)
+
+
+class ReplicaPoller(Asker):
+    """Looks at one repository of a destination. A look under way shows nothing."""
+
+    def __init__(self, context: Context, facts: DestinationFacts, repository: str) -> None:
+        super().__init__(context)
+        self._facts = facts
+        self._name = repository
+        self._sightings = context.shared.sightings
+        self._job = Job(Operation.REPLICAS, repository)
+        self._scope = FailureScope("replicas", repository)
+        self._look: _Look | None = None
+        #: Monotonic time of the next look at all copies; and names to look up before.
+        self._due = self._clock.monotonic()
+        self._soon: set[Name] = set()
+        #: How many pages the last listing had; None before. Which names were not there at the last look-up.
+        self._pages: int | None = None
+        self._suspects: frozenset[Name] = frozenset()
+        #: Whether ECR refuses to look names up in the archive too.
+        self._lists_only = False
+        facts.looks[repository] = None
+        self._sightings.look(repository, facts.destination, self)
+        self.ask_again(self._job)
+
+    # -- what to look at ---------------------------------------------------------------------
+
+    def look_soon(self, names: Iterable[Name]) -> None:
+        """Look these names up soon: their copies have just arrived."""
+        self._soon.update(names)
+        if not self._look:
+            self._book()
+
+    def listed(self, *, everything: bool) -> None:
+        """Take that the registry's own listing showed all copies, or not `everything`."""
+        if everything and not self._look:
+            self._done()
+        elif self._facts.looks[self._name] is None and not self._look:
+            self._due = self._clock.monotonic()
+            self._book()
+
+    def _book(self) -> None:
+        settings = self._pacing.settings
+        soon = self._pacing.later(COLLECT_FOR * settings.pending_interval) if self._soon else self._due
+        self.ask_again(self._job, due=min(self._due, soon))
+
+    def _begin(self) -> _Look:
+        destination, pages = self._facts.destination, self._pages
+        if pages is None:
+            pages = self._sightings.pages(self._name, destination)
+        if self._soon and self._clock.monotonic() < self._due and not self._lists_only:
+            names = frozenset(self._soon)
+            if Lookup.calls(names, frozenset()) <= max(1, pages or 1):
+                self._soon.clear()
+                return _Look(Lookup(names), whole=False, names=names)
+        self._soon.clear()
+        copies = self._sightings.copies(self._name, destination)
+        if copies and len(copies) <= LOOKUP_SIZE * (pages or 1) and not self._lists_only:
+            names = frozenset(name for image in copies for name in _names(image.digest, image.names))
+            calls = Lookup.calls(names, self._suspects)
+            # A listing has no unknown names that cost calls, so it wins a tie.
+            if calls < (pages if pages is not None else 2):
+                return _Look(Lookup(names, suspects=self._suspects), names=names)
+        return _Look(Listing("ecr:DescribeImages"))
+
+    # -- calls -------------------------------------------------------------------------------
+
+    def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
+        del job
+        look = self._look = self._look or self._begin()
+        look.calls += 1
+        if isinstance(look.run, Lookup):
+            return partial(client.find, self._name, look.run.names, archived=True)
+        return partial(client.images, self._name, look.run.token, tags=look.tags, archived=True)
+
+    def answered(self, call: Call, answer: Any) -> None:
+        """Take a page, or the images of some names."""
+        if look := self._look:
+            look.run.answered(answer)
+            self._go_on(look)
+        else:
+            self.ask_again(call.job)
+
+    def _go_on(self, look: _Look) -> None:
+        if not look.run.complete:
+            if look.names is not None and look.whole and look.calls >= MOST_LOOKUPS + (self._pages or 0):
+                self._look = _Look(Listing("ecr:DescribeImages"))
+            self.ask_again(self._job)
+            return
+        look.images.extend(look.run.items)
+        destination = self._facts.destination
+        if isinstance(look.run, Lookup):
+            if look.whole:
+                self._suspects = frozenset(look.run.missing)
+            contents = Contents(look.images, everything=True, asked=look.names)
+        elif look.tags == "TAGGED":
+            self._pages = look.run.pages
+            contents = Contents(look.images, everything=False)
+            if contents.lacks(self._sightings.copies(self._name, destination)):
+                look.run, look.tags = Listing("ecr:DescribeImages"), "UNTAGGED"
+                self.ask_again(self._job)
+                return
+        else:
+            contents = Contents(look.images, everything=True)
+        self._take(contents, whole=look.whole)
+
+    def _take(self, contents: Contents, *, whole: bool) -> None:
+        self._look = None
+        self._works()
+        self._sightings.looked(self._name, self._facts.destination, contents)
+        if whole:
+            self._done()
+        else:
+            self._book()
+
+    def _done(self) -> None:
+        """All copies were looked at: do so again after `replica_interval`."""
+        with self._store.lock:
+            self._facts.looks[self._name] = (self._clock.monotonic(), self._clock.time())
+        self._due = self._pacing.later(self._pacing.settings.replica_interval)
+        self._book()
+
+    def failed(self, call: Call, error: ECRError) -> None:
+        """Take that a call failed. What was seen before stays, until it is too old."""
+        look, reason = self._look, error.reason
+        if look and reason is Reason.IMAGE_NOT_FOUND and isinstance(look.run, Lookup):
+            look.run.not_found()
+            self._go_on(look)
+            return
+        if reason is Reason.REPOSITORY_NOT_FOUND:
+            self._take(NOTHING, whole=True)
+            return
+        if look and reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
+            self._lists_only, self._look = True, None
+            self.ask_again(self._job)
+            return
+        if reason is not Reason.UNAVAILABLE:
+            self._look = None  # its token may be what is wrong
+        due = self._context.fail(
+            self._scope, error, call, cap=self._pacing.settings.failed_interval, fails_targets=False
+        )
+        if self._context.reported(self._scope):
+            with self._store.lock:
+                self._facts.failures[self._scope] = reason
+        self.ask_again(self._job, due=due)
+
+    def _works(self) -> None:
+        self._context.works(self._scope)
+        with self._store.lock:
+            self._facts.failures.pop(self._scope, None)
+
+    # -- time and configuration --------------------------------------------------------------
+
+    def intervals_changed(self) -> None:
+        """Count another interval from the last look."""
+        if look := self._facts.looks[self._name]:
+            self._due = look[0] + self._pacing.settings.replica_interval
+        if not self._look:
+            self._book()
+
+    def forget_old(self, now: float) -> None:
+        """Take that what was seen is not known any more, if it could not be confirmed for too long."""
+        settings, last = self._pacing.settings, self._facts.looks[self._name]
+        if last and now > last[0] + settings.replica_interval + settings.stale_after:
+            self._sightings.looked(self._name, self._facts.destination, None)
+            with self._store.lock:
+                self._facts.looks[self._name] = None
+
+    def retire(self) -> None:
+        """It is looked at no longer: leave nothing behind."""
+        self._pacing.cancel(self._job)
+        self._works()
+        with self._store.lock:
+            del self._facts.looks[self._name]
+        self._sightings.unlook(self._name, self._facts.destination)
+
+
+def _names(digest: str, names: Iterable[Name]) -> Iterable[Name]:
+    """What to look up to tell what became of an image under its names."""
+    return {Name("", digest), *(name for name in names if name.tag)}
+
+
+class Replicas:
+    """Looks at the repositories of one destination."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        clock, source = context.shared.clock, context.facts.source
+        self._destination = Destination(source.region, source.registry_id)
+        self.facts = DestinationFacts(self._destination, context.facts, since=clock.monotonic())
+        #: By repository.
+        self.pollers: dict[str, ReplicaPoller] = {}
+        self._interval = 0.0
+        self._check_at = float("-inf")
+
+    def configure(self, repositories: Collection[str], accesses: Iterable[Access]) -> None:
+        """Look at these repositories and no others, with these accesses. The pacing has the settings."""
+        accesses, interval = tuple(accesses), self._context.pacing.settings.replica_interval
+        with self._context.shared.store.lock:
+            self.facts.interval = interval
+        for name in self.pollers.keys() - set(repositories):
+            self.pollers.pop(name).retire()
+        for name in repositories:
+            if name not in self.pollers:
+                self.pollers[name] = ReplicaPoller(self._context, self.facts, name)
+            elif interval != self._interval:
+                self.pollers[name].intervals_changed()
+            self.pollers[name].choice.configure(accesses)
+        self._interval = interval
+
+    def record(self) -> float:
+        """Forget what could not be confirmed for too long; when to do so again (monotonic)."""
+        now = self._context.shared.clock.monotonic()
+        if now >= self._check_at:
+            self._check_at = now + CHECK_EVERY
+            for poller in self.pollers.values():
+                poller.forget_old(now)
+        return self._check_at
+
+    def retire(self) -> None:
+        """It is looked at no longer: leave nothing behind."""
+        for poller in self.pollers.values():
+            poller.retire()
+        self.pollers.clear()

@@ -1,0 +1,150 @@
+"""What a repository of a destination holds -> what that means for each image that is replicated to it.
+
+All pure: listings and look-ups go in, facts of images come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+from exporter.replication.facts import ImageFacts
+from exporter.replication.model import (
+    Destination,
+    Image,
+    ImageState,
+    Name,
+    Replica,
+    ReplicaState,
+    Replication,
+    Status,
+)
+from exporter.replication.status import image_state
+
+
+class Contents:
+    """What a repository of a destination was seen to hold: all of it, or of the names that were asked for.
+
+    `everything`: untagged and archived images are among `images`, so that what is not there is absent.
+    Otherwise only those are known that are present. `asked`: the names of a look-up; None for a listing.
+    """
+
+    def __init__(
+        self, images: Iterable[Image], *, everything: bool, asked: Collection[Name] | None = None
+    ) -> None:
+        self._images = {image.digest: image for image in images}
+        self._tags = {tag: image.digest for image in self._images.values() for tag in image.tags}
+        self._everything = everything
+        self._asked = asked
+
+    def holds(self, digest: str) -> bool:
+        """Whether the image was seen there, under whatever tag."""
+        return digest in self._images
+
+    def replica(self, digest: str, name: Name) -> tuple[ReplicaState, bool] | None:
+        """The state of the image under the name, and whether the digest is held; None if that is unknown."""
+        image, holder = self._images.get(digest), self._tags.get(name.tag)
+        if image is not None and not image.archived and (not name.tag or holder == digest):
+            return ReplicaState.PRESENT, True
+        if not self._knows(digest, name):
+            return None
+        if holder not in (None, digest):
+            return ReplicaState.OTHER_IMAGE, image is not None
+        if image is None:
+            return ReplicaState.ABSENT, False
+        return ReplicaState.ARCHIVED if image.archived else ReplicaState.UNTAGGED, True
+
+    def _knows(self, digest: str, name: Name) -> bool:
+        """Whether the answer tells that the digest or the tag is not there."""
+        if self._asked is None or not self._everything:
+            return self._everything
+        return Name("", digest) in self._asked and (not name.tag or Name(name.tag, "") in self._asked)
+
+    def lacks(self, images: Iterable[ImageFacts]) -> bool:
+        """Whether some image is not present under one of its names, or that is unknown."""
+        present = (ReplicaState.PRESENT, True)
+        return any(self.replica(image.digest, name) != present for image in images for name in image.names)
+
+
+#: A repository that does not exist at the destination, and so holds nothing.
+NOTHING = Contents((), everything=True)
+
+
+def looked(image: ImageFacts, destination: Destination, contents: Contents | None) -> ImageFacts:
+    """The facts of an image after a look at a destination; None if the last look is too old to be believed.
+
+    An image that is held there is not MISSING there. One that was never asked for is settled if it is present
+    wherever it is expected (`settle`).
+    """
+    known = image.replicas or ((),) * len(image.names)
+    replicas = tuple(
+        _with(of_name, destination, contents.replica(image.digest, name) if contents else None, contents)
+        for name, of_name in zip(image.names, known, strict=True)
+    )
+    if not any(replicas):
+        replicas = ()
+    if replicas == image.replicas:
+        return image
+    return seen_at(replace(image, replicas=_shared(replicas)), destination)
+
+
+def _with(
+    known: tuple[Replica, ...],
+    destination: Destination,
+    found: tuple[ReplicaState, bool] | None,
+    contents: Contents | None,
+) -> tuple[Replica, ...]:
+    """What is known under a name after a look. A look that does not tell leaves the last word."""
+    if found is None and contents is not None:
+        return known
+    others = [replica for replica in known if replica.destination != destination]
+    return tuple(sorted([*others, *([Replica(destination, *found)] if found else [])]))
+
+
+@lru_cache(maxsize=4096)
+def _shared(replicas: tuple[tuple[Replica, ...], ...]) -> tuple[tuple[Replica, ...], ...]:
+    """One object for all images with equal replicas, which saves memory."""
+    return replicas
+
+
+def seen_at(image: ImageFacts, destination: Destination) -> ImageFacts:
+    """The facts of an image that may be held at the destination now: it is not MISSING where it is held."""
+    missing = Replication(destination, Status.MISSING)
+    if destination not in image.held() or missing not in (image.replications or ()):
+        return image
+    others = (replication for replication in image.replications or () if replication != missing)
+    replications = tuple(sorted([*others, Replication(destination, Status.COMPLETE)]))
+    state = image_state(replications, recent=image.state is ImageState.PENDING, rules_known=True)
+    since = tuple(known for known in image.since if known.destination != destination)
+    return replace(image, replications=replications, state=state, since=since)
+
+
+def settle(image: ImageFacts, expected: frozenset[Destination], *, at: float) -> ImageFacts:
+    """The facts of an image that ECR was not asked about yet: COMPLETE if it is present where it should be.
+
+    `at` is the monotonic time of the look.
+    """
+    if image.replications is not None or not expected:
+        return image
+    complete = tuple(Replication(destination, Status.COMPLETE) for destination in sorted(expected))
+    settled = replace(image, replications=complete, state=ImageState.SETTLED, since=(), answered_at=at)
+    return settled if settled.confirmed else image
+
+
+def renamed(image: ImageFacts, names: tuple[Name, ...], required: frozenset[Destination]) -> ImageFacts:
+    """The facts of an image with other names. What was seen under the names that stay is kept."""
+    known = dict(zip(image.names, image.replicas, strict=False))
+    replicas = tuple(known.get(name, ()) for name in names)
+    return replace(image, names=names, required=required, replicas=_shared(replicas) if any(replicas) else ())
+
+
+def only_at(image: ImageFacts, destinations: Collection[Destination]) -> ImageFacts:
+    """The facts of an image without what was seen at other destinations."""
+    if all(replica.destination in destinations for of_name in image.replicas for replica in of_name):
+        return image
+    replicas = tuple(
+        tuple(replica for replica in of_name if replica.destination in destinations)
+        for of_name in image.replicas
+    )
+    return replace(image, replicas=_shared(replicas) if any(replicas) else ())
