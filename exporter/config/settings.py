@@ -218,6 +218,8 @@ def _target_conflicts(target: _Plain, names: Sequence[str | None]) -> Iterator[t
 
 def _label_conflicts(targets: Sequence[_Plain | None]) -> Iterator[tuple[Place, str]]:
     """Names that are the labels of other targets, which select differently."""
+    if not any(target and "name" in target for target in targets):
+        return
     found: dict[int, TargetSettings] = {}
     for i, target in enumerate(targets):
         with suppress(ValidationError):  # what a target with a mistake selects is open

@@ -96,12 +96,14 @@ def text(
 
     def read(value: str) -> Any:
         fits = shortest <= len(value) <= longest and value.isprintable()
-        found = ((re.fullmatch(slip, value), advice) for slip, advice in (slips or {}).items() if fits)
-        advice = next((advice.format(*match.groups("NAME")) for match, advice in found if match), "")
-        if not advice and fits and re.fullmatch(pattern, value):
-            return kind(value)
-        shown = "" if kind is Secret else f"{show(value)} "
-        raise ValueError(shown + (advice or f"is not {name}"))
+        advice = "" if fits and re.fullmatch(pattern, value) else f"is not {name}"
+        for slip, hint in (slips or {}).items():
+            if fits and (match := re.fullmatch(slip, value)):
+                advice = hint.format(*match.groups("NAME"))
+                break
+        if advice:
+            raise ValueError(advice if kind is Secret else f"{show(value)} {advice}")
+        return kind(value)
 
     schema: dict[str, Any] = {"minLength": shortest, "maxLength": longest, "pattern": f"^(?:{pattern})$"}
     if slips:

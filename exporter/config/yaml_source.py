@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
-from itertools import takewhile
 from math import inf
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, get_args, get_type_hints
@@ -39,6 +38,7 @@ for _word, _meaning in yaml.SafeLoader.bool_values.items():
 T = TypeVar("T")
 #: The keys and indices that lead to a value.
 Place = tuple[str | int, ...]
+Check = Callable[[dict[str, Any]], Iterator[tuple[Place, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,7 @@ class Document(Generic[T]):
             line = error.problem_mark.line if error.problem_mark else 0
             self._fail(line + 1, f"is not YAML: {message}{_hint([*text.splitlines(), ''][line])}")
 
-    def validate(
-        self, check: Callable[[dict[str, Any]], Iterator[tuple[Place, str]]], context: object = None
-    ) -> T:
+    def validate(self, check: Check, context: object = None) -> T:
         """The settings. Raises ConfigError with every problem that pydantic and `check` find.
 
         `check` compares the plain values of several keys. A wrong value is None there.
@@ -175,8 +173,7 @@ class Document(Generic[T]):
         return values
 
     def _value(self, event: Any, place: Place) -> Any:
-        """The value that begins with an event. A wrong one is None."""
-        self._lines.setdefault(place, _line(event))
+        """The value that begins with an event, at a place whose line is known. A wrong one is None."""
         value, size = self._anchors.get(event.anchor, (None, 0))
         before, is_alias = self._count, isinstance(event, yaml.AliasEvent)
         self._count += 1 + (size if is_alias else 0)
@@ -200,27 +197,26 @@ class Document(Generic[T]):
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(place)
         if isinstance(event, yaml.SequenceStartEvent):
-            items = self._until(yaml.SequenceEndEvent)
-            return [self._value(item, (*place, i)) for i, item in enumerate(items)]
+            values: list[Any] = []
+            while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
+                at = (*place, len(values))
+                self._lines[at] = _line(item)
+                values.append(self._value(item, at))
+            return values
         value = event.value if event.style else _WORDS.get(event.value, event.value)
         if value is None:
             self._report(place, "has no value; write one, or leave the key out")
         return value
-
-    def _until(self, end: type[yaml.Event]) -> Iterator[Any]:
-        """The next events, up to one that ends a list or a mapping."""
-        return takewhile(lambda event: not isinstance(event, end), self._events)
 
     def _mapping(self, place: Place) -> dict[str, Any]:
         """The values up to the end of a mapping. A key that resembles a known one is read as that one."""
         known = self._keys.get(tuple(step for step in place if isinstance(step, str)))
         values: dict[str, Any] = {}
         merged: dict[str, Any] = {}
-        for key in self._until(yaml.MappingEndEvent):
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent):
-                self._fail(
-                    _line(key), "a key is no list, mapping or alias; quote a text that begins with [ { or *"
-                )
+                message = "a key is no list, mapping or alias; quote a text that begins with [ { or *"
+                self._fail(_line(key), message)
             name = key.value
             first = self._lines.get((*place, name))
             self._lines[*place, name] = _line(key)

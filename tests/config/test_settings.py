@@ -390,6 +390,13 @@ def test_what_other_readers_take_for_another_type_is_quoted(text: str) -> None:
     assert re.search(rf"""tag: ["']{text}["']$""", shown, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("text", "number"), [("5.0", 5), ("'5'", 5), ("5.00", 5)])
+def test_whole_numbers_may_have_a_fraction_of_zero(text: str, number: int) -> None:
+    found = parse(f"targets: [{{repository: team/app, latest: {text}}}]\nmax_images: {text}")
+    assert (found.max_images, found.targets[0].latest) == (number, number)
+    assert isinstance(found.max_images, int)
+
+
 def test_a_role_gives_the_default_name() -> None:
     found = parse(
         "registries:\n"

@@ -53,7 +53,7 @@ texts = st.one_of(
     st.just("sha256:" + "0" * 64),
 )
 
-numbers = st.one_of(st.integers(-1, 10), st.sampled_from([0.5, 1.5, 10**15, 10_001, 2e-5]))
+numbers = st.one_of(st.integers(-1, 10), st.sampled_from([0.5, 1.5, 5.0, 10**15, 10_001, 2e-5]))
 
 anything = st.one_of(texts, numbers, st.booleans(), st.lists(texts, max_size=3))
 
