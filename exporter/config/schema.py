@@ -1,7 +1,7 @@
 """The configuration as JSON Schema, for editors and for the Helm chart: `python -m exporter.config.schema`.
 
-pydantic makes it from the models. Only the exporter checks names that refer to each other, intervals that
-depend on each other, and keys for TLS that need each other.
+pydantic makes it from the models. Only the exporter compares values: names that refer to each other, labels,
+intervals, versions of TLS.
 """
 
 from __future__ import annotations

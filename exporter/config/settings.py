@@ -7,15 +7,16 @@ values of the file, except those that are wrong already, and every problem is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar
+from math import nan
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import Field, StrictBool, TypeAdapter, ValidationError, with_config
 
 from exporter.config import validators as of
 from exporter.config.yaml_source import Document, Place, Problem, contents, dump, show
@@ -23,13 +24,10 @@ from exporter.config.yaml_source import Document, Place, Problem, contents, dump
 _FILLED = Field(min_length=1)
 
 
+@with_config(extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}})
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
     """A source registry. Without keys it is the account and Region that boto3 finds by itself."""
-
-    __pydantic_config__: ClassVar = ConfigDict(
-        extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}}
-    )
 
     name: of.Name = ""
     region: of.Region | None = None
@@ -45,13 +43,10 @@ class RegistrySettings:
         return replace(self, name=f"{account}/{self.region}") if has_default else self
 
 
+@with_config(json_schema_extra={"dependencies": {"external_id": ["role_arn"]}})
 @dataclass(frozen=True, slots=True)
 class DestinationSettings:
     """How destinations in another account are read: in one Region, or in all of them."""
-
-    __pydantic_config__: ClassVar = ConfigDict(
-        extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}}
-    )
 
     registry_id: of.Account
     region: of.Region | None = None
@@ -61,22 +56,17 @@ class DestinationSettings:
 
 #: What a target with a tag or a digest must not have.
 _FILTERS = ("tags", "exclude_tags", "latest", "pushed_within", "untagged")
-_NO_FILTERS: dict[str, Any] = dict.fromkeys(_FILTERS, False) | {"untagged": {"const": False}}
+_NO_FILTERS: Any = dict.fromkeys(_FILTERS, False) | {"untagged": {"const": False}}
+_ONE_WAY: Any = {
+    "tag": {"properties": {"digest": False, **_NO_FILTERS}},
+    "digest": {"properties": {"tag": False, **_NO_FILTERS}},
+}
 
 
+@with_config(extra="forbid", json_schema_extra={"dependencies": _ONE_WAY})
 @dataclass(frozen=True, slots=True)
 class TargetSettings:
     """What to watch in each repository that matches: one tag, one digest, or what passes the filters."""
-
-    __pydantic_config__: ClassVar = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "dependencies": {
-                "tag": {"properties": {"digest": False, **_NO_FILTERS}},
-                "digest": {"properties": {"tag": False, **_NO_FILTERS}},
-            }
-        },
-    )
 
     repository: of.RepositoryOrGlob
     tag: of.Tag | None = None
@@ -110,16 +100,14 @@ class TargetSettings:
         if self.digest:
             return _shortened(f"{self.repository}@{self.digest}")
         tags = ",".join([self.tag] if self.tag else self.tags)
+        options = {
+            "exclude_tags": ",".join(self.exclude_tags),
+            "latest": self.latest,
+            "pushed_within": self.pushed_within and of.format_duration(self.pushed_within),
+        }
         parts = [f"{self.repository}:{tags}" if tags else self.repository]
-        if self.exclude_tags:
-            parts.append("exclude_tags=" + ",".join(self.exclude_tags))
-        if self.latest is not None:
-            parts.append(f"latest={self.latest}")
-        if self.pushed_within is not None:
-            parts.append(f"pushed_within={of.format_duration(self.pushed_within)}")
-        if self.untagged:
-            parts.append("untagged")
-        return _shortened(" ".join(parts))
+        parts += [f"{key}={value}" for key, value in options.items() if value]
+        return _shortened(" ".join([*parts, "untagged"] if self.untagged else parts))
 
     @property
     def selection(self) -> TargetSettings:
@@ -138,11 +126,10 @@ def _shortened(label: str) -> str:
     return label[: of.LONGEST_LABEL - len(ending)] + ending
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class Settings:
     """A whole configuration. Intervals are in seconds."""
-
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     targets: Annotated[tuple[TargetSettings, ...], _FILLED]
     registries: Annotated[tuple[RegistrySettings, ...], _FILLED] = (RegistrySettings(),)
@@ -160,19 +147,9 @@ class Settings:
     state_file: of.File | None = None
 
 
-def keys(model: Any) -> tuple[str, ...]:
-    """The keys that a model has in the file."""
-    return tuple(each.name for each in fields(model))
-
-
-_MODELS = {
-    (): Settings,
-    ("registries",): RegistrySettings,
-    ("destinations",): DestinationSettings,
-    ("targets",): TargetSettings,
-}
 _ADAPTER = TypeAdapter(Settings)
 _TARGET = TypeAdapter(TargetSettings)
+_DEFAULTS = Settings(targets=())
 
 
 def load(path: str, **options: Any) -> Settings:
@@ -191,16 +168,17 @@ def parse(
 
     `regions` are the known Regions. Another Region is a warning and no problem, because AWS opens new ones.
     """
+    document = Document(text, file, Settings)
     if not yaml.__with_libyaml__:
-        message = "PyYAML has no libyaml here, so a large file takes several times as long"
-        warn(Problem(file, None, "", message))
-    document = Document(text, file, keys={place: keys(model) for place, model in _MODELS.items()})
-    found = document.validate(_ADAPTER, _conflicts)
+        warn(
+            Problem(file, None, "", "PyYAML has no libyaml here, so a large file takes several times as long")
+        )
+    found = document.validate(_conflicts)
     for i, entry in enumerate(found.registries):
         if regions and entry.region and entry.region not in regions:
-            close = sorted(get_close_matches(entry.region, regions, n=2))
-            advice = f"; did you mean {' or '.join(close)}?" if close else ""
-            message = f"{show(entry.region)} is not a Region that botocore knows{advice}"
+            close = " or ".join(sorted(get_close_matches(entry.region, regions, n=2)))
+            message = f"{show(entry.region)} is not a Region that botocore knows"
+            message += f"; did you mean {close}?" if close else ""
             warn(document.problem(("registries", i, "region"), message))
     return replace(found, registries=tuple(entry.named for entry in found.registries))
 
@@ -209,10 +187,12 @@ _ROLE_NEEDED = "works only with a role_arn: it is handed over when a role is ass
 
 # -- rules between keys: they read the plain values of the file, where a wrong one is None ---------
 
+_Plain = Mapping[str, Any]
 
-def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+
+def _conflicts(values: _Plain) -> Iterator[tuple[Place, str]]:
     """The place and the message of each value that contradicts another."""
-    registries = values.get("registries", [{}]) or [None]
+    registries, targets = values.get("registries", [{}]) or [None], values.get("targets") or ()
     names = [_name(entry) for entry in registries]
     # Two entries with one default name are one registry.
     owners = {name: i for i, name in enumerate(names) if name and "name" not in registries[i]}
@@ -224,22 +204,26 @@ def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     for i, reader in enumerate(values.get("destinations") or ()):
         if reader and "external_id" in reader and "role_arn" not in reader:
             yield ("destinations", i, "external_id"), _ROLE_NEEDED
-    for i, target in enumerate(values.get("targets") or ()):
+    for i, target in enumerate(targets):
         for place, message in _target_conflicts(target or {}, names):
             yield ("targets", i, *place), message
-    yield from _label_conflicts(values.get("targets") or ())
-    # Series that go stale between two listings would come and go for ever.
-    given = {key: values[key] for key in ("stale_after", "discovery_interval") if key in values}
-    if None not in given.values():
-        intervals: dict[str, Any] = {key: of.parse_duration(text) for key, text in given.items()}
-        found = Settings(targets=(), **intervals)
-        if found.stale_after < 2 * found.discovery_interval:
-            after, least = map(of.format_duration, (found.stale_after, 2 * found.discovery_interval))
-            message = f"stale_after ({after}) is shorter than two discovery intervals ({least})"
-            yield (next(iter(given)),), f"{message}: series would come and go between listings"
+    yield from _label_conflicts(targets)
+    after, discovery = (_seconds(values, key) for key in ("stale_after", "discovery_interval"))
+    if after < 2 * discovery:
+        key = "stale_after" if "stale_after" in values else "discovery_interval"
+        shown, least = of.format_duration(after), of.format_duration(2 * discovery)
+        message = f"stale_after ({shown}) is shorter than two discovery intervals ({least})"
+        yield (key,), f"{message}: series would come and go between listings"
 
 
-def _target_conflicts(target: dict[str, Any], names: Sequence[str | None]) -> Iterator[tuple[Place, str]]:
+def _seconds(values: _Plain, key: str) -> float:
+    """An interval, from the file or else its default. A wrong one is nan, which is shorter than nothing."""
+    if key not in values:
+        return float(getattr(_DEFAULTS, key))
+    return of.parse_duration(values[key]) if values[key] else nan
+
+
+def _target_conflicts(target: _Plain, names: Sequence[str | None]) -> Iterator[tuple[Place, str]]:
     """`names` are those of the registries. None is one that a mistake leaves open."""
     given = [key for key in ("tag", "digest", *_FILTERS) if target.get(key, False) is not False]
     if len(given) > 1 and given[0] in ("tag", "digest"):
@@ -252,27 +236,24 @@ def _target_conflicts(target: dict[str, Any], names: Sequence[str | None]) -> It
             yield ("registries", i), f"{show(name)} is not the name of a registry; {advice}"
 
 
-def _label_conflicts(targets: Sequence[dict[str, Any] | None]) -> Iterator[tuple[Place, str]]:
+def _label_conflicts(targets: Sequence[_Plain | None]) -> Iterator[tuple[Place, str]]:
     """Names that are the labels of other targets, which select differently."""
     if not any(target and "name" in target for target in targets):
         return
     found: dict[int, TargetSettings] = {}
     for i, target in enumerate(targets):
-        # What a target with a mistake selects is open.
-        with suppress(ValidationError):
+        with suppress(ValidationError):  # what a target with a mistake selects is open
             if target and None not in target.values():
                 found[i] = _TARGET.validate_python(target)
     owners: dict[str, int] = {}
     for i, settings in sorted(found.items(), key=lambda item: bool(item[1].name)):
         owner = owners.setdefault(settings.label, i)
-        if found[owner].selection != settings.selection:
-            message = (
-                f"{show(settings.name)} is already the label of targets[{owner}], which selects differently"
-            )
-            yield ("targets", i, "name"), message
+        if settings.name and found[owner].selection != settings.selection:
+            message = f"is already the label of targets[{owner}], which selects differently"
+            yield ("targets", i, "name"), f"{show(settings.name)} {message}"
 
 
-def _name(entry: dict[str, Any] | None) -> str | None:
+def _name(entry: _Plain | None) -> str | None:
     """The name of a registry, "" for one without; None if a mistake leaves it open."""
     naming = ("name",) if entry and "name" in entry else ("region", "role_arn", "registry_id")
     given = {key: entry[key] for key in naming if key in entry} if entry is not None else {"": None}

@@ -7,7 +7,7 @@ Patterns are RE2, because Helm checks them with Go.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -32,8 +32,8 @@ class Secret(pydantic.Secret[str]):
 
 #: Prometheus's units in its order, in milliseconds.
 _UNITS = {
-    "y": 365 * 86_400_000,
-    "w": 7 * 86_400_000,
+    "y": 31_536_000_000,
+    "w": 604_800_000,
     "d": 86_400_000,
     "h": 3_600_000,
     "m": 60_000,
@@ -51,8 +51,7 @@ def parse_duration(text: str, shortest: float = 0.0) -> float:
     match = re.fullmatch(DURATION, "0s" if text == "0" else text)
     if not match or not text:
         raise ValueError(f"{show(text)} is not a duration; write it as in Prometheus, e.g. 30d or 1h30m")
-    counts = zip(match.groups("0"), _UNITS.values(), strict=True)
-    milliseconds = sum(int(count) * size for count, size in counts)
+    milliseconds = sum(int(n) * size for n, size in zip(match.groups("0"), _UNITS.values(), strict=True))
     if milliseconds > _LONGEST:
         raise ValueError(f"{show(text)} is longer than Prometheus's longest, 292y")
     if milliseconds < shortest * 1000:
@@ -73,50 +72,49 @@ def format_duration(seconds: float) -> str:
 # -- how a type is built ---------------------------------------------------------------------------
 
 
-def _reads(read: Callable[[str], Any], schema: dict[str, Any], write: Callable[[Any], str] = str) -> Any:
-    """A type that `read` makes from text. It raises ValueError. `write` makes text of it again."""
+def _reads(read: Callable[[str], Any], write: Callable[[Any], str] = str, **schema: Any) -> Any:
+    """A type that `read` makes from text and `write` writes again. `read` raises ValueError with advice."""
     written = core_schema.plain_serializer_function_ser_schema(write)
-    text = core_schema.str_schema()
-    core = core_schema.no_info_after_validator_function(read, text, serialization=written)
-    return GetPydanticSchema(
-        lambda _source, _handler: core, lambda _core, _handler: {"type": "string"} | schema
-    )
+    core = core_schema.no_info_after_validator_function(read, core_schema.str_schema(), serialization=written)
+    return GetPydanticSchema(lambda *_: core, lambda *_: {"type": "string"} | schema)
 
 
 def text(
     pattern: str,
     name: str,
-    *hints: tuple[str, str],
+    slips: Mapping[str, str] | None = None,
+    *,
     shortest: int = 1,
     longest: int = 256,
     kind: Callable[[str], Any] = str,
 ) -> Any:
     """Printable text of a form; lengths are in characters.
 
-    `hints` are patterns of usual slips, and what to write instead: "{0}" is the first group. A text that has
-    the form and matches one is refused too.
+    `slips` are patterns of usual slips, and what to write instead: "{0}" is the first group. A text that
+    matches one is refused, also if it has the form.
     """
 
     def read(value: str) -> Any:
         fits = shortest <= len(value) <= longest and value.isprintable()
-        advice = None if fits and re.fullmatch(pattern, value) else f"is not {name}"
-        for slip, hint in hints if fits else ():
-            if found := re.fullmatch(slip, value):
-                advice = hint.format(*found.groups("NAME"))
+        advice = "" if fits and re.fullmatch(pattern, value) else f"is not {name}"
+        for slip, hint in (slips or {}).items():
+            if fits and (match := re.fullmatch(slip, value)):
+                advice = hint.format(*match.groups("NAME"))
                 break
         if advice:
             raise ValueError(advice if kind is Secret else f"{show(value)} {advice}")
         return kind(value)
 
     schema: dict[str, Any] = {"minLength": shortest, "maxLength": longest, "pattern": f"^(?:{pattern})$"}
-    slips = "|".join(slip for slip, _ in hints)
-    return _reads(read, schema | ({"not": {"type": "string", "pattern": f"^(?:{slips})$"}} if hints else {}))
+    if slips:
+        schema["not"] = {"type": "string", "pattern": f"^(?:{'|'.join(slips)})$"}
+    return _reads(read, **schema)
 
 
 def _duration(shortest: float, least: str) -> Any:
     """Seconds. `least` is the pattern of a part that is long enough, for the JSON Schema."""
-    schema = {"pattern": f"^(?:{DURATION})$", "allOf": [{"pattern": least}]}
-    return _reads(partial(parse_duration, shortest=shortest), schema, format_duration)
+    read = partial(parse_duration, shortest=shortest)
+    return _reads(read, format_duration, pattern=f"^(?:{DURATION})$", allOf=[{"pattern": least}])
 
 
 def _or_never(shortest: float) -> Any:
@@ -125,7 +123,7 @@ def _or_never(shortest: float) -> Any:
     def read(value: str) -> float:
         return parse_duration(value) and parse_duration(value, shortest=shortest)
 
-    return _reads(read, {"pattern": f"^(?:{DURATION})$"}, format_duration)
+    return _reads(read, format_duration, pattern=f"^(?:{DURATION})$")
 
 
 def _number(pattern: str, name: str) -> BeforeValidator:
@@ -140,7 +138,9 @@ def _number(pattern: str, name: str) -> BeforeValidator:
 
 
 Count = Annotated[
-    int, Field(ge=1, lt=10**15), _number("-?(?:0|[1-9][0-9]{0,18})", "a whole number; write e.g. 100")
+    int,
+    Field(ge=1, lt=10**15),
+    _number(r"-?(?:0|[1-9][0-9]{0,18})(?:\.0+)?", "a whole number; write e.g. 100"),
 ]
 Rate = Annotated[
     float,
@@ -163,25 +163,15 @@ File = Annotated[str, text(r"[^\x00-\x1f\x7f]+", "the name of a file", longest=4
 
 #: Names in old SDKs for an endpoint of a Region: fips-us-gov-west-1, us-gov-west-1-fips, dkr-us-east-1.
 _ENDPOINT = "is not a Region but an endpoint; write {0}, and for FIPS set AWS_USE_FIPS_ENDPOINT=true"
+_NO_REGIONS = {
+    r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)": _ENDPOINT,
+    r"(.+)-fips": _ENDPOINT,
+    r"(.+-[0-9])[a-z]": "is an Availability Zone; write {0}",
+}
 _REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
-Region = Annotated[
-    str,
-    text(
-        _REGION,
-        "a Region name, e.g. us-east-1",
-        (r"(?:(?:fips|dkr|ecr|api|prod|data)-)+(.+)", _ENDPOINT),
-        (r"(.+)-fips", _ENDPOINT),
-        (r"(.+-[0-9])[a-z]", "is an Availability Zone; write {0}"),
-        longest=64,
-    ),
-]
-Place = Annotated[
-    str,
-    text(
-        rf"(?:[0-9]{{12}}/)?{_REGION}",
-        "a destination: a Region, or an account and a Region, e.g. eu-west-1 or 444455556666/us-west-2",
-    ),
-]
+Region = Annotated[str, text(_REGION, "a Region name, e.g. us-east-1", _NO_REGIONS, longest=64)]
+_PLACE = "a destination: a Region, or an account and a Region, e.g. eu-west-1 or 444455556666/us-west-2"
+Place = Annotated[str, text(rf"(?:[0-9]{{12}}/)?{_REGION}", _PLACE)]
 Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555")]
 _ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"
 _ROLE = "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader"
@@ -204,24 +194,20 @@ def _or_glob(name: str, characters: str) -> str:
 
 #: Covers FIPS, dual-stack and other partitions.
 _HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
-_ADDRESS = (
-    'is an address in ECR; write repository: {2}, and under registries: region: {1} and registry_id: "{0}"'
-)
+_ARN = r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)"
+_ADDRESS = 'write repository: {2}, and under registries: region: {1} and registry_id: "{0}"'
+_NO_REPOSITORIES = {
+    rf"{_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
+    _ARN: 'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
+    r"([^:@]+)(?::[^:@]+)?@(.+)": "is more than a name; write repository: {0} and digest: {1}",
+    r"([^:@]+):([^:@]+)": "is more than a name; write repository: {0} and tag: {1}",
+}
 #: ECR's RepositoryName (botocore service model): at least 2 characters.
-RepositoryOrGlob = Annotated[
-    str,
-    text(
-        _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/-"),
-        "an ECR repository name or a glob: a-z 0-9 . _ - /, e.g. team/app, or team/* with * ? [ ] !",
-        (rf"{_HOST}(?:/([^:@]+))?(?:[:@].*)?", _ADDRESS),
-        (
-            r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)",
-            'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
-        ),
-        (r"([^:@]+)(?::[^:@]+)?@(.+)", "is more than a name; write repository: {0} and digest: {1}"),
-        (r"([^:@]+):([^:@]+)", "is more than a name; write repository: {0} and tag: {1}"),
-    ),
-]
+_REPOSITORY = _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/-")
+_REPOSITORY_NAME = (
+    "an ECR repository name or a glob: a-z 0-9 . _ - /, e.g. team/app, or team/* with * ? [ ] !"
+)
+RepositoryOrGlob = Annotated[str, text(_REPOSITORY, _REPOSITORY_NAME, _NO_REPOSITORIES)]
 _IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _TAG_NAME = "an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -"
 Tag = Annotated[str, text(_IMAGE_TAG, _TAG_NAME)]

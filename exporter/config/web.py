@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, with_config
 from typing_extensions import TypedDict
 
 from exporter.config.validators import Bcrypt, File, text
 from exporter.config.yaml_source import Document, Place, contents
 
-_FORBID = ConfigDict(extra="forbid")
 _Version = Literal["TLS12", "TLS13"]
+_NO_POLICY = {"client_auth_type": {"const": "NoClientCert"}}
+_CLIENT_CA: Any = {
+    "if": {"required": ["client_ca_file"]},
+    "then": {"required": ["client_auth_type"], "not": {"properties": _NO_POLICY}},
+    "else": {"properties": _NO_POLICY},
+}
 
 
 def _absolute(name: str, info: ValidationInfo[Path]) -> str:
@@ -25,11 +30,10 @@ def _absolute(name: str, info: ValidationInfo[Path]) -> str:
 _File = Annotated[File, AfterValidator(_absolute)]
 
 
+@with_config(extra="forbid", json_schema_extra=_CLIENT_CA)
 @dataclass(frozen=True, slots=True)
 class TLSSettings:
     """How to serve TLS; all paths are absolute. Policies for client certificates have Go's names."""
-
-    __pydantic_config__: ClassVar = _FORBID
 
     cert_file: _File
     key_file: _File
@@ -41,9 +45,8 @@ class TLSSettings:
     max_version: _Version = "TLS13"
 
 
-_Header = Annotated[
-    str, text("[ -~]*", "a header's value: printable ASCII on one line", shortest=0, longest=4096)
-]
+_VALUE = "a header's value: printable ASCII on one line"
+_Header = Annotated[str, text("[ -~]*", _VALUE, shortest=0, longest=4096)]
 #: The only headers that exporter-toolkit lets be set.
 Headers = TypedDict(
     "Headers",
@@ -56,14 +59,11 @@ Headers = TypedDict(
     },
     total=False,
 )
-Headers.__pydantic_config__ = _FORBID  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPSettings:
     """The section http_server_config. The server speaks HTTP/1.1 alone."""
-
-    __pydantic_config__: ClassVar = _FORBID
 
     http2: Literal[False] = False
     headers: Headers = field(default_factory=Headers)
@@ -71,20 +71,18 @@ class HTTPSettings:
 
 #: A colon would end the name in the Authorization header (RFC 7617).
 _User = Annotated[str, text("[^:]+", "a user name: visible characters, no colon")]
+_USERS = Field(json_schema_extra={"propertyNames": {"pattern": "^[^:]+$"}})
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class WebSettings:
     """The whole file: no TLS, no passwords and no headers if it is empty."""
 
-    __pydantic_config__: ClassVar = _FORBID
-
     tls_server_config: Annotated[TLSSettings | None, BeforeValidator(lambda tls: tls or None)] = None
     http_server_config: HTTPSettings = field(default_factory=HTTPSettings)
     #: User: bcrypt hash.
-    basic_auth_users: Annotated[
-        dict[_User, Bcrypt], Field(json_schema_extra={"propertyNames": {"pattern": "^[^:]+$"}})
-    ] = field(default_factory=dict)
+    basic_auth_users: Annotated[dict[_User, Bcrypt], _USERS] = field(default_factory=dict)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -93,12 +91,6 @@ class WebSettings:
         return {name: value for name, value in headers.items() if value}
 
 
-KEYS: dict[Place, Sequence[str]] = {
-    (): [each.name for each in fields(WebSettings)],
-    ("tls_server_config",): [each.name for each in fields(TLSSettings)],
-    ("http_server_config",): [each.name for each in fields(HTTPSettings)],
-    ("http_server_config", "headers"): list(Headers.__annotations__),
-}
 _OPENSSL = "OpenSSL's own choice is used; leave the key out"
 REFUSED = {
     "cert": "write the certificate to a file and name it as cert_file",
@@ -114,8 +106,8 @@ REFUSED = {
 
 def load_web(path: str) -> WebSettings:
     """The settings in a file. Relative paths start in its directory. Raises ConfigError."""
-    document = Document(contents(path), path, keys=KEYS, refused=REFUSED)
-    return document.validate(TypeAdapter(WebSettings), _conflicts, context=Path(path).absolute().parent)
+    document = Document(contents(path), path, WebSettings, refused=REFUSED)
+    return document.validate(_conflicts, context=Path(path).absolute().parent)
 
 
 def _conflicts(values: dict[str, Any]) -> Iterator[tuple[Place, str]]:

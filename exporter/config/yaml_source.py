@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import is_typeddict
 
 #: Bounds on a file. They allow 20,000 targets. MAX_VALUES counts what an alias repeats.
 MAX_BYTES = 8 * 1024 * 1024
@@ -62,22 +63,28 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class Document:
+def keys(model: Any) -> dict[Place, tuple[str, ...]]:
+    """The keys of each mapping in a model, by its place without indices; () is the model's own."""
+    hints = get_type_hints(model)
+    found: dict[Place, tuple[str, ...]] = {(): tuple(hints)}
+    for name, hint in hints.items():
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) or is_typeddict(inner):
+                found |= {(name, *place): known for place, known in keys(inner).items()}
+    return found
+
+
+class Document(Generic[T]):
     """One file: its plain values and the problems so far. Raises ConfigError if it is not YAML.
 
-    `keys` are the known keys of each mapping, by its place without indices. `refused` are keys that cannot be
-    honoured, and why.
+    `model` is what the file holds. `refused` are keys that cannot be honoured, and why.
     """
 
     def __init__(
-        self,
-        text: str | bytes,
-        file: str,
-        *,
-        keys: Mapping[Place, Sequence[str]],
-        refused: Mapping[str, str] | None = None,
+        self, text: str | bytes, file: str, model: type[T], *, refused: Mapping[str, str] | None = None
     ) -> None:
-        self._file, self._keys, self._refused = file, keys, refused or {}
+        self._file, self._model, self._refused = file, model, refused or {}
+        self._keys = keys(model)
         self._problems: list[Problem] = []
         self._lines: dict[Place, int] = {(): 1}
         self._count = 0
@@ -86,20 +93,20 @@ class Document:
         text = self._decode(text)
         self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         try:
-            self._values: dict[str, Any] = self._root()
+            self._values = self._root()
         except yaml.MarkedYAMLError as error:
             begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
             message = f"{error.context}{begun}, {error.problem}" if error.context else str(error.problem)
             line = error.problem_mark.line if error.problem_mark else 0
             self._fail(line + 1, f"is not YAML: {message}{_hint([*text.splitlines(), ''][line])}")
 
-    def validate(self, adapter: TypeAdapter[T], check: Check, context: object = None) -> T:
+    def validate(self, check: Check, context: object = None) -> T:
         """The settings. Raises ConfigError with every problem that pydantic and `check` find.
 
         `check` compares the plain values of several keys. A wrong value is None there.
         """
         try:
-            settings = adapter.validate_python(self._values, context=context)
+            settings = TypeAdapter(self._model).validate_python(self._values, context=context)
         except ValidationError as error:
             for each in error.errors(include_url=False):
                 self._translate(each)
@@ -128,13 +135,13 @@ class Document:
         """Report an error of pydantic's, and forget the value."""
         if error["input"] is None or (error["type"] == "too_short" and error["input"]):
             return  # the value or each item of the list is reported already
-        place = tuple(step for step in error["loc"] if step != "[key]")
+        *outer, last = place = tuple(step for step in error["loc"] if step != "[key]")
         self._report(place, _message(error))
         holder: Any = self._values
-        for step in place[:-1]:
+        for step in outer:
             holder = holder and holder[step]
         if holder:
-            holder[place[-1]] = None
+            holder[last] = None
 
     # -- from text to plain values -----------------------------------------------------------------
 
@@ -151,19 +158,18 @@ class Document:
             self._fail(text.count("\n", 0, bad.start()) + 1, message)
         return text
 
-    def _root(self) -> Any:
+    def _root(self) -> dict[str, Any]:
         """The mapping of the only document. A file without a document is an empty mapping."""
+        values: dict[str, Any] = {}
         next(self._events)
-        if isinstance(next(self._events), yaml.StreamEndEvent):
-            return {}
-        first = next(self._events)
-        if not isinstance(first, yaml.MappingStartEvent):
-            self._fail(first.start_mark.line + 1, "the file is not a mapping of keys to values")
-        values = self._value(first, ()) or {}
-        next(self._events)
-        following = next(self._events)
-        if not isinstance(following, yaml.StreamEndEvent):
-            self._fail(following.start_mark.line + 1, "a second document begins here; a file has one")
+        while isinstance(start := next(self._events), yaml.DocumentStartEvent):
+            if self._count:
+                self._fail(_line(start), "a second document begins here; a file has one")
+            first = next(self._events)
+            if not isinstance(first, yaml.MappingStartEvent):
+                self._fail(_line(first), "the file is not a mapping of keys to values")
+            values = self._value(first, ()) or {}
+            next(self._events)
         return values
 
     def _value(self, event: Any, place: Place) -> Any:
@@ -173,7 +179,7 @@ class Document:
         self._count += 1 + (size if is_alias else 0)
         if self._count > MAX_VALUES or len(place) > MAX_DEPTH:
             message = f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels, with its aliases"
-            self._fail(event.start_mark.line + 1, message)
+            self._fail(_line(event), message)
         if is_alias:
             if not size:
                 self._report(place, "is an alias of no anchor above; quote a text that begins with *")
@@ -194,7 +200,7 @@ class Document:
             values: list[Any] = []
             while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
                 at = (*place, len(values))
-                self._lines[at] = item.start_mark.line + 1
+                self._lines[at] = _line(item)
                 values.append(self._value(item, at))
             return values
         value = event.value if event.style else _WORDS.get(event.value, event.value)
@@ -208,17 +214,17 @@ class Document:
         values: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         while not isinstance(key := next(self._events), yaml.MappingEndEvent):
-            line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarEvent):
-                self._fail(line, "a key is no list, mapping or alias; quote a text that begins with [ { or *")
+                message = "a key is no list, mapping or alias; quote a text that begins with [ { or *"
+                self._fail(_line(key), message)
             name = key.value
             first = self._lines.get((*place, name))
-            self._lines[*place, name] = line
+            self._lines[*place, name] = _line(key)
             if name in values:
                 self._report((*place, name), f"is there twice; the first is on line {first}")
             elif known and name not in known and name != "<<":
                 name = self._guess(place, name, known)
-                self._lines[*place, name] = line
+                self._lines[*place, name] = _line(key)
             value = self._value(next(self._events), (*place, name))
             if name == "<<":
                 for source in value if isinstance(value, list) else [value]:
@@ -240,6 +246,10 @@ class Document:
             message = f"unknown key; did you mean {close[0]}?"
         self._report((*place, name), message)
         return close[0] if close else name
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ ONLY_THE_EXPORTER = {
     "labels": "a name is the label of no other target, also not of one without a name",
     "no_registries": "a target names a registry that there is",
     "references": "a target names a registry that there is",
-    "web_no_authority": "a policy for client certificates needs their authorities",
 }
 #: What the exporter says of them, for whatever else is generated.
 ONLY_THE_EXPORTER_SAYS = re.compile(
@@ -40,7 +39,7 @@ ONLY_THE_EXPORTER_SAYS = re.compile(
     r"|is not the name of a registry"
     r"|is shorter than two discovery intervals"
     r"|is longer than Prometheus's longest"
-    r"|needs client_ca_file|has no effect without client_auth_type|is above max_version"
+    r"|is above max_version"
 )
 #: Text that YAML takes for a number or a date. The exporter sees what was written; Helm sees 1.1 for 1.10.
 ONLY_THE_SCHEMA = {"raw_text"}

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from support.configs import BAD, CONFIGS, DIGEST, configurations, loader
 
 from exporter.config import web
-from exporter.config.settings import RegistrySettings, Settings, TargetSettings, keys, load, parse, to_yaml
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings, load, parse, to_yaml
 from exporter.config.validators import Secret, format_duration, parse_duration
 from exporter.config.web import TLSSettings, WebSettings, load_web
-from exporter.config.yaml_source import ConfigError, Problem
+from exporter.config.yaml_source import ConfigError, Problem, keys
 
 ROOT = Path(__file__).parents[2]
 EXPECT = "# expect:"
@@ -77,7 +77,7 @@ def test_anchors_and_merges() -> None:
 def test_the_example_is_valid_and_shows_the_defaults() -> None:
     found = load(str(ROOT / "config.example.yaml"))
     defaults = Settings(targets=())
-    tunables = set(keys(Settings)) - {"registries", "targets", "state_file"}
+    tunables = set(keys(Settings)[()]) - {"registries", "targets", "state_file"}
     assert {key: getattr(found, key) for key in tunables} == {key: getattr(defaults, key) for key in tunables}
 
 
@@ -85,14 +85,14 @@ def test_the_example_is_valid_and_shows_the_defaults() -> None:
 def test_the_example_and_the_reference_know_every_key(model: type) -> None:
     example_file = (ROOT / "config.example.yaml").read_text()
     reference = (ROOT / "docs" / "configuration.md").read_text()
-    for key in keys(model):
+    for key in keys(model)[()]:
         assert re.search(rf"^[ -]*{key}:", example_file, re.MULTILINE), key
         assert f"| `{key}` |" in reference, key
 
 
 def test_the_reference_knows_every_web_key() -> None:
     reference = (ROOT / "docs" / "configuration.md").read_text()
-    known = {key for keys in web.KEYS.values() for key in keys} | set(web.REFUSED)
+    known = {key for each in keys(WebSettings).values() for key in each} | set(web.REFUSED)
     assert len(known) > 20
     assert [key for key in sorted(known) if f"`{key}`" not in reference] == []
 
@@ -388,6 +388,13 @@ def test_settings_are_keys_and_can_be_replaced() -> None:
 def test_what_other_readers_take_for_another_type_is_quoted(text: str) -> None:
     shown = to_yaml(Settings(targets=(TargetSettings("team/app", tag=text),)))
     assert re.search(rf"""tag: ["']{text}["']$""", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("text", "number"), [("5.0", 5), ("'5'", 5), ("5.00", 5)])
+def test_whole_numbers_may_have_a_fraction_of_zero(text: str, number: int) -> None:
+    found = parse(f"targets: [{{repository: team/app, latest: {text}}}]\nmax_images: {text}")
+    assert (found.max_images, found.targets[0].latest) == (number, number)
+    assert isinstance(found.max_images, int)
 
 
 def test_a_role_gives_the_default_name() -> None:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from exporter.config import schema
-from exporter.config.settings import RegistrySettings, Settings, TargetSettings, keys
+from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.config.web import WebSettings
+from exporter.config.yaml_source import keys
 
 #: Files that fail while YAML is read, so there are no values to check against a schema.
 NO_VALUES = {
@@ -52,15 +53,15 @@ texts = st.one_of(
     st.just("sha256:" + "0" * 64),
 )
 
-numbers = st.one_of(st.integers(-1, 10), st.sampled_from([0.5, 1.5, 10**15, 10_001, 2e-5]))
+numbers = st.one_of(st.integers(-1, 10), st.sampled_from([0.5, 1.5, 5.0, 10**15, 10_001, 2e-5]))
 
 anything = st.one_of(texts, numbers, st.booleans(), st.lists(texts, max_size=3))
 
-registries = st.dictionaries(st.sampled_from([*keys(RegistrySettings), "nam"]), anything, max_size=2)
+registries = st.dictionaries(st.sampled_from([*keys(RegistrySettings)[()], "nam"]), anything, max_size=2)
 
-targets = st.dictionaries(st.sampled_from([*keys(TargetSettings), "Tag"]), anything, max_size=2)
+targets = st.dictionaries(st.sampled_from([*keys(TargetSettings)[()], "Tag"]), anything, max_size=2)
 
-others = [*(key for key in keys(Settings) if key not in ("registries", "targets")), "colour"]
+others = [*(key for key in keys(Settings)[()] if key not in ("registries", "targets")), "colour"]
 
 #: Configurations with few keys each, so that one mistake does not hide another one.
 documents = st.one_of(
