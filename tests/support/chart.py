@@ -12,7 +12,6 @@ from typing import Any
 import helm_python
 import kubernetes_validate
 import yaml
-from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from helm_python import _native
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
@@ -106,6 +105,9 @@ def _definitions(folder: Path) -> Registry[Any]:
 
 @cache
 def _monitoring(kind: str) -> Validator:
+    # Its import takes five seconds of processor time, which each process of the tests would spend.
+    from cloudcoil.models.prometheus_operator import v1 as prometheus_operator  # noqa: PLC0415
+
     schema = getattr(prometheus_operator, kind).model_json_schema()
     return Draft202012Validator(_strict(schema))
 
