@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from exporter.app import main
 from exporter.cli import parse
 
 
@@ -30,3 +31,29 @@ def test_bad_addresses_are_named(address: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="2"):
         parse([f"--web.listen-address={address}"])
     assert f"argument --web.listen-address: {address!r} is not an address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--log.level=loud"], "loud"),
+        (["--web.telemetry-path=metrics"], "does not start with /"),
+        (["--web.telemetry-path=/"], "'/' is taken by another page"),
+        (["--web.telemetry-path=/config"], "'/config' is taken by another page"),
+        (["--web.telemetry-path=/-/healthy"], "'/-/healthy' is taken by another page"),
+        (["--web.listen-address=nonsense"], "nonsense"),
+        (["--shard=3", "--total-shards=3"], "--total-shards 3"),
+        (["--shard=exporter-abcde"], "'exporter-abcde' is neither a number nor the name of"),
+        (["--total-shards=0"], "--total-shards"),
+        (["--total-shards=3"], "--shard is missing: 0 to 2, or auto"),
+        (["--config.auto-reload-interval=30"], "30 has no unit"),
+        (["--config.auto-reload-interval=1ms"], "at least 1s"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(flags)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -105,8 +105,9 @@ def test_what_is_scraped_has_the_facts(server: str) -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in SERVER.parent.glob("*.py")))
-def test_every_benchmark_can_be_imported(script: str) -> None:
+def test_every_benchmark_can_be_imported() -> None:
     folders = os.pathsep.join(map(str, (SERVER.parent, SERVER.parents[1] / "tests")))
-    command = [sys.executable, "-c", f"import {script.removesuffix('.py')}"]
+    scripts = sorted(path.stem for path in SERVER.parent.glob("*.py"))
+    assert len(scripts) > 5
+    command = [sys.executable, "-c", f"import {', '.join(scripts)}"]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": folders})

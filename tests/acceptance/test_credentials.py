@@ -25,7 +25,7 @@ from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.polling.rate_limit import FIRST_RATE
 
 PARTNER = "444455556666"
-IMAGES = 60
+IMAGES = 20
 STATUS = "DescribeImageReplicationStatus"
 CONFIG = """
 targets: [{repository: team/*}]

@@ -276,12 +276,25 @@ releases = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,51}[a-z0-9])?\Z").filter(
 )
 
 
+EVERY_SELECTOR = {
+    key: {"enabled": True}
+    for key in "serviceMonitor podMonitor networkPolicy podDisruptionBudget verticalPodAutoscaler".split()
+}
+
+
 @settings(max_examples=50)
 @given(combinations, releases)
 @example({"shards": 2, "fullnameOverride": "x" * 63}, "demo")
 @example({"shards": 2, "fullnameOverride": "x" * 51 + "--y"}, "demo")
 @example({"web": WEBS[1]}, "1." + "r" * 51)
-def test_any_combination_is_valid(values: dict[str, Any], release: str) -> None:
+@example(EVERY_SELECTOR | {"shards": 2}, "demo")
+@example(
+    EVERY_SELECTOR
+    | {"stateFile": {"enabled": True}, "commonLabels": {"app.kubernetes.io/component": "metrics"}},
+    "demo",
+)
+@example(EVERY_SELECTOR | {"service": {"labels": {"app.kubernetes.io/component": "mine"}}}, "demo")
+def test_any_combination_is_valid_and_belongs_together(values: dict[str, Any], release: str) -> None:
     found = objects(values, name=release)
     assert [problem for each in found for problem in problems(each)] == []
     assert [f"{each['kind']}{path}" for each in found for path in nothings(each)] == []
@@ -297,24 +310,11 @@ def test_any_combination_is_valid(values: dict[str, Any], release: str) -> None:
     assert len(workload(found)["metadata"]["name"]) <= 52
     identities = [(each["kind"], each["metadata"]["name"]) for each in found]
     assert len(identities) == len(set(identities))
+    each_finds_what_it_needs(found)
 
 
-EVERY_SELECTOR = {
-    key: {"enabled": True}
-    for key in "serviceMonitor podMonitor networkPolicy podDisruptionBudget verticalPodAutoscaler".split()
-}
-
-
-@settings(max_examples=30)
-@given(combinations)
-@example(EVERY_SELECTOR | {"shards": 2})
-@example(
-    EVERY_SELECTOR
-    | {"stateFile": {"enabled": True}, "commonLabels": {"app.kubernetes.io/component": "metrics"}}
-)
-@example(EVERY_SELECTOR | {"service": {"labels": {"app.kubernetes.io/component": "mine"}}})
-def test_what_belongs_together_finds_each_other(values: dict[str, Any]) -> None:
-    found = objects(values)
+def each_finds_what_it_needs(found: list[Object]) -> None:
+    """Selectors select the pods, monitors the services, an autoscaler and a StatefulSet what they name."""
     by_kind: dict[str, list[Object]] = {}
     for each in found:
         by_kind.setdefault(each["kind"], []).append(each)

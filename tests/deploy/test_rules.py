@@ -22,7 +22,7 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 
 
 def rules() -> dict[str, dict[str, Any]]:
-    groups = yaml.safe_load(RULES.read_text())["groups"]
+    groups = yaml.load(RULES.read_text(), yaml.CSafeLoader)["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 

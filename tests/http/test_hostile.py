@@ -10,6 +10,7 @@ import re
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.command import Command, eventually, running
 from support.hostile import crowd
 from support.serving import port_of, serving
 
-from exporter.http.server import Limits
+from exporter.http.server import Limits, Server
 
 SCRAPES = 10
 #: Seconds between two, in which clients that were hung up come back.
@@ -52,12 +53,14 @@ def connect(port: int, *, tls: bool) -> socket.socket:
 
 
 def scrape(port: int, *, tls: bool) -> bytes:
-    answer = b""
     with connect(port, tls=tls) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        while received := connection.recv(65536):
-            answer += received
-    return answer
+        return received(connection)
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def figure(command: Command, name: str) -> int:
@@ -90,20 +93,42 @@ def test_a_hostile_crowd_neither_stops_scrapes_nor_grows_the_process(tmp_path: P
         assert command.stop()[0] == 0
 
 
+@contextlib.contextmanager
+def begun_heads(server: Server, number: int, *, tls: bool) -> Iterator[list[socket.socket]]:
+    """Connections on which only a part of a head was sent."""
+    with contextlib.ExitStack() as stack:
+        begun = [stack.enter_context(connect(port_of(server), tls=tls)) for _ in range(number)]
+        for connection in begun:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: ")
+        yield begun
+
+
 @plain_and_tls
 def test_late_heads_are_closed(tmp_path: Path, tls: bool) -> None:
     """Heads that come byte by byte, as many as there may be connections."""
     limits = Limits(request_time=1.0)
     with (
         serving(limits=limits, path=web_config(tmp_path, tls=tls)) as server,
-        contextlib.ExitStack() as stack,
+        begun_heads(server, limits.connections, tls=tls) as late,
     ):
-        late = [stack.enter_context(connect(port_of(server), tls=tls)) for _ in range(limits.connections)]
-        for connection in late:
-            with contextlib.suppress(OSError):
-                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: ")
         eventually(lambda: not list(filter(is_open, late)))
         assert scrape(port_of(server), tls=tls).startswith(b"HTTP/1.1 200 ")
+
+
+@plain_and_tls
+def test_heads_that_end_in_time_are_answered(tmp_path: Path, tls: bool) -> None:
+    """Heads that come byte by byte, as many as find room without another one being closed."""
+    limits = Limits(request_time=PATIENCE)
+    with (
+        serving(limits=limits, path=web_config(tmp_path, tls=tls)) as server,
+        begun_heads(server, limits.connections // 2, tls=tls) as slow,
+    ):
+        for _ in range(3):
+            assert all(map(is_open, slow))
+        for connection in slow:
+            connection.sendall(b"\r\n\r\n")
+            assert received(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def is_open(connection: socket.socket) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import helm_python
 import kubernetes_validate
 import yaml
-from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from helm_python import _native
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
@@ -106,6 +105,9 @@ def _definitions(folder: Path) -> Registry[Any]:
 
 @cache
 def _monitoring(kind: str) -> Validator:
+    # Its import takes five seconds of processor time, which each process of the tests would spend.
+    from cloudcoil.models.prometheus_operator import v1 as prometheus_operator  # noqa: PLC0415
+
     schema = getattr(prometheus_operator, kind).model_json_schema()
     return Draft202012Validator(_strict(schema))
 
@@ -122,16 +124,23 @@ def _strict(node: Any) -> Any:
 
 def problems(thing: Object) -> list[str]:
     """What the published types say against an object."""
+    return list(_problems(json.dumps(thing)))
+
+
+@cache
+def _problems(text: str) -> tuple[str, ...]:
+    """Of an object as JSON. Most objects are rendered again and again, and a check takes long."""
+    thing = json.loads(text)
     kind, api = thing["kind"], thing["apiVersion"]
     if kind in UNPUBLISHED:
-        return []
+        return ()
     validators = (
         [_monitoring(kind)]
         if api.startswith("monitoring.coreos.com/")
         else [_kubernetes(release, kind, api) for release in RELEASES]
     )
     found = [error for validator in validators for error in validator.iter_errors(thing)]
-    return [f"{kind}: {error.json_path}: {error.message}" for error in found]
+    return tuple(f"{kind}: {error.json_path}: {error.message}" for error in found)
 
 
 # -- what no type says -----------------------------------------------------------------------------

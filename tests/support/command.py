@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 #: The longest time in seconds that a test waits for anything.
 PATIENCE = 40.0
+#: The longest time in seconds between two looks. Each look at a page takes processor time of other tests.
+LONGEST_PAUSE = 0.2
 
 
 def system_program(name: str, *, package: str) -> str:
@@ -41,12 +43,12 @@ def system_program(name: str, *, package: str) -> str:
 
 def eventually(found: Callable[[], T], *, within: float = PATIENCE) -> T:
     """The first true value of `found`. Fails after `within` seconds."""
-    end = time.monotonic() + within
-    pause = threading.Event()
+    end, pause = time.monotonic() + within, 0.02
     while not (value := found()):
         if time.monotonic() > end:
             pytest.fail(f"not true within {within} s; the last value is {value!r}")
-        pause.wait(0.05)
+        threading.Event().wait(pause)
+        pause = min(1.2 * pause, LONGEST_PAUSE)
     return value
 
 
@@ -75,10 +77,14 @@ class Scraped(ABC):
     def page(self) -> str: ...
 
     def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
-        """The samples of the metric with these labels."""
+        """The samples of the metric with these labels.
+
+        Only lines of the metric are parsed, because a test asks again and again until they are there.
+        """
+        lines = [line for line in self.page().split("\n") if line.startswith(name)]
         return [
             (sample.labels, sample.value)
-            for family in text_string_to_metric_families(self.page())
+            for family in text_string_to_metric_families("\n".join(lines))
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]
