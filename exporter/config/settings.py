@@ -43,7 +43,7 @@ class RegistrySettings:
         return replace(self, name=f"{account}/{self.region}") if has_default else self
 
 
-@with_config(json_schema_extra={"dependencies": {"external_id": ["role_arn"]}})
+@with_config(extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}})
 @dataclass(frozen=True, slots=True)
 class DestinationSettings:
     """How destinations in another account are read: in one Region, or in all of them."""

@@ -20,6 +20,8 @@ from exporter.replication.replicas import NOTHING, Contents
 
 #: Calls of one look-up after which the repository is listed instead: unknown names cost a call each.
 MOST_LOOKUPS = 10
+#: Seconds between two listings of untagged images that only tell why a known image is not present.
+UNTAGGED_EVERY = 3600.0
 #: What waits to be looked up soon is collected for this part of `pending_interval`.
 COLLECT_FOR = 1 / 3
 #: Seconds between two searches for looks that are too old.
@@ -56,6 +58,8 @@ class ReplicaPoller(Asker):
         #: How many pages the last listing had; None before. Which names were not there at the last look-up.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
+        #: Monotonic time at which untagged images were listed last.
+        self._untagged_at = float("-inf")
         #: Whether ECR refuses to look names up in the archive too.
         self._lists_only = False
         facts.looks[repository] = None
@@ -127,7 +131,6 @@ class ReplicaPoller(Asker):
             self.ask_again(self._job)
             return
         look.images.extend(look.run.items)
-        destination = self._facts.destination
         if isinstance(look.run, Lookup):
             if look.whole:
                 self._suspects = frozenset(look.run.missing)
@@ -135,13 +138,27 @@ class ReplicaPoller(Asker):
         elif look.tags == "TAGGED":
             self._pages = look.run.pages
             contents = Contents(look.images, everything=False)
-            if contents.lacks(self._sightings.copies(self._name, destination)):
+            if self._wants_untagged(contents):
                 look.run, look.tags = Listing("ecr:DescribeImages"), "UNTAGGED"
                 self.ask_again(self._job)
                 return
         else:
             contents = Contents(look.images, everything=True)
         self._take(contents, whole=look.whole)
+
+    def _wants_untagged(self, contents: Contents) -> bool:
+        """Whether to list untagged images too, after the tagged ones.
+
+        Only they tell an absent image from an untagged one. What is known not to be present is told apart
+        once in UNTAGGED_EVERY.
+        """
+        now, destination = self._clock.monotonic(), self._facts.destination
+        copies = self._sightings.copies(self._name, destination)
+        due = now >= self._untagged_at + UNTAGGED_EVERY
+        if contents.lacks(copies) if due else contents.has_news(copies, destination):
+            self._untagged_at = now
+            return True
+        return False
 
     def _take(self, contents: Contents, *, whole: bool) -> None:
         self._look = None
@@ -154,9 +171,13 @@ class ReplicaPoller(Asker):
 
     def _done(self) -> None:
         """All copies were looked at: do so again after `replica_interval`."""
+        now, interval = self._clock.monotonic(), self._pacing.settings.replica_interval
+        # The first looks of all repositories come together, so the second ones are spread. Later ones keep
+        # their distance, which costs fewer calls than intervals that are shortened at random.
+        spread = 1.0 if self._facts.looks[self._name] else self._context.shared.random.uniform(0.1, 1.0)
+        self._due = max(min(self._due, now) + spread * interval, now)
         with self._store.lock:
-            self._facts.looks[self._name] = (self._clock.monotonic(), self._clock.time())
-        self._due = self._pacing.later(self._pacing.settings.replica_interval)
+            self._facts.looks[self._name] = (now, self._clock.time())
         self._book()
 
     def failed(self, call: Call, error: ECRError) -> None:

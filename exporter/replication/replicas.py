@@ -22,6 +22,10 @@ from exporter.replication.model import (
 )
 from exporter.replication.status import image_state
 
+_PRESENT = (ReplicaState.PRESENT, True)
+#: What was known of an image that is not present now, so that it is news.
+_NEWS = (None, ReplicaState.PRESENT)
+
 
 class Contents:
     """What a repository of a destination was seen to hold: all of it, or of the names that were asked for.
@@ -61,10 +65,21 @@ class Contents:
             return self._everything
         return Name("", digest) in self._asked and (not name.tag or Name(name.tag, "") in self._asked)
 
+    def has_news(self, images: Iterable[ImageFacts], destination: Destination) -> bool:
+        """Whether some image is not present, or that is unknown, and was not known to be so before."""
+        return any(
+            self.replica(image.digest, name) != _PRESENT and _last_word(of_name, destination) in _NEWS
+            for image in images
+            for name, of_name in zip(image.names, image.replicas or ((),) * len(image.names), strict=True)
+        )
+
     def lacks(self, images: Iterable[ImageFacts]) -> bool:
         """Whether some image is not present under one of its names, or that is unknown."""
-        present = (ReplicaState.PRESENT, True)
-        return any(self.replica(image.digest, name) != present for image in images for name in image.names)
+        return any(self.replica(image.digest, name) != _PRESENT for image in images for name in image.names)
+
+
+def _last_word(of_name: Iterable[Replica], destination: Destination) -> ReplicaState | None:
+    return next((replica.state for replica in of_name if replica.destination == destination), None)
 
 
 #: A repository that does not exist at the destination, and so holds nothing.
