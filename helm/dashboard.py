@@ -155,7 +155,7 @@ DESTINATIONS = Row(
                 "alertstate": "State",
                 "severity": "Severity",
                 "repository": "Repository",
-                "tag": "Tag",
+                "digest": "Digest",
                 "registry_id": "Account",
                 "region": "Region",
             },
