@@ -174,6 +174,18 @@ DESTINATIONS = Row(
                 "delete_replication": "Mirrors deletions",
             },
         ),
+        table(
+            "Repositories without a destination",
+            once(f"ecr_repository_replication_destinations{{{REPOSITORY}}}") + " == 0",
+            about="Watched repositories that no replication rule selects, so ECR replicates no push to them.",
+            columns={
+                "repository": "Repository",
+                "source_registry_id": "Account",
+                "source_region": "Region",
+            },
+            width=WIDTH,
+            height=5,
+        ),
     ],
 )
 TROUBLE = Row(

@@ -30,3 +30,27 @@ def test_bad_addresses_are_named(address: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="2"):
         parse([f"--web.listen-address={address}"])
     assert f"argument --web.listen-address: {address!r} is not an address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/ecr/v1.2/metrics", "/-", "/~a_b", "/.hidden"])
+def test_telemetry_paths(path: str) -> None:
+    assert parse([f"--web.telemetry-path={path}"]).telemetry_path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//metrics", "/a//b", "/a?b", "/a#b", "/a b", "/a\n", "/%6d", "/{x}", "/é", "/./a", "/a/../b", "/a/.."],
+)
+def test_a_path_that_clients_change_is_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scrape of it would never arrive under this name."""
+    with pytest.raises(SystemExit, match="2"):
+        parse([f"--web.telemetry-path={path}"])
+    assert f"argument --web.telemetry-path: {path!r} is not a plain path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--config.file", "--web.config.file"])
+def test_an_empty_file_name_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unset variable in a script must not start an exporter without TLS and passwords."""
+    with pytest.raises(SystemExit, match="2"):
+        parse([f"{flag}="])
+    assert f"argument {flag}: the name of the file is empty" in capsys.readouterr().err

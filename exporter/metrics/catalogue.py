@@ -288,7 +288,9 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         "ecr_image_replication_status",
         "gauge",
         "1 for the current replication state of the image at the destination, 0 for the other states."
-        " MISSING: the replication rules select the image, but ECR reports no status. " + _POLLED,
+        " MISSING: the replication rules select the image, but ECR reports no status and no watched registry"
+        " has the copy. COMPLETE: ECR reports it, or a watched registry at the destination has the copy. "
+        + _POLLED,
         (*I, *D, "status"),
         fact=_replications,
         samples=_status,
