@@ -13,6 +13,9 @@ from exporter import __version__, logs
 from exporter.config.validators import parse_duration
 from exporter.replication.targets import Shard
 
+#: A path that every HTTP client sends as it is: no query, no escape, no segment that is empty, "." or "..".
+TELEMETRY_PATH = r"^(?:/\.?[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?$"
+
 
 class Command(argparse.ArgumentParser):
     """A parser that reports an error on one line."""
@@ -37,7 +40,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--config.file", dest="config_file", metavar="FILE", help="the configuration (default: config.yaml)")
+    add(
+        "--config.file",
+        dest="config_file",
+        metavar="FILE",
+        type=_file,
+        help="the configuration (default: config.yaml)",
+    )
     add(
         "--config.auto-reload-interval",
         dest="auto_reload_interval",
@@ -56,7 +65,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="where to listen, repeatable; port 0 picks a free one (default: :10042)",
     )
     add("--web.telemetry-path", dest="telemetry_path", metavar="PATH", default="/metrics")
-    add("--web.config.file", dest="web_config_file", metavar="FILE", help="TLS and passwords")
+    add("--web.config.file", dest="web_config_file", metavar="FILE", type=_file, help="TLS and passwords")
     add(
         "--web.enable-lifecycle",
         dest="lifecycle",
@@ -99,6 +108,11 @@ def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:
             f"argument --web.telemetry-path: {path!r} is taken by another page; "
             "any path will do but /, /config and those under /-/"
         )
+    if not re.fullmatch(TELEMETRY_PATH, path):
+        parser.error(
+            f"argument --web.telemetry-path: {path!r} is not a plain path; "
+            "write letters, digits, and . _ ~ - between single slashes"
+        )
 
 
 def _shard(parser: argparse.ArgumentParser, ordinal: int | None, total: int) -> Shard:
@@ -128,6 +142,13 @@ def _address(text: str) -> tuple[str, int]:
     if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535 or bracketed != (":" in host):
         raise argparse.ArgumentTypeError(f"{text!r} is not an address; write :PORT, host:PORT or [IPv6]:PORT")
     return host.strip("[]"), int(port)
+
+
+def _file(text: str) -> str:
+    """Not empty: an unset variable in a script must not select another file, or none."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the file is empty")
+    return text
 
 
 def _interval(text: str) -> float:

@@ -153,6 +153,11 @@ class Loader:
             raise ConfigError(
                 [Problem(self._file, None, f"registries[{i}].region", message) for i in without_region]
             )
+        if without_region and self._regions and self._region not in self._regions:
+            message = (
+                f"{self._region!r}, from AWS_REGION or the AWS profile, is not a Region that botocore knows"
+            )
+            self._warn(Problem(self._file, None, f"registries[{without_region[0]}].region", message))
         return settings
 
     def _warn(self, warning: Problem) -> None:

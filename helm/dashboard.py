@@ -155,7 +155,7 @@ DESTINATIONS = Row(
                 "alertstate": "State",
                 "severity": "Severity",
                 "repository": "Repository",
-                "tag": "Tag",
+                "digest": "Digest",
                 "registry_id": "Account",
                 "region": "Region",
             },
@@ -173,6 +173,18 @@ DESTINATIONS = Row(
                 "region": "To Region",
                 "delete_replication": "Mirrors deletions",
             },
+        ),
+        table(
+            "Repositories without a destination",
+            once(f"ecr_repository_replication_destinations{{{REPOSITORY}}}") + " == 0",
+            about="Watched repositories that no replication rule selects, so ECR replicates no push to them.",
+            columns={
+                "repository": "Repository",
+                "source_registry_id": "Account",
+                "source_region": "Region",
+            },
+            width=WIDTH,
+            height=5,
         ),
     ],
 )

@@ -26,6 +26,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
+from exporter import cli
 from exporter.config import schema
 from exporter.config import validators as words
 from exporter.config.settings import Settings
@@ -36,14 +37,23 @@ BEGIN, END = "<!-- values: made by make helm -->", "<!-- end of values -->"
 
 Schema = dict[str, Any]
 
+#: An image's name, and its parts as the distribution specification has them. A registry may have a path.
+_REGISTRY = r"[A-Za-z0-9.:\[\]-]+(?:/[a-z0-9][a-z0-9._-]*)*"
+_REPOSITORY = r"(?:[A-Za-z0-9.:\[\]-]+/)?[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*"
+_IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+#: An amount of processor, memory or storage (Kubernetes documentation, Quantity).
+_QUANTITY = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 #: What Helm makes of the keys `on`, `yes`, `off` and `no` without quotes (YAML 1.1).
 _NO_BOOLEANS = {"not": {"enum": ["true", "false"]}}
 _STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-#: A label's key and value, as Kubernetes has them.
+#: The key of an annotation, and a label's key and value, as Kubernetes has them.
 _LABEL = r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _CIDR4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}/(?:3[0-2]|[12]?[0-9])"
 _CIDR6 = r"[0-9a-fA-F]*:[0-9a-fA-F:.]*/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+_ANNOTATION_KEY = (
+    r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+)
 _LABEL_KEY = r"^(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 #: The name of a label in Prometheus. Those that begin with two underscores are reserved.
 _RULE_LABEL = "^(?:[a-zA-Z]|_[a-zA-Z0-9])[a-zA-Z0-9_]*$"
@@ -65,9 +75,13 @@ _RULE = _object(
     expr={"type": ["string", "integer"]},
     keep_firing_for={"$ref": "optionalDuration"},
     labels={"$ref": "ruleLabels"},
-    annotations={"$ref": "strings"},
+    annotations={"$ref": "ruleLabels"},
     **{"for": {"$ref": "duration"}},
-)
+) | {"required": ["expr"], "oneOf": [{"required": ["alert"]}, {"required": ["record"]}]}
+_ACTIONS = (
+    "replace keep drop hashmod labelmap labeldrop labelkeep lowercase uppercase keepequal dropequal"
+    " Replace Keep Drop HashMod LabelMap LabelDrop LabelKeep Lowercase Uppercase KeepEqual DropEqual"
+).split()
 #: Shapes that values.yaml refers to. Those of the Prometheus operator follow monitoring.coreos.com/v1.
 _NAMED: dict[str, Schema] = {
     "config": schema.of(Settings),
@@ -82,11 +96,23 @@ _NAMED: dict[str, Schema] = {
         ]
     },
     "cidr": {"type": "string", "pattern": f"^(?:{_CIDR4}|{_CIDR6})$"},
-    "key": {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253},
+    "region": {"anyOf": [{"const": ""}, schema.of(words.Region)]},
+    "registry": {"type": "string", "pattern": f"^(?:{_REGISTRY})?$"},
+    "repository": {"type": "string", "pattern": f"^(?:{_REPOSITORY})?$"},
+    "imageTag": {"type": "string", "pattern": f"^(?:{_IMAGE_TAG})?$"},
+    # Kubernetes refuses "." and what begins with "..".
+    "key": {"type": "string", "pattern": r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", "maxLength": 253},
+    "telemetryPath": {
+        "type": "string",
+        "pattern": cli.TELEMETRY_PATH,
+        "not": {"anyOf": [{"const": "/config"}, {"pattern": "^/-/"}]},
+    },
+    "folder": {"type": "string", "pattern": "^(?:/[^/:]+)+/?$"},
+    "accountName": {"type": "string", "pattern": "^(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)?$", "maxLength": 253},
     "name": {"type": "string", "pattern": "^(?:[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)?$", "maxLength": 63},
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
     "matchers": {"type": "string", "pattern": rf"^\s*(?:{_MATCHER}(?:,\s*{_MATCHER})*,?\s*)?$"},
-    "strings": _STRINGS,
+    "strings": {**_STRINGS, "propertyNames": {"pattern": _ANNOTATION_KEY}},
     "ruleLabels": {**_STRINGS, "propertyNames": {"pattern": _RULE_LABEL}},
     # The chart sets both of these: a second value would have no effect.
     "alertLabels": {
@@ -100,7 +126,10 @@ _NAMED: dict[str, Schema] = {
         "additionalProperties": {"type": "string", "pattern": _LABEL},
     },
     "intOrPercent": {
-        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^(?:[0-9]+%)?$"}]
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": "^(?:(?:100|[0-9]{1,2})%)?$"},
+        ]
     },
     "relabelings": {
         "type": "array",
@@ -111,10 +140,7 @@ _NAMED: dict[str, Schema] = {
             regex=_TEXT,
             modulus={"type": "integer"},
             replacement=_TEXT,
-            action={
-                "enum": "replace keep drop hashmod labelmap labeldrop labelkeep lowercase uppercase"
-                " keepequal dropequal".split()
-            },
+            action={"enum": _ACTIONS},
         ),
     },
     "tlsConfig": _object(
@@ -136,9 +162,11 @@ _NAMED: dict[str, Schema] = {
             interval={"$ref": "optionalDuration"},
             query_offset={"$ref": "optionalDuration"},
             limit={"type": "integer", "minimum": 0},
+            partial_response_strategy={"enum": ["abort", "warn"]},
             labels={"$ref": "ruleLabels"},
             rules={"type": "array", "items": _RULE},
-        ),
+        )
+        | {"required": ["name", "rules"]},
     },
     "basicAuth": _object(username=_SELECTED, password=_SELECTED),
     "authorization": _object(type=_TEXT, credentials=_SELECTED),
@@ -189,6 +217,8 @@ class Kubernetes:
         if name not in self.asked:
             self.asked[name] = {}  # types refer to themselves
             self.asked[name] = self._plain(self._types[name])
+            if kind.endswith("Quantity"):
+                self.asked[name] = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": _QUANTITY}]}
         return f"#/definitions/{name}"
 
     def _plain(self, node: Any) -> Any:
@@ -261,7 +291,10 @@ def values_schema(keys: list[Value]) -> Schema:
     properties["global"] = {
         "type": ["object", "null"],
         "description": "What Helm passes to every chart of a release",
-        "properties": {"imageRegistry": {"type": ["string", "null"]}, "imagePullSecrets": secrets},
+        "properties": {
+            "imageRegistry": {"type": ["string", "null"], "pattern": f"^(?:{_REGISTRY})?$"},
+            "imagePullSecrets": secrets,
+        },
     }
     return {
         "$schema": schema.DRAFT,
@@ -303,11 +336,12 @@ def _alert(default: dict[str, Any]) -> Schema:
         "keepFiringFor": optional,
         "labels": {"$ref": "alertLabels"},
     }
-    thresholds = {
-        key: duration if isinstance(value, str) else {"type": "number", "minimum": 0}
-        for key, value in default.items()
-        if key not in common
+    shapes: dict[type, Schema] = {
+        str: {"allOf": [duration, {"pattern": "[1-9]"}]},  # PromQL has no range of 0
+        float: {"type": "number", "minimum": 0, "maximum": 1},
+        int: {"type": "number", "minimum": 0},
     }
+    thresholds = {key: shapes[type(value)] for key, value in default.items() if key not in common}
     return _object(**common, **thresholds)
 
 

@@ -37,7 +37,7 @@ def test_bad_addresses_are_named(address: str, capsys: pytest.CaptureFixture[str
     ("flags", "message"),
     [
         (["--log.level=loud"], "loud"),
-        (["--web.telemetry-path=metrics"], "does not start with /"),
+        (["--web.telemetry-path=metrics"], "is not a plain path"),
         (["--web.telemetry-path=/"], "'/' is taken by another page"),
         (["--web.telemetry-path=/config"], "'/config' is taken by another page"),
         (["--web.telemetry-path=/-/healthy"], "'/-/healthy' is taken by another page"),
@@ -57,3 +57,27 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(
         main(flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/ecr/v1.2/metrics", "/-", "/~a_b", "/.hidden"])
+def test_telemetry_paths(path: str) -> None:
+    assert parse([f"--web.telemetry-path={path}"]).telemetry_path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//metrics", "/a//b", "/a?b", "/a#b", "/a b", "/a\n", "/%6d", "/{x}", "/é", "/./a", "/a/../b", "/a/.."],
+)
+def test_a_path_that_clients_change_is_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scrape of it would never arrive under this name."""
+    with pytest.raises(SystemExit, match="2"):
+        parse([f"--web.telemetry-path={path}"])
+    assert f"argument --web.telemetry-path: {path!r} is not a plain path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--config.file", "--web.config.file"])
+def test_an_empty_file_name_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unset variable in a script must not start an exporter without TLS and passwords."""
+    with pytest.raises(SystemExit, match="2"):
+        parse([f"{flag}="])
+    assert f"argument {flag}: the name of the file is empty" in capsys.readouterr().err

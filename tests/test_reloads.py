@@ -152,6 +152,18 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     os.close(reads)
 
 
+def test_a_region_of_the_environment_that_botocore_does_not_know_is_a_warning(rig: Rig) -> None:
+    """Logged once, not at every reload. AWS opens new Regions, so it is no problem."""
+    loader = Loader(
+        "config.yaml", region="us-est-1", text="targets: [{repository: team/app}]", regions={"us-east-1"}
+    )
+    for _ in range(2):
+        loader.load()
+    (line,) = rig.told()
+    assert (line["msg"], line["path"]) == ("config_warning", "registries[0].region")
+    assert "'us-est-1', from AWS_REGION or the AWS profile, is not a Region" in line["problem"]
+
+
 def test_a_bug_in_a_reload_is_told_and_ends_no_thread(rig: Rig) -> None:
     loop = background(rig.exporter.poller.run)
     rig.loader.error = ValueError("surprise")

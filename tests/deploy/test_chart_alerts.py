@@ -59,6 +59,19 @@ def test_a_group_without_alerts_is_left_out() -> None:
     assert [group["name"] for group in rule["spec"]["groups"]] == ["ecr-replication-rules"]
 
 
+def test_without_any_alert_the_groups_are_an_empty_list() -> None:
+    """Kubernetes refuses null there."""
+    off = {name: {"enabled": False} for name in rules()}
+    assert rendered("prometheusrule", {"prometheusRule": {"enabled": True, "alerts": off}})["spec"] == {
+        "groups": []
+    }
+
+
+@pytest.mark.parametrize("base", ["", None])
+def test_without_runbooks_there_is_no_link_to_one(base: str | None) -> None:
+    assert all("runbook_url" not in each["annotations"] for each in rules(runbookBaseUrl=base).values())
+
+
 def test_what_values_say_is_what_rules_do() -> None:
     stuck = {
         "for": "1h",

@@ -6,7 +6,7 @@ from typing import Any
 
 import helm_python
 import pytest
-from support.chart import container, objects, one, pod, values_of
+from support.chart import container, objects, one, pod, values_of, workload
 
 from exporter.config import settings as config
 
@@ -38,6 +38,22 @@ def mount(path: str, extra: str = "") -> str:
             "neither minAvailable nor maxUnavailable",
         ),
         ("podDisruptionBudget: {enabled: true, maxUnavailable: null}", "give one of them a number"),
+        ("shards: 2\nextraEnv: [{name: POD_NAME, value: a-0}]", "extraEnv: POD_NAME is set twice"),
+        ("aws: {region: us-east-1}\nextraEnv: [{name: AWS_REGION, value: a}]", "AWS_REGION is set twice"),
+        ("extraEnv: [{name: A, value: a}, {name: A, value: b}]", "extraEnv: A is set twice"),
+        ("extraVolumes: [{name: config, emptyDir: {}}]", "extraVolumes: config is set twice"),
+        (mount("/etc/ecr-replication-exporter/config/"), "ecr-replication-exporter/config is set twice"),
+        ("shards: 2\nstateFile: {mountPath: /etc/ecr-replication-exporter/config}", "config is set twice"),
+        ("extraContainers: [{name: exporter, image: a}]", "extraContainers: exporter is set twice"),
+        ("initContainers: [{name: exporter, image: a}]", "extraContainers: exporter is set twice"),
+        (
+            "podMonitor: {basicAuth: {username: {name: a, key: b}}, authorization: {type: Bearer}}",
+            "podMonitor has basicAuth and authorization",
+        ),
+        (
+            "prometheusRule: {enabled: true, additionalGroups: [{name: ecr-replication, rules: []}]}",
+            "ecr-replication is the name of another group",
+        ),
     ],
 )
 def test_what_would_fail_later_is_refused_with_the_remedy(values: str, said: str) -> None:
@@ -70,6 +86,28 @@ def test_a_configuration_that_is_not_used_is_not_judged(values: str) -> None:
 def test_a_web_configuration_by_a_flag_counts(web: dict[str, Any]) -> None:
     flag = "--web.config.file=/web/config.yaml"
     assert flag in container(objects({"web": web, "extraArgs": [flag]}))["args"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "made"),
+    [
+        ("strategy", {"strategy": {"type": "Recreate"}}, {"type": "Recreate"}),
+        ("updateStrategy", {"shards": 2, "updateStrategy": {"type": "OnDelete"}}, {"type": "OnDelete"}),
+        (
+            "updateStrategy",
+            {"shards": 2, "updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}},
+            {"type": "OnDelete"},
+        ),
+        (
+            "strategy",
+            {"strategy": {"rollingUpdate": {"maxSurge": 2}}},
+            {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2, "maxUnavailable": 0}},
+        ),
+    ],
+)
+def test_an_update_has_the_fields_of_its_type(key: str, values: dict[str, Any], made: dict[str, Any]) -> None:
+    """Kubernetes refuses `rollingUpdate`, which has defaults here, beside another type."""
+    assert workload(objects(values))["spec"][key] == made
 
 
 HTTP = {"httpGet": {"httpHeaders": [{"name": "Authorization", "value": "Basic YTpi"}]}}

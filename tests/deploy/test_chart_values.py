@@ -117,6 +117,41 @@ def test_a_typo_is_refused_at_every_level(source: str) -> None:
         {"config": {"targets": [{"repository": "team/app", "tag": 1.1}]}},
         {"serviceMonitor": {"relabelings": [{"action": "dorp"}]}},
         {"stateFile": {"accessModes": ["ReadWriteSometimes"]}},
+        {"stateFile": {"size": "10GB"}},
+        {"stateFile": {"mountPath": "//"}},
+        {"stateFile": {"mountPath": "/a:b"}},
+        {"resources": {"limits": {"memory": "512mb"}}},
+        {"verticalPodAutoscaler": {"minAllowed": {"cpu": "lots"}}},
+        {"image": {"repository": "team/exporter:1.0"}},
+        {"image": {"repository": "team/exporter@sha256:" + "0" * 64}},
+        {"image": {"repository": "Team/Exporter"}},
+        {"image": {"repository": "{{ .Release.Name }}"}},
+        {"image": {"registry": "https://registry.example"}},
+        {"image": {"registry": "registry.example/"}},
+        {"image": {"tag": "a b"}},
+        {"global": {"imageRegistry": "oci://registry.example"}},
+        {"configKey": ".."},
+        {"web": {"configKey": "."}},
+        {"web": {"telemetryPath": "//metrics"}},
+        {"web": {"telemetryPath": "/metrics?a=b"}},
+        {"web": {"telemetryPath": "/{{ .Release.Name }}"}},
+        {"aws": {"region": "us-east-1a"}},
+        {"serviceAccount": {"name": "Mine"}},
+        {"podAnnotations": {"a b": "c"}},
+        {"podAnnotations": {"a/b/c": "d"}},
+        {"nodeSelector": {"a b": "c"}},
+        {"service": {"clusterIP": "none"}},
+        {"podDisruptionBudget": {"minAvailable": "150%"}},
+        {"prometheusRule": {"alerts": {"ECRReplicationSlow": {"window": "0s"}}}},
+        {"prometheusRule": {"alerts": {"ECRReplicationSlow": {"quantile": 95}}}},
+        {"prometheusRule": {"alerts": {"ECRReplicationExporterThrottled": {"ratio": 5}}}},
+        {"prometheusRule": {"additionalGroups": [{"rules": [{"alert": "A", "expr": "up"}]}]}},
+        {"prometheusRule": {"additionalGroups": [{"name": "a", "rules": [{"expr": "up"}]}]}},
+        {
+            "prometheusRule": {
+                "additionalGroups": [{"name": "a", "rules": [{"alert": "A", "record": "a:b", "expr": "up"}]}]
+            }
+        },
     ],
 )
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any]) -> None:
@@ -132,6 +167,23 @@ def test_what_cannot_be_meant_is_refused(values: dict[str, Any]) -> None:
         {"global": {"anything": {"of": "others"}}},
         {"web": {"telemetryPath": "/configuration"}},
         {"web": {"telemetryPath": "/-"}},
+        {"image": {"registry": "registry.example:5000/mirror", "repository": "team/exporter", "tag": "v1_2"}},
+        {"image": {"repository": "[fd00::1]:5000/team/exporter"}},
+        {"global": {"imageRegistry": ""}},
+        {"configKey": ".config"},
+        {"aws": {"region": "us-isob-east-1"}},
+        {"serviceAccount": {"name": "team.exporter"}},
+        {"podAnnotations": {"Example.COM/Some_Key": ""}},
+        {"resources": {"limits": {"memory": "1.5Gi", "cpu": 0.5}}},
+        {"stateFile": {"size": "1e9", "mountPath": "/state/"}},
+        {"service": {"clusterIP": "fd00::1"}},
+        {"podDisruptionBudget": {"minAvailable": "100%"}},
+        {"serviceMonitor": {"relabelings": [{"action": "LabelDrop", "regex": "pod"}]}},
+        {
+            "prometheusRule": {
+                "additionalGroups": [{"name": "a", "partial_response_strategy": "warn", "rules": []}]
+            }
+        },
         {"networkPolicy": {"awsCidrs": ["0.0.0.0/0", "10.0.0.0/9", "192.0.2.255/32", "::/0", "fd00::1/128"]}},
     ],
 )

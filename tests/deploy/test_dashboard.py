@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "helm" / "ecr-replication-exporter" / "files" / "dashboard.json"
 #: What the demo has nothing of, and why.
 MAY_BE_EMPTY = {
+    "Repositories without a destination": "the demo's rules select every repository",
     "State file": "the demo keeps none",
     "Targets in trouble, and why": "the demo's AWS refuses nothing",
 }

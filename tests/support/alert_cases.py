@@ -12,7 +12,6 @@ I = f'repository="team/app",tag="v1",{S}'  # noqa: E741 - the letter of docs/met
 
 SOURCE = {"source_registry_id": "111122223333", "source_region": "us-east-1"}
 DESTINATION = {"region": "eu-west-1", "registry_id": "111122223333"}
-IMAGE = {"repository": "team/app", "tag": "v1", **SOURCE}
 TARGET = {"target": "team/*", **SOURCE}
 
 DIGEST = "sha256:" + "0" * 64
@@ -23,7 +22,6 @@ DESCRIBED = (
 )
 LISTED = f"ecr_registry_last_success_timestamp_seconds{{{S}}}"
 PUSHED = f"ecr_image_pushed_timestamp_seconds{{{I}}}"
-SINCE = f"ecr_image_replication_status_since_timestamp_seconds{{{I},{D}}}"
 RULE = f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="team/",delete_replication="false"}}'
 #: The labels of one image under two tags and under its digest, as the exporter shows them.
 NAMES = (
@@ -34,6 +32,9 @@ NAMES = (
 IMAGE_INFO: Mapping[str, Value] = {
     f'ecr_image_info{{repository="team/app",tag="{tag}",digest="{DIGEST}",{S}}}': 1
     for tag in ("v1", "latest", "")
+} | {
+    # A tag that moves: another exporter shows another image for it.
+    f'ecr_image_info{{instance="10.0.9.9:10042",repository="team/app",tag="v1",digest="sha256:other",{S}}}': 1
 }
 #: Pushed now, so that its failure is young.
 TWO_TAGS_AND_A_DIGEST: Mapping[str, Value] = {
@@ -53,6 +54,15 @@ DESTINATIONS = f'ecr_repository_replication_destinations{{repository="team/app",
 
 def status(name: str) -> str:
     return f'ecr_image_replication_status{{{I},{D},status="{name}"}}'
+
+
+def state_of_all_names(state: str) -> dict[str, Value]:
+    """The image is in this state since the phase began, under each of its names."""
+    statuses = {f'ecr_image_replication_status{{{name},{D},status="{state}"}}': 1.0 for name in NAMES}
+    since = {
+        f"ecr_image_replication_status_since_timestamp_seconds{{{name},{D}}}": phase_start for name in NAMES
+    }
+    return {**statuses, **since}
 
 
 def failed(name: str) -> str:
@@ -178,18 +188,18 @@ CASES = (
         "ECRReplicationStuck",
         "warning",
         good={status("IN_PROGRESS"): 0},
-        bad={status("IN_PROGRESS"): 1, SINCE: phase_start},
+        bad={**state_of_all_names("IN_PROGRESS"), **IMAGE_INFO},
         fires_after=41,
         resolves_within=12,
-        labels={**IMAGE, **DESTINATION, "status": "IN_PROGRESS"},
-        summary="Replication of team/app:v1 from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION},
+        summary=f"Replication of team/app@{DIGEST} from 111122223333/us-east-1 to 111122223333/eu-west-1"
         " is in progress for 42m 0s.",
     ),
     Case(
         "ECRReplicationMissing",
         "warning",
         good={status("MISSING"): 0},
-        bad={status("MISSING"): 1, SINCE: phase_start},
+        bad={**state_of_all_names("MISSING"), **IMAGE_INFO},
         fires_after=46,
         resolves_within=17,
         labels={"repository": "team/app", **SOURCE, **DESTINATION},

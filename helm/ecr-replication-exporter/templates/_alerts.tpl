@@ -34,10 +34,11 @@ empty groups are omitted.
         {{- $_ := set $alert "keep_firing_for" $knobs.keepFiringFor }}
       {{- end }}
       {{- $_ := set $alert "labels" (merge (dict "severity" (default "warning" $knobs.severity)) (default dict $knobs.labels) (default dict $rule.alertLabels)) }}
-      {{- $_ := set $alert "annotations" (dict
-        "summary" $texts.summary
-        "description" $texts.description
-        "runbook_url" (printf "%s/%s.md" (trimSuffix "/" (default "" $rule.runbookBaseUrl)) $asked.alert)) }}
+      {{- $annotations := pick $texts "summary" "description" }}
+      {{- with $rule.runbookBaseUrl }}
+        {{- $_ := set $annotations "runbook_url" (printf "%s/%s.md" (trimSuffix "/" .) $asked.alert) }}
+      {{- end }}
+      {{- $_ := set $alert "annotations" $annotations }}
       {{- $alerts = append $alerts $alert }}
     {{- end }}
   {{- end }}
@@ -49,5 +50,13 @@ empty groups are omitted.
     {{- $groups = append $groups $rendered }}
   {{- end }}
 {{- end }}
-{{- toYaml (dict "groups" (concat $groups (default list $rule.additionalGroups))) }}
+{{- $groups = concat $groups (default list $rule.additionalGroups) }}
+{{- range $number, $group := $groups }}
+  {{- range slice $groups 0 $number }}
+    {{- if eq .name $group.name }}
+    {{- fail (printf "prometheusRule.additionalGroups: %s is the name of another group: choose another one" .name) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- toYaml (dict "groups" (default list $groups)) }}
 {{- end }}

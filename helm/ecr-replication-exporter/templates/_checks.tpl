@@ -5,6 +5,13 @@
 {{- end }}
 {{- include "ecr-replication-exporter.checkState" . }}
 {{- include "ecr-replication-exporter.checkWeb" . }}
+{{- range $key := list "serviceMonitor" "podMonitor" }}
+{{- with get $.Values $key }}
+{{- if and .basicAuth .authorization }}
+{{- fail (printf "%s has basicAuth and authorization, and the Prometheus operator takes one of them: leave the other empty" $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Each write replaces the state file, so its folder must be in a volume, not only the file. */}}
@@ -26,6 +33,27 @@
 {{- end }}
 {{- if not $kept }}
 {{- fail (printf "config.state_file is %s, and no volume that can be written is mounted there: leave it out and set stateFile.enabled, or mount a volume with extraVolumes and extraVolumeMounts" $file) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Names in the lists of a pod: (the pod's spec). A second item of a name is refused by Kubernetes, or hides the first. */}}
+{{- define "ecr-replication-exporter.checkNames" -}}
+{{- $exporter := first .containers }}
+{{- $lists := dict
+  "extraContainers" (concat (default list .initContainers) .containers)
+  "extraVolumes" .volumes
+  "extraVolumeMounts" $exporter.volumeMounts
+  "extraEnv" (default list $exporter.env)
+}}
+{{- range $key, $list := $lists }}
+{{- $seen := list }}
+{{- range $list }}
+{{- $name := hasKey . "mountPath" | ternary (clean (default "" .mountPath)) .name }}
+{{- if has $name $seen }}
+{{- fail (printf "%s: %s is set twice, by the chart or by the values: leave it out, or choose another name or path" $key $name) }}
+{{- end }}
+{{- $seen = append $seen $name }}
 {{- end }}
 {{- end }}
 {{- end }}

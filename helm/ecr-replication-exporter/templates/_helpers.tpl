@@ -113,6 +113,11 @@ annotations:
 {{- if regexMatch "[1-9]" (default "" .Values.autoReloadInterval) }}true{{ end }}
 {{- end }}
 
+{{/* How a workload is updated. Kubernetes refuses `rollingUpdate`, which has a default, beside another type. */}}
+{{- define "ecr-replication-exporter.strategy" -}}
+{{- ternary . (omit . "rollingUpdate") (eq (default "RollingUpdate" .type) "RollingUpdate") | toYaml }}
+{{- end }}
+
 {{/* The configuration, and where to keep the state if there is a place for it. */}}
 {{- define "ecr-replication-exporter.config" -}}
 {{- $config := required "config is empty: name its targets, an existingConfigMap or an existingConfigSecret" .Values.config | deepCopy }}

@@ -1,6 +1,12 @@
 {{/* The pod template of the Deployment and the StatefulSet. */}}
 {{- define "ecr-replication-exporter.podTemplate" -}}
 {{- include "ecr-replication-exporter.check" . }}
+{{- $pod := include "ecr-replication-exporter.pod" . }}
+{{- include "ecr-replication-exporter.checkNames" (fromYaml $pod).spec }}
+{{- $pod }}
+{{- end }}
+
+{{- define "ecr-replication-exporter.pod" -}}
 {{- $annotations := deepCopy (default dict .Values.podAnnotations) }}
 {{- if not (or (include "ecr-replication-exporter.reloads" .) .Values.existingConfigMap .Values.existingConfigSecret) }}
 {{- $_ := set $annotations "checksum/config" (include "ecr-replication-exporter.config" . | sha256sum) }}
