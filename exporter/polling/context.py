@@ -15,6 +15,7 @@ from exporter.polling.access import Access, Choice
 from exporter.polling.calls import Call, Clock, Job, Journal
 from exporter.polling.pacing import Pacing
 from exporter.polling.sightings import Sightings
+from exporter.polling.turns import Turns
 from exporter.replication.facts import RegistryFacts
 from exporter.replication.model import Destination, FailureScope, Reason, Source
 from exporter.replication.state_file import StateCache
@@ -44,6 +45,7 @@ class Shared:
     random: Random
     journal: Journal
     on_complete: OnComplete
+    turns: Turns
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from exporter.polling.calls import Call, Clock, Journal, unusable
 from exporter.polling.context import OnComplete, Shared
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
+from exporter.polling.turns import TURN, Turns
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
 from exporter.replication.model import Reason, Source
 from exporter.replication.state_file import StateCache
@@ -86,6 +87,7 @@ class Poller:
             random=random,
             journal=journal,
             on_complete=on_complete,
+            turns=Turns(clock),
         )
         self._workers = workers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -142,6 +144,7 @@ class Poller:
     def step(self) -> float:
         """Do all that can be done now; the seconds until there may be more."""
         self._drain()
+        self._shared.turns.take()
         self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         wake_at = now + HEARTBEAT
@@ -150,17 +153,21 @@ class Poller:
             wake_at = min(wake_at, polled.registry.record_targets(), self._start_calls(polled))
         since = [at for p in self._polled if (at := p.registry.pacing.overdue_since()) is not None]
         self._overdue_since = min(since, default=None)
-        return max(0.0, wake_at - self._clock.monotonic()) if self._inbox.empty() else 0.0
+        idle = self._inbox.empty() and not self._shared.turns
+        return max(0.0, wake_at - self._clock.monotonic()) if idle else 0.0
 
     def _stop(self) -> None:
         self._stopping = True
 
     def _wait(self, seconds: float) -> None:
-        with suppress(Empty):
-            self._inbox.get(timeout=seconds)()
+        if seconds:
+            with suppress(Empty):
+                self._inbox.get(timeout=seconds)()
 
     def _drain(self) -> None:
-        while not self._inbox.empty():
+        """Take what is in the inbox, for one turn."""
+        end = self._clock.monotonic() + TURN
+        while not self._inbox.empty() and self._clock.monotonic() <= end:
             self._inbox.get()()
 
     def _start_calls(self, polled: _Polled) -> float:

@@ -88,6 +88,7 @@ class StatusPoller(Asker):
         return remembered.recall(
             image,
             clock=self._clock,
+            expected=self._registry.expected(self._name) or frozenset(),
             settled_interval=settings.settled_interval,
             stale_after=settings.stale_after,
         )
@@ -248,8 +249,7 @@ class StatusPoller(Asker):
 
     def rules_confirmed(self) -> None:
         """The rules are the same: ask again for images that they apply to now."""
-        for digest in self._unverified:
-            image = self._facts.images[digest]
+        for image in filter(None, map(self._facts.images.get, self._unverified)):
             if image.unverified and self._registry.rules_cover(image):
                 self._ask(image)
 
