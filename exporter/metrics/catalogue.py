@@ -127,8 +127,8 @@ def _images(
         for destination, status, _ in replications:
             tally[destination, status] += len(group)
     for destination in sorted({destination for destination, _ in tally}):
-        unheard_of = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
-        for status in (*KNOWN_STATUSES, *unheard_of):
+        unknown = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
+        for status in (*KNOWN_STATUSES, *unknown):
             if (number := tally[destination, status]) or all_known:
                 yield (repository, *source, *destination, status), float(number)
 
@@ -362,8 +362,8 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
     RegistryRow(
         "ecr_target_success",
         "gauge",
-        "1 if the last round found everything that the target names and read its status, 0 if not. "
-        + _POLLED,
+        "1 if the last round found everything that the target names and read its status, 0 if not. Absent"
+        " during the first round, unless something in it fails. " + _POLLED,
         ("target", *S),
         samples=_target_success,
     ),

@@ -163,7 +163,7 @@ class Context:
         """Log once that a status is unknown. Only so many of them are logged; the metrics show all."""
         if status not in self._unknown_statuses and len(self._unknown_statuses) < MOST_UNKNOWN_STATUSES:
             self._unknown_statuses.add(status)
-            self.warned("unheard_of_status", status=status, repository=repository, digest=digest)
+            self.warned("unknown_status", status=status, repository=repository, digest=digest)
 
     def _failure_facts(self, scope: FailureScope) -> MutableMapping[FailureScope, Reason]:
         repository = self.facts.repositories.get(scope.repository)
