@@ -55,7 +55,6 @@ class BotoEcrClient:
     def __init__(self, access: Access, settings: RegistrySettings) -> None:
         self._access = access
         self._settings = settings
-        self._registry = {"registryId": settings.registry_id} if settings.registry_id else {}
 
     def account(self) -> str:
         account = self._ask(parsing.account, "sts", "GetCallerIdentity")
@@ -69,7 +68,7 @@ class BotoEcrClient:
 
     def repositories(self, token: str | None) -> Page[str]:
         page = _page(token)
-        return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry)
+        return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry())
 
     def images(self, repository: str, token: str | None, *, untagged: bool) -> Page[Image]:
         which = {"tagStatus": "ANY" if untagged else "TAGGED"}
@@ -80,7 +79,7 @@ class BotoEcrClient:
             repositoryName=repository,
             filter=which,
             **_page(token),
-            **self._registry,
+            **self._registry(),
         )
 
     def find(self, repository: str, names: Sequence[Name]) -> tuple[Image, ...]:
@@ -91,7 +90,7 @@ class BotoEcrClient:
             "DescribeImages",
             repositoryName=repository,
             imageIds=ids,
-            **self._registry,
+            **self._registry(),
         )
         return found.items
 
@@ -102,7 +101,7 @@ class BotoEcrClient:
             "DescribeImageReplicationStatus",
             repositoryName=repository,
             imageId={"imageDigest": digest},
-            **self._registry,
+            **self._registry(),
         )
 
     def _ask(self, read: Callable[[parsing.Row], T], service: str, operation: str, **parameters: Any) -> T:
@@ -110,8 +109,17 @@ class BotoEcrClient:
         with Classified(f"{service}:{operation}"):
             return read(answer)
 
+    def _registry(self) -> dict[str, str]:
+        """The registry that is meant, once it is known.
+
+        If the credentials change to those of another account, ECR refuses the call. Without a registry id it
+        means the registry of the credentials (botocore service model).
+        """
+        known = self._access.source.registry_id
+        return {"registryId": known} if known else {}
+
     def _learn(self, account: str) -> None:
-        """Count calls under the account once it is known, as all metrics do."""
+        """Name the account in calls and in their metrics, once it is known."""
         if not static_registry_id(self._settings):
             self._access.source = Source(account, self._access.source.region)
 
