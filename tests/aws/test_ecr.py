@@ -709,8 +709,8 @@ def test_another_registry_is_named_wherever_it_can_be(aws: EmbeddedAWS, session:
 def test_credentials_of_another_account_do_not_read_its_images(aws: EmbeddedAWS) -> None:
     """A profile can be rotated to another account while the registry is polled."""
     for account in (ACCOUNT, OTHER):
-        aws.ecr.create_repository(account, REGION, "team/app")
-        digest = aws.ecr.push(account, REGION, "team/app", "v1", digest=DIGEST)
+        aws.create_repository(account, REGION, "team/app")
+        digest = aws.push(account, REGION, "team/app", "v1", digest=DIGEST)
     sessions = [aws.session(), aws.session(OTHER)]
     connector = AwsConnector(session=lambda: sessions.pop(0), endpoint_url=aws.endpoint_url)
     client = connector.ecr(RegistrySettings(), connections=1)
