@@ -419,6 +419,8 @@ reports COMPLETE there. The first poll of the image may do so. The value is an u
 with the next listing (`discovery_interval`), and an unfinished image is asked about again after
 `pending_interval`.
 
+A destination has a histogram of 0 replications as soon as the rules name it.
+
 An image counts if the first complete listing that has it is the next one after its push. So these do not
 count:
 

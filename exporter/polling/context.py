@@ -30,6 +30,8 @@ MOST_UNKNOWN_STATUSES = 20
 
 #: Takes a replication that ended: where from, where to, and how many seconds it took.
 OnComplete: TypeAlias = Callable[[Source, Destination, float], None]
+#: Takes that the rules of a registry name a destination.
+OnDestination: TypeAlias = Callable[[Source, Destination], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Shared:
     random: Random
     journal: Journal
     on_complete: OnComplete
+    on_destination: OnDestination
     turns: Turns
 
 

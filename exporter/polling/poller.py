@@ -21,7 +21,7 @@ from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped
 from exporter.polling.calls import Call, Clock, Journal, unusable
-from exporter.polling.context import OnComplete, Shared
+from exporter.polling.context import OnComplete, OnDestination, Shared
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
@@ -70,6 +70,7 @@ class Poller:
         random: Random,
         journal: Journal,
         on_complete: OnComplete,
+        on_destination: OnDestination = lambda *_: None,
         shard: Shard = WHOLE,
         memory: StateCache | None = None,
         workers: Callable[[str], WorkerPool] = ThreadPool,
@@ -87,6 +88,7 @@ class Poller:
             random=random,
             journal=journal,
             on_complete=on_complete,
+            on_destination=on_destination,
             turns=Turns(clock),
         )
         self._workers = workers
