@@ -70,7 +70,7 @@ soak: $(dev) ## run the command for ten minutes under changes, faults, reloads a
 	@PYTHONPATH=tests $(bin)/python benchmarks/soak.py $(ARGS)
 
 .PHONY: bench-polling
-bench-polling: $(dev) ## run the polling benchmarks (ARGS="first-pass rest memory budget slow-answers operation" selects some)
+bench-polling: $(dev) ## run the polling benchmarks (ARGS="first-pass stalls rest memory budget slow-answers operation" selects some)
 	@$(bin)/python benchmarks/polling.py $(ARGS)
 
 .PHONY: bench-servers

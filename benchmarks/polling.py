@@ -23,6 +23,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,8 +89,8 @@ class Server:
 
 
 @contextmanager
-def ecr(*, images: int, latency: float = 0.0) -> Iterator[Server]:
-    flags = [f"--images={images}", f"--repositories={REPOSITORIES}", f"--latency={latency}"]
+def ecr(*, images: int, repositories: int = REPOSITORIES, latency: float = 0.0) -> Iterator[Server]:
+    flags = [f"--images={images}", f"--repositories={repositories}", f"--latency={latency}"]
     process = subprocess.Popen(
         [sys.executable, str(HERE / "fast_ecr.py"), *flags], stdout=subprocess.PIPE, text=True
     )
@@ -253,6 +254,49 @@ def first_pass_compared(baseline: Path, *, images: int = 6_000, rounds: int = 5)
     table(f"First pass beside {baseline.name}: {images} images, medians of {rounds} pairs", rows)
 
 
+# -- stalls ------------------------------------------------------------------------------------
+
+
+class Shape(NamedTuple):
+    images: int
+    repositories: int
+    max_images: int
+
+
+SHAPES: Mapping[str, Shape] = {
+    "one repository of 100,000 images": Shape(100_000, 1, 200_000),
+    "200 repositories of 1,500 images, max_images 10,000": Shape(300_000, 200, 10_000),
+}
+
+
+def stall(shape: Shape, *, home: Path = HERE.parent, seconds: float = 30.0) -> float:
+    """The longest time in milliseconds without a status call, while calls are due and listings change."""
+    config = f"{UNBOUNDED}max_images: {shape.max_images}\ndiscovery_interval: 5s\nsettled_interval: 5s\n"
+    with (
+        ecr(images=shape.images, repositories=shape.repositories) as server,
+        exporter(server, config, home=home),
+    ):
+        eventually(lambda: server.control("/status-calls") >= RAMP, within=shape.images / 50 + PATIENCE)
+        began = time.monotonic()
+        while time.monotonic() < began + seconds:
+            for number in range(min(shape.repositories, 5)):
+                server.control(f"/pushed?repository={repository_name(number)}")
+            threading.Event().wait(1)
+        moments = [at for at in server.control(f"/calls?operation={STATUS}")["served"] if at >= began]
+    return 1000 * max(after - before for before, after in pairwise(moments))
+
+
+def stalls(baseline: Path | None = None) -> None:
+    """Changed listings, of this checkout and of another one."""
+    homes = {"this checkout": HERE.parent} | ({baseline.name: baseline} if baseline else {})
+    rows = {
+        f"{what}: {name}": f"{stall(shape, home=home):.0f}"
+        for what, shape in SHAPES.items()
+        for name, home in homes.items()
+    }
+    table("Longest time without a status call while listings change, milliseconds", rows)
+
+
 # -- at rest -----------------------------------------------------------------------------------
 
 
@@ -382,6 +426,7 @@ def between(moments: list[float], start: float, end: float) -> int:
 
 PARTS: Mapping[str, Callable[[], None]] = {
     "first-pass": first_pass,
+    "stalls": stalls,
     "rest": rest,
     "memory": memory,
     "budget": budget,
@@ -391,7 +436,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
 
 
 #: The parts that `--baseline` compares with another checkout.
-COMPARED: Mapping[str, Callable[[Path], None]] = {"first-pass": first_pass_compared}
+COMPARED: Mapping[str, Callable[[Path], None]] = {"first-pass": first_pass_compared, "stalls": stalls}
 
 
 def run(

@@ -88,6 +88,7 @@ class Exporter:
             random=Random(),  # noqa: S311 - jitter, not a secret
             journal=logs.Journal(),
             on_complete=instruments.replicated,
+            on_destination=instruments.replicates,
             shard=shard,
             memory=self.state_file_writer.memory,
         )

@@ -37,7 +37,7 @@ def test_bad_addresses_are_named(address: str, capsys: pytest.CaptureFixture[str
     ("flags", "message"),
     [
         (["--log.level=loud"], "loud"),
-        (["--web.telemetry-path=metrics"], "is not a plain path"),
+        (["--web.telemetry-path=metrics"], "does not start with /"),
         (["--web.telemetry-path=/"], "'/' is taken by another page"),
         (["--web.telemetry-path=/config"], "'/config' is taken by another page"),
         (["--web.telemetry-path=/-/healthy"], "'/-/healthy' is taken by another page"),

@@ -64,7 +64,6 @@ class BotoEcrClient:
     def __init__(self, access: Access, settings: RegistrySettings) -> None:
         self._access = access
         self._settings = settings
-        self._registry = {"registryId": settings.registry_id} if settings.registry_id else {}
 
     def account(self) -> str:
         account = self._ask(parsing.account, "sts", "GetCallerIdentity")
@@ -78,7 +77,7 @@ class BotoEcrClient:
 
     def repositories(self, token: str | None) -> Page[str]:
         page = _page(token)
-        return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry)
+        return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry())
 
     def images(
         self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
@@ -91,7 +90,7 @@ class BotoEcrClient:
             repositoryName=repository,
             filter=which,
             **_page(token),
-            **self._registry,
+            **self._registry(),
         )
 
     def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
@@ -104,7 +103,7 @@ class BotoEcrClient:
             repositoryName=repository,
             imageIds=ids,
             **which,
-            **self._registry,
+            **self._registry(),
         )
         return found.items
 
@@ -115,7 +114,7 @@ class BotoEcrClient:
             "DescribeImageReplicationStatus",
             repositoryName=repository,
             imageId={"imageDigest": digest},
-            **self._registry,
+            **self._registry(),
         )
 
     def _ask(self, read: Callable[[parsing.Row], T], service: str, operation: str, **parameters: Any) -> T:
@@ -123,8 +122,17 @@ class BotoEcrClient:
         with Classified(f"{service}:{operation}"):
             return read(answer)
 
+    def _registry(self) -> dict[str, str]:
+        """The registry that is meant, once it is known.
+
+        If the credentials change to those of another account, ECR refuses the call. Without a registry id it
+        means the registry of the credentials (botocore service model).
+        """
+        known = self._access.source.registry_id
+        return {"registryId": known} if known else {}
+
     def _learn(self, account: str) -> None:
-        """Count calls under the account once it is known, as all metrics do."""
+        """Name the account in calls and in their metrics, once it is known."""
         if not static_registry_id(self._settings):
             self._access.source = Source(account, self._access.source.region)
 

@@ -164,8 +164,8 @@ def _images(
         for destination, status, _ in replications:
             tally[destination, status] += len(group)
     for destination in sorted({destination for destination, _ in tally}):
-        unheard_of = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
-        for status in (*KNOWN_STATUSES, *unheard_of):
+        unknown = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
+        for status in (*KNOWN_STATUSES, *unknown):
             if (number := tally[destination, status]) or all_known:
                 yield (repository, *source, *destination, status), float(number)
 
@@ -479,8 +479,8 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow | DestinationRow, ...] = (
     RegistryRow(
         "ecr_target_success",
         "gauge",
-        "1 if the last round found everything that the target names and read its status, 0 if not. "
-        + _POLLED,
+        "1 if the last round found everything that the target names and read its status, 0 if not. Absent"
+        " during the first round, unless something in it fails. " + _POLLED,
         ("target", *S),
         samples=_target_success,
     ),
@@ -558,6 +558,8 @@ _NOTES = """
 reports COMPLETE there. The first poll of the image may do so. The value is an upper bound: the push is seen
 with the next listing (`discovery_interval`), and an unfinished image is asked about again after
 `pending_interval`.
+
+A destination has a histogram of 0 replications as soon as the rules name it.
 
 An image counts if the first complete listing that has it is the next one after its push. So these do not
 count:

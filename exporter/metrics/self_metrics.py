@@ -85,6 +85,10 @@ class Instruments:
         self._count(service, operation, *source, outcome).inc()
         self._time(service, operation).observe(seconds)
 
+    def replicates(self, source: Source, destination: Destination) -> None:
+        """Export 0 replications to the destination, so that rate() sees the first one."""
+        self._durations.labels(*source, *destination)
+
     def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
         """Count a replication that was seen to end, so many seconds after the push."""
         self._durations.labels(*source, *destination).observe(seconds)

@@ -15,6 +15,7 @@ from exporter.polling.access import Access, Choice
 from exporter.polling.calls import Call, Clock, Job, Journal
 from exporter.polling.pacing import Pacing
 from exporter.polling.sightings import Sightings
+from exporter.polling.turns import Turns
 from exporter.replication.facts import RegistryFacts
 from exporter.replication.model import Destination, FailureScope, Reason, Source
 from exporter.replication.state_file import StateCache
@@ -29,6 +30,8 @@ MOST_UNKNOWN_STATUSES = 20
 
 #: Takes a replication that ended: where from, where to, and how many seconds it took.
 OnComplete: TypeAlias = Callable[[Source, Destination, float], None]
+#: Takes that the rules of a registry name a destination.
+OnDestination: TypeAlias = Callable[[Source, Destination], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class Shared:
     random: Random
     journal: Journal
     on_complete: OnComplete
+    on_destination: OnDestination
+    turns: Turns
 
 
 @dataclass(slots=True)
@@ -161,7 +166,7 @@ class Context:
         """Log once that a status is unknown. Only so many of them are logged; the metrics show all."""
         if status not in self._unknown_statuses and len(self._unknown_statuses) < MOST_UNKNOWN_STATUSES:
             self._unknown_statuses.add(status)
-            self.warned("unheard_of_status", status=status, repository=repository, digest=digest)
+            self.warned("unknown_status", status=status, repository=repository, digest=digest)
 
     def _failure_facts(self, scope: FailureScope) -> MutableMapping[FailureScope, Reason]:
         repository = self.facts.repositories.get(scope.repository)

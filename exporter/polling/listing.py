@@ -42,13 +42,13 @@ class Listing(Generic[T]):
         return self.pages > 0 and self.token is None
 
     def answered(self, page: Page[T]) -> None:
-        """Take a page. Raises ECRError if the pages lead in a circle, so that the pass would never end."""
+        """Take a page. Raises ECRError if a page was repeated or there are too many, so that a pass ends."""
         self.items.extend(page.items)
         self.pages += 1
         self.token = page.token
         again = page.token in self._tokens or not self._firsts.isdisjoint(page.items[:1])
         if again or self.pages > MOST_PAGES:
-            message = "the pages lead in a circle"
+            message = "a page was repeated" if again else f"more than {MOST_PAGES} pages"
             raise ECRError(Reason.INVALID, action=self._action, code="RepeatedToken", message=message)
         self._firsts.update(page.items[:1])
         if page.token is not None:
@@ -162,7 +162,7 @@ class ImageListing:
     def answered(self, answer: Any) -> Sequence[Image] | None:
         """Take an answer; all images if it is the last of the pass, None if not.
 
-        Raises ECRError if the pages lead in a circle.
+        Raises ECRError if a page was repeated.
         """
         if self._pass:
             self._pass.answered(answer)

@@ -21,11 +21,12 @@ from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped, readers
 from exporter.polling.calls import Call, Clock, Journal, unusable
-from exporter.polling.context import OnComplete, Shared
+from exporter.polling.context import OnComplete, OnDestination, Shared
 from exporter.polling.destination import DestinationPoller
 from exporter.polling.dispatcher import Dispatcher
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
+from exporter.polling.turns import TURN, Turns
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
 from exporter.replication.model import Destination, Reason, Source
 from exporter.replication.state_file import StateCache
@@ -82,6 +83,7 @@ class Poller:
         random: Random,
         journal: Journal,
         on_complete: OnComplete,
+        on_destination: OnDestination = lambda *_: None,
         shard: Shard = WHOLE,
         memory: StateCache | None = None,
         workers: Callable[[str], WorkerPool] = ThreadPool,
@@ -99,6 +101,8 @@ class Poller:
             random=random,
             journal=journal,
             on_complete=on_complete,
+            on_destination=on_destination,
+            turns=Turns(clock),
         )
         self._workers = workers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -160,6 +164,7 @@ class Poller:
     def step(self) -> float:
         """Do all that can be done now; the seconds until there may be more."""
         self._drain()
+        self._shared.turns.take()
         self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         if self._shared.sightings.changed:
@@ -171,17 +176,21 @@ class Poller:
             wake_at = min(wake_at, polled.registry.record(), self._start_calls(polled))
         since = [at for p in everything if (at := p.registry.pacing.overdue_since()) is not None]
         self._overdue_since = min(since, default=None)
-        return max(0.0, wake_at - self._clock.monotonic()) if self._inbox.empty() else 0.0
+        idle = self._inbox.empty() and not self._shared.turns
+        return max(0.0, wake_at - self._clock.monotonic()) if idle else 0.0
 
     def _stop(self) -> None:
         self._stopping = True
 
     def _wait(self, seconds: float) -> None:
-        with suppress(Empty):
-            self._inbox.get(timeout=seconds)()
+        if seconds:
+            with suppress(Empty):
+                self._inbox.get(timeout=seconds)()
 
     def _drain(self) -> None:
-        while not self._inbox.empty():
+        """Take what is in the inbox, for one turn."""
+        end = self._clock.monotonic() + TURN
+        while not self._inbox.empty() and self._clock.monotonic() <= end:
             self._inbox.get()()
 
     def _start_calls(self, polled: _Polled[Dispatcher]) -> float:

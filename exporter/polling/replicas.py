@@ -15,8 +15,9 @@ from exporter.polling.context import Asker, Context
 from exporter.polling.listing import Listing, Lookup
 from exporter.polling.rate_limit import Operation
 from exporter.replication.facts import DestinationFacts
-from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Reason
+from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Page, Reason
 from exporter.replication.replicas import NOTHING, Contents
+from exporter.replication.steps import Steps, sliced
 
 #: Calls of one look-up after which the repository is listed instead: unknown names cost a call each.
 MOST_LOOKUPS = 10
@@ -38,7 +39,8 @@ class _Look:
     names: frozenset[Name] | None = None
     tags: TagStatus = "TAGGED"
     calls: int = 0
-    images: list[Image] = field(default_factory=list)
+    #: What was seen until now.
+    contents: Contents = field(default_factory=Contents)
 
 
 class ReplicaPoller(Asker):
@@ -95,7 +97,7 @@ class ReplicaPoller(Asker):
             names = frozenset(self._soon)
             if Lookup.calls(names, frozenset()) <= max(1, pages or 1):
                 self._soon.clear()
-                return _Look(Lookup(names), whole=False, names=names)
+                return _by_name(names, whole=False)
         self._soon.clear()
         copies = self._sightings.copies(self._name, destination)
         if copies and len(copies) <= LOOKUP_SIZE * (pages or 1) and not self._lists_only:
@@ -103,7 +105,7 @@ class ReplicaPoller(Asker):
             calls = Lookup.calls(names, self._suspects)
             # A listing has no unknown names that cost calls, so it wins a tie.
             if calls < (pages if pages is not None else 2):
-                return _Look(Lookup(names, suspects=self._suspects), names=names)
+                return _by_name(names, suspects=self._suspects)
         return _Look(Listing("ecr:DescribeImages"))
 
     # -- calls -------------------------------------------------------------------------------
@@ -120,6 +122,7 @@ class ReplicaPoller(Asker):
         """Take a page, or the images of some names."""
         if look := self._look:
             look.run.answered(answer)
+            look.contents.add(answer.items if isinstance(answer, Page) else answer)
             self._go_on(look)
         else:
             self.ask_again(call.job)
@@ -130,41 +133,43 @@ class ReplicaPoller(Asker):
                 self._look = _Look(Listing("ecr:DescribeImages"))
             self.ask_again(self._job)
             return
-        look.images.extend(look.run.items)
         if isinstance(look.run, Lookup):
             if look.whole:
                 self._suspects = frozenset(look.run.missing)
-            contents = Contents(look.images, everything=True, asked=look.names)
+            self._take(look)
         elif look.tags == "TAGGED":
             self._pages = look.run.pages
-            contents = Contents(look.images, everything=False)
-            if self._wants_untagged(contents):
-                look.run, look.tags = Listing("ecr:DescribeImages"), "UNTAGGED"
-                self.ask_again(self._job)
-                return
+            self._context.shared.turns.begin(self._tagged_images_listed(look))
         else:
-            contents = Contents(look.images, everything=True)
-        self._take(contents, whole=look.whole)
+            look.contents.everything = True
+            self._take(look)
 
-    def _wants_untagged(self, contents: Contents) -> bool:
-        """Whether to list untagged images too, after the tagged ones.
+    def _tagged_images_listed(self, look: _Look) -> Steps[None]:
+        """List untagged images too, if that would tell something.
 
         Only they tell an absent image from an untagged one. What is known not to be present is told apart
         once in UNTAGGED_EVERY.
         """
         now, destination = self._clock.monotonic(), self._facts.destination
-        copies = self._sightings.copies(self._name, destination)
         due = now >= self._untagged_at + UNTAGGED_EVERY
-        if contents.lacks(copies) if due else contents.has_news(copies, destination):
-            self._untagged_at = now
-            return True
-        return False
+        for some in sliced(self._sightings.copies(self._name, destination)):
+            if look.contents.lacks(some) if due else look.contents.has_news(some, destination):
+                self._untagged_at = now
+                look.run, look.tags = Listing("ecr:DescribeImages"), "UNTAGGED"
+                break
+            yield
+        if self._look is not look:
+            return  # it is looked at no longer
+        if look.tags == "UNTAGGED":
+            self.ask_again(self._job)
+        else:
+            self._take(look)
 
-    def _take(self, contents: Contents, *, whole: bool) -> None:
+    def _take(self, look: _Look) -> None:
         self._look = None
         self._works()
-        self._sightings.looked(self._name, self._facts.destination, contents)
-        if whole:
+        self._sightings.looked(self._name, self._facts.destination, look.contents)
+        if look.whole:
             self._done()
         else:
             self._book()
@@ -188,7 +193,7 @@ class ReplicaPoller(Asker):
             self._go_on(look)
             return
         if reason is Reason.REPOSITORY_NOT_FOUND:
-            self._take(NOTHING, whole=True)
+            self._take(_Look(Listing("ecr:DescribeImages"), contents=NOTHING))
             return
         if look and reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
             self._lists_only, self._look = True, None
@@ -229,10 +234,16 @@ class ReplicaPoller(Asker):
     def retire(self) -> None:
         """It is looked at no longer: leave nothing behind."""
         self._pacing.cancel(self._job)
+        self._look = None
         self._works()
         with self._store.lock:
             del self._facts.looks[self._name]
         self._sightings.unlook(self._name, self._facts.destination)
+
+
+def _by_name(names: frozenset[Name], *, whole: bool = True, suspects: frozenset[Name] = frozenset()) -> _Look:
+    contents = Contents(everything=True, asked=names)
+    return _Look(Lookup(names, suspects=suspects), whole=whole, names=names, contents=contents)
 
 
 def _names(digest: str, names: Iterable[Name]) -> Iterable[Name]:

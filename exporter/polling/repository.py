@@ -6,21 +6,21 @@ Loop thread only. It takes the answers to listings, and its `statuses` take thos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.polling.access import Access
-from exporter.polling.calls import Call, Job
+from exporter.polling.calls import Call, Job, unusable
 from exporter.polling.context import Asker, Context
 from exporter.polling.listing import ImageListing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.statuses import StatusPoller
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
-from exporter.replication.model import FailureScope, Image, Reason
+from exporter.replication.model import Destination, FailureScope, Image, Name, Reason
 from exporter.replication.replicas import Contents, renamed
 from exporter.replication.state_file import Remembered
+from exporter.replication.steps import Steps, finished, sliced
 from exporter.replication.targets import RepositoryTargets, Watched
 
 
@@ -51,6 +51,9 @@ class RepositoryPoller(Asker):
         self._job = Job(Operation.IMAGES, name)
         self._scope = FailureScope("images", name)
         self._group = (id(context), name)
+        #: The present or last change of the images, which goes on in turns.
+        self._turns = context.shared.turns
+        self._work: Steps[None] | None = None
         #: When the present listing began (Unix time).
         self._began = 0.0
         #: The last listing, if an equal one selects the same.
@@ -93,8 +96,6 @@ class RepositoryPoller(Asker):
             # A target spells it out. Its images are gone, and that is no failure of its own.
             self._shown = None
             self._listed([], exists=False)
-            with self._store.lock:
-                self.facts.targets = tuple(replace(t, complete=True) for t in self.facts.targets or ())
             self._context.fail(self._scope, error, call)
         else:
             self.ask_again(self._job, due=self._context.fail(self._scope, error, call))
@@ -108,89 +109,118 @@ class RepositoryPoller(Asker):
             self._listed(images)
 
     def _listed(self, images: Sequence[Image], *, exists: bool = True) -> None:
-        now = self._clock.monotonic()
+        self._begin(self._taken(images, exists=exists))
+
+    def _begin(self, work: Steps[None]) -> None:
+        """Change the images in steps, after the last change has ended."""
+        self._finish()
+        self._work = work
+        self._turns.begin(work)
+
+    def _finish(self) -> None:
+        if self._work:
+            finished(self._work)
+
+    def _taken(self, images: Sequence[Image], *, exists: bool) -> Steps[None]:
+        """Take a complete listing. It shows at once, after a look at all of it."""
+        try:
+            yield from self._take_images(images, exists=exists)
+        except Exception as error:  # noqa: BLE001 - no answer of AWS may stop the exporter
+            self.ask_again(self._job, due=self._context.fail(self._scope, unusable(error)))
+
+    def _take_images(self, images: Sequence[Image], *, exists: bool) -> Steps[None]:
+        now, began = self._clock.monotonic(), self._began
         was_fresh = self.facts.fresh(now, self._store.stale_after)
         if not was_fresh:
             self.statuses.durations.interrupted()
-        if self._shown != images:
-            self._select(images)
+        if not (yield from _equal(self._shown, images)):
+            yield from self._select(images, exists=exists)
         elif self._floor != self._newest.floor:
-            self.admit()
+            yield from self._show_admitted()
         with self._store.lock:
             if exists != self.facts.exists or not was_fresh:
                 self._store.changed()
             self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
-        self._sightings.listed(self.name, self._registry.source, Contents(images, everything=False))
-        self.statuses.durations.listed(self._began)
+        self._sightings.listed(self.name, self._registry.source, Contents(images))
+        self.statuses.durations.listed(began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
         self.ask_again(self._job, due=self._pacing.later(self._pacing.settings.discovery_interval))
 
     # -- the images --------------------------------------------------------------------------
 
-    def _select(self, images: Sequence[Image]) -> None:
-        selection = self._targets.select(images, now=self._clock.time())
-        self._newest.put(self._group, selection)
+    def _select(self, images: Sequence[Image], *, exists: bool) -> Steps[None]:
+        selection = yield from self._targets.selecting(images, now=self._clock.time())
+        yield from self._newest.put(self._group, selection)
         if self._newest.newly_skipped():
             self._context.warned("images_skipped", max_images=self._newest.limit)
         with self._store.lock:
+            # That the images of a missing repository are missing is no failure of its own.
             self.facts.targets = tuple(
-                TargetImages(t.label, t.images, complete=not t.missing) for t in selection.targets
+                TargetImages(t.label, t.images, complete=not (exists and t.missing))
+                for t in selection.targets
             )
             self._store.skipped = self._newest.skipped
         self._context.targets_changed = True
-        expected = self._registry.expected(self.name)
-        remembered = self._memory.recall(self._registry.source, self.name, expected=expected)
-        self._show_admitted(remembered)
+        yield from self._show_admitted(self._memory.of(self._registry.source, self.name))
         # Most of a listing is kept by its selection. One that is mostly not selected is dropped.
         worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
         self._shown = images if worth else None
 
-    def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> None:
+    def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> Steps[None]:
         self._floor = self._newest.floor
-        self._show(self._newest.admitted(self._group), remembered=remembered)
+        admitted = yield from self._newest.admitted(self._group, self._floor)
+        yield from self._show(admitted, remembered=remembered)
 
     def _show(
         self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Remembered] | None = None
-    ) -> None:
+    ) -> Steps[None]:
         """Make the facts those of the selected images, and ask for what is new among them."""
-        gone = self.facts.images.keys() - selected.keys()
-        for digest in gone:
-            self.statuses.removed(digest)
-        if not selected:
-            self.statuses.works()
-        new, changed = self._differences(selected, remembered or {})
-        before = [self.facts.images[image.digest] for image in changed]
+        new, changed = yield from self._differences(selected, remembered or {})
+        renames = []
         with self._store.lock:
-            for digest in gone:
-                self.facts.remove(digest)
-            for image in (*new, *changed):
-                self.facts.put(image)
+            gone = self.facts.images.keys() - selected.keys()
+            # An answer may have come since the names were compared.
+            for digest, names, required in changed:
+                before = self.facts.images[digest]
+                after = renamed(before, names, required)
+                self.facts.put(after)
+                renames.append((before, after))
+            self.facts.replace(gone=gone, new=new)
             if gone or new or changed:
                 self._store.changed()
-        for image in new:
-            self.statuses.added(image)
-        for was, image in zip(before, changed, strict=True):
-            self.statuses.renamed(was, image)
+        for digests in sliced(gone):
+            for digest in digests:
+                self.statuses.removed(digest)
+            yield
+        if not selected:
+            self.statuses.works()
+        for some in sliced(new):
+            for image in some:
+                self.statuses.added(image)
+            yield
+        for before, after in renames:
+            self.statuses.renamed(before, after)
         self.statuses.find_destinations()
 
     def _differences(
         self, selected: Mapping[str, Watched], remembered: Mapping[str, Remembered]
-    ) -> tuple[list[ImageFacts], list[ImageFacts]]:
-        """The images that are new, with what is remembered; and those with other names or destinations."""
-        new, changed = [], []
-        for digest, watched in selected.items():
-            image, names = watched.image, tuple(sorted(watched.names))
-            known = self.facts.images.get(digest)
-            if known is None or known.replicated_from != image.replicated_from:
-                found = ImageFacts(
-                    digest, names, image.pushed_at, image.replicated_from, required=watched.required
-                )
-                new.append(self.statuses.recall(found, remembered.get(digest)))
-            elif known.names != names or known.required != watched.required:
-                changed.append(renamed(known, names, watched.required))
+    ) -> Steps[tuple[list[ImageFacts], list[tuple[str, tuple[Name, ...], frozenset[Destination]]]]]:
+        """The new images, with what is remembered; the other names and destinations of known ones."""
+        new: list[ImageFacts] = []
+        changed = []
+        for some in sliced(selected.values()):
+            for image, names, required in ((w.image, tuple(sorted(w.names)), w.required) for w in some):
+                known = self.facts.images.get(image.digest)
+                if known is None or known.replicated_from != image.replicated_from:
+                    times = (image.pushed_at, image.replicated_from)
+                    found = ImageFacts(image.digest, names, *times, required=required)
+                    new.append(self.statuses.recall(found, remembered.get(image.digest)))
+                elif known.names != names or known.required != required:
+                    changed.append((image.digest, names, required))
+            yield
         return new, changed
 
     # -- what else changes -------------------------------------------------------------------
@@ -215,14 +245,19 @@ class RepositoryPoller(Asker):
             self.facts.targets = None
         self.statuses.restart_first_round()
         self.statuses.durations.interrupted()
+        self._begin(self._narrow(targets))
+        self._shown = None
+        self._listing.begin_again(targets)
+        self._pacing.book(self._job)
+
+    def _narrow(self, targets: RepositoryTargets) -> Steps[None]:
+        """Watch those of the present images that the targets select."""
         known = [
             Image(f.digest, tuple(n.tag for n in f.names if n.tag), f.pushed_at, f.replicated_from)
             for f in self.facts.images.values()
         ]
-        self._show(targets.select(known, now=self._clock.time()).images)
-        self._shown = None
-        self._listing.begin_again(targets)
-        self._pacing.book(self._job)
+        selection = yield from targets.selecting(known, now=self._clock.time())
+        yield from self._show(selection.images)
 
     def intervals_changed(self) -> None:
         """Count other intervals from the last listing and the last answers."""
@@ -234,14 +269,26 @@ class RepositoryPoller(Asker):
     def admit(self) -> None:
         """Watch those of the listed images that fit under `max_images` now."""
         if self.facts.listed_at is not None:
-            self._show_admitted()
+            self._begin(self._show_admitted())
 
     def retire(self) -> None:
         """It is polled no longer: leave nothing behind."""
+        self._finish()
         self._context.forget(self.name)
         self._pacing.cancel(self._job)
         self.statuses.retire()
-        self._newest.put(self._group, None)
+        finished(self._newest.put(self._group, None))
         self._sightings.unwatch(self.name, self._registry.source, self.statuses)
         with self._store.lock:
             self._store.skipped = self._newest.skipped
+
+
+def _equal(one: Sequence[Image] | None, other: Sequence[Image]) -> Steps[bool]:
+    """Whether two listings are equal."""
+    if one is None or len(one) != len(other):
+        return False
+    for mine, theirs in zip(sliced(one), sliced(other), strict=True):
+        if mine != theirs:
+            return False
+        yield
+    return True

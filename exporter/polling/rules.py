@@ -185,6 +185,8 @@ class RulesPoller(Asker):
             # The Unix time at which the call was sent.
             self._registry.rules_time = self._clock.time() - max(0.0, now - call.sent_at)
         self._log(registry)
+        for destination, _ in registry.routes():
+            self._context.shared.on_destination(self._registry.source, destination)
         for name, repository in self._repositories.items():
             expected = registry.destinations(name)
             # Rules that could not be read for long may have changed any number of times.

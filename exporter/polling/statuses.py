@@ -31,6 +31,7 @@ from exporter.replication.model import (
 from exporter.replication.replicas import Contents, looked, only_at, settle
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
+from exporter.replication.steps import Steps, finished, sliced
 
 _KNOWN_STATUSES = frozenset(Status)
 
@@ -52,6 +53,8 @@ class StatusPoller(Asker):
         #: Where the images are expected or reported, and where ECR reported one since the rules changed.
         self.destinations = NOWHERE
         self._reported = NOWHERE
+        #: The looks that are taken in steps, by destination.
+        self._looking: dict[Destination, Steps[None]] = {}
         #: The destinations that were looked at. An image that was COMPLETE there is so for ever.
         self._looked_at: set[Destination] = set()
         self._name = repository
@@ -115,6 +118,7 @@ class StatusPoller(Asker):
         return remembered.recall(
             image,
             clock=self._clock,
+            expected=self._registry.expected(self._name) or frozenset(),
             settled_interval=settings.settled_interval,
             stale_after=settings.stale_after,
         )
@@ -294,18 +298,27 @@ class StatusPoller(Asker):
         """Take what the destination holds; None if that is not known any more."""
         if contents is not None:
             self._looked_at.add(destination)
-        for before in self.copies(destination):
-            after = looked(before, destination, contents)
-            if after is before:
-                continue
-            if not self._pacing.settings.replica_interval:
-                after = replace(after, replicas=())  # only watched registries show what they hold
-            after = self._settled(after)
-            with self._store.lock:
-                self._store.changed()
-                self._take_look(before, after)
-            if after.replications is not None:
-                self.note_first_answer(after.digest)
+        if before := self._looking.get(destination):
+            finished(before)
+        self._looking[destination] = steps = self._take_looks(destination, contents)
+        self._context.shared.turns.begin(steps)
+
+    def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
+        for some in sliced(self.copies(destination)):
+            for digest in (image.digest for image in some):
+                before = self._facts.images.get(digest)
+                after = looked(before, destination, contents) if before else None
+                if before is None or after is None or after is before:
+                    continue
+                if not self._pacing.settings.replica_interval:
+                    after = replace(after, replicas=())  # only watched registries show what they hold
+                after = self._settled(after)
+                with self._store.lock:
+                    self._store.changed()
+                    self._take_look(before, after)
+                if after.replications is not None:
+                    self.note_first_answer(digest)
+            yield
 
     def _settled(self, image: ImageFacts) -> ImageFacts:
         """The facts of an image that need not be asked for, because it is present wherever it is expected."""
@@ -372,8 +385,7 @@ class StatusPoller(Asker):
 
     def rules_confirmed(self) -> None:
         """The rules are the same: ask again for images that they apply to now."""
-        for digest in self._unverified:
-            image = self._facts.images[digest]
+        for image in filter(None, map(self._facts.images.get, self._unverified)):
             if image.unverified and self._registry.rules_cover(image):
                 self._ask(image)
 

@@ -7,7 +7,7 @@ place, by the poller's loop thread alone and under the store's lock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -131,7 +131,7 @@ class _Summary:
 
 @dataclass(slots=True)
 class RepositoryFacts:
-    """What is known of a watched repository. Its images change through `put` and `remove` alone."""
+    """What is known of a watched repository. Its images change through `put` and `replace` alone."""
 
     labels: tuple[str, ...] = ()
     #: Where the targets say that images must arrive.
@@ -154,9 +154,11 @@ class RepositoryFacts:
         self.images[image.digest] = image
         self._summary = None
 
-    def remove(self, digest: str) -> None:
-        """Remove an image. Raises KeyError if there is none."""
-        del self.images[digest]
+    def replace(self, *, gone: Iterable[str], new: Iterable[ImageFacts]) -> None:
+        """Remove the images of these digests, and add or replace others."""
+        for digest in gone:
+            del self.images[digest]
+        self.images.update((image.digest, image) for image in new)
         self._summary = None
 
     def summary(self) -> _Summary:

@@ -35,12 +35,19 @@ class Contents:
     """
 
     def __init__(
-        self, images: Iterable[Image], *, everything: bool, asked: Collection[Name] | None = None
+        self, images: Iterable[Image] = (), *, everything: bool = False, asked: Collection[Name] | None = None
     ) -> None:
-        self._images = {image.digest: image for image in images}
-        self._tags = {tag: image.digest for image in self._images.values() for tag in image.tags}
-        self._everything = everything
+        self._images: dict[str, Image] = {}
+        self._tags: dict[str, str] = {}
+        self.everything = everything
         self._asked = asked
+        self.add(images)
+
+    def add(self, images: Iterable[Image]) -> None:
+        """Take images of a further page."""
+        for image in images:
+            self._images[image.digest] = image
+            self._tags.update(dict.fromkeys(image.tags, image.digest))
 
     def holds(self, digest: str) -> bool:
         """Whether the image was seen there, under whatever tag."""
@@ -61,8 +68,8 @@ class Contents:
 
     def _knows(self, digest: str, name: Name) -> bool:
         """Whether the answer tells that the digest or the tag is not there."""
-        if self._asked is None or not self._everything:
-            return self._everything
+        if self._asked is None or not self.everything:
+            return self.everything
         return Name("", digest) in self._asked and (not name.tag or Name(name.tag, "") in self._asked)
 
     def has_news(self, images: Iterable[ImageFacts], destination: Destination) -> bool:

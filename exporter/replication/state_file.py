@@ -58,13 +58,21 @@ class Settled(NamedTuple):
     destinations: tuple[Destination, ...]
 
     def recall(
-        self, image: ImageFacts, *, clock: Clock, settled_interval: float, stale_after: float
+        self,
+        image: ImageFacts,
+        *,
+        clock: Clock,
+        expected: frozenset[Destination],
+        settled_interval: float,
+        stale_after: float,
     ) -> ImageFacts:
         """The facts of the image with this answer.
 
-        They are unchanged if the image was replicated again since, if the answer is too old, or if it is
-        from the future because the clock was set back.
+        They are unchanged if it is not COMPLETE wherever it is expected, if the image was replicated again
+        since, if the answer is too old, or if it is from the future because the clock was set back.
         """
+        if not expected <= set(self.destinations):
+            return image
         age = clock.time() - self.answered_time
         good_for = settled_interval + stale_after
         if self.replicated_from != image.replicated_from or not 0 <= age <= good_for:
@@ -88,14 +96,20 @@ class Unfinished(NamedTuple):
     states: tuple[tuple[Destination, str, float], ...]
 
     def recall(
-        self, image: ImageFacts, *, clock: Clock, settled_interval: float, stale_after: float
+        self,
+        image: ImageFacts,
+        *,
+        clock: Clock,
+        expected: frozenset[Destination],
+        settled_interval: float,
+        stale_after: float,
     ) -> ImageFacts:
         """The facts of the image with these times, which are of use once ECR reports the same states.
 
         They are unchanged if the image was replicated again since. Times of the future are left out, because
         the clock was set back.
         """
-        del settled_interval, stale_after
+        del expected, settled_interval, stale_after
         if self.replicated_from != image.replicated_from:
             return image
         now = clock.time()
@@ -117,20 +131,9 @@ class StateCache:
     def __len__(self) -> int:
         return sum(map(len, self.rest().values()))
 
-    def recall(
-        self, source: Source, repository: str, *, expected: frozenset[Destination] | None
-    ) -> Mapping[str, Remembered]:
-        """What is remembered of the repository, by digest.
-
-        Settled images only if they are COMPLETE wherever the rules send them now.
-        """
-        images = self._repositories.get((source, repository), {})
-        wanted = expected or frozenset()
-        return {
-            digest: image
-            for digest, image in images.items()
-            if isinstance(image, Unfinished) or wanted <= set(image.destinations)
-        }
+    def of(self, source: Source, repository: str) -> Mapping[str, Remembered]:
+        """What is remembered of the repository, by digest."""
+        return self._repositories.get((source, repository), {})
 
     def forget(self, source: Source, repository: str) -> None:
         """Drop what is remembered of a repository, because it was listed."""

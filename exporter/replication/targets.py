@@ -6,17 +6,19 @@ All functions are pure: settings and listings go in, selections come out, and th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from hashlib import blake2b
 from heapq import nlargest
+from itertools import chain
 
 from sortedcontainers import SortedList
 
 from exporter.config.settings import TargetSettings
 from exporter.replication.facts import NOWHERE
 from exporter.replication.model import Destination, Image, Name, Source
+from exporter.replication.steps import Steps, finished, sliced
 
 _GLOB = frozenset("*?[")
 
@@ -101,20 +103,23 @@ class Target:
         """Whether the target applies to the repository."""
         return self._repository.match(repository)
 
-    def select(self, images: Sequence[Image], *, now: float) -> dict[str, Watched]:
+    def select(self, images: Collection[Image], *, now: float) -> Steps[dict[str, Watched]]:
         """The images that the target selects, by digest; `now` is Unix time.
 
         An image without a push time passes `pushed_within`, because it would be hidden for ever otherwise.
         For `latest` it is the oldest.
         """
-        required = self.required
-        found = [Watched(image, names, required) for image in images if (names := self._names(image))]
-        within = self.settings.pushed_within
-        if within is not None:
-            found = [w for w in found if w.image.pushed_at is None or w.image.pushed_at >= now - within]
-        if self.settings.latest is not None:
-            found = nlargest(self.settings.latest, found, key=_age)
-        return {w.image.digest: w for w in found}
+        within, latest = self.settings.pushed_within, self.settings.latest
+        found: dict[str, Watched] = {}
+        for some in sliced(images):
+            for image in some:
+                recent = within is None or image.pushed_at is None or image.pushed_at >= now - within
+                if recent and (names := self._names(image)):
+                    found[image.digest] = Watched(image, names, self.required)
+            if latest is not None:
+                found = {w.image.digest: w for w in nlargest(latest, found.values(), key=_age)}
+            yield
+        return found
 
     def _names(self, image: Image) -> frozenset[Name]:
         if self.settings.digest:
@@ -216,41 +221,56 @@ class RepositoryTargets:
         """The names that targets spell out and that no image has."""
         if not self._named:
             return self._named
-        existing = {Name(tag, "") for image in images for tag in image.tags}
-        return self._named - existing - {Name("", image.digest) for image in images}
+        tags = set(chain.from_iterable(image.tags for image in images))
+        digests = {image.digest for image in images}
+        return frozenset(name for name in self._named if name.tag not in tags and name.digest not in digests)
 
     def select(self, images: Sequence[Image], *, now: float) -> Selection:
         """What the targets select of the images; `now` is Unix time."""
-        images = _without_twins(images)
+        return finished(self.selecting(images, now=now))
+
+    def selecting(self, images: Sequence[Image], *, now: float) -> Steps[Selection]:
+        """`select` in steps."""
+        single = yield from _without_twins(images)
         merged: dict[str, Watched] = {}
         counts: list[Selected] = []
         missing = self.missing(images)
         for target in self.targets:
-            chosen = target.select(images, now=now)
+            chosen = yield from target.select(single, now=now)
             counts.append(Selected(target.label, len(chosen), target.named & missing))
-            for digest in chosen.keys() & merged.keys():
-                one, other = merged[digest], chosen[digest]
-                chosen[digest] = Watched(other.image, one.names | other.names, one.required | other.required)
+            for some in sliced(chosen.keys() & merged.keys()):
+                for digest in some:
+                    one, other = merged[digest], chosen[digest]
+                    chosen[digest] = Watched(
+                        other.image, one.names | other.names, one.required | other.required
+                    )
+                yield
             merged |= chosen
         return Selection(merged, tuple(counts))
 
 
-def _without_twins(images: Sequence[Image]) -> list[Image]:
+def _without_twins(images: Sequence[Image]) -> Steps[Collection[Image]]:
     """Each digest once and each tag once.
 
     A tag that moves between two pages is on two images of the listing. The newest push keeps it.
     """
     single = {image.digest: image for image in images}
-    tags = [tag for image in single.values() for tag in image.tags]
-    if len(tags) == len(set(tags)):
-        return list(single.values())
-    owners: dict[str, str] = {}
-    for image in sorted(single.values(), key=lambda image: (image.pushed_at or 0.0, image.digest)):
-        owners.update(dict.fromkeys(image.tags, image.digest))
-    return [
-        replace(image, tags=tuple(tag for tag in image.tags if owners[tag] == image.digest))
-        for image in single.values()
-    ]
+    owners: dict[str, Image] = {}
+    for some in sliced(single.values()):
+        for image in some:
+            for tag in image.tags:
+                owner = owners.setdefault(tag, image)
+                if owner is image:
+                    continue
+                older, owners[tag] = sorted((owner, image), key=_pushed)
+                kept = single[older.digest]
+                single[older.digest] = replace(kept, tags=tuple(t for t in kept.tags if t != tag))
+        yield
+    return single.values()
+
+
+def _pushed(image: Image) -> tuple[float, str]:
+    return image.pushed_at or 0.0, image.digest
 
 
 #: A place in the order by push time, then by group and digest, so that the order is total and repeatable.
@@ -289,34 +309,51 @@ class Newest:
         before, self._was_skipping = self._was_skipping, self.floor is not None
         return self._was_skipping and not before
 
-    def put(self, group: Hashable, selection: Selection | None) -> None:
+    def put(self, group: Hashable, selection: Selection | None) -> Steps[None]:
         """Set what a group selects; None if the group is gone."""
-        before = self._groups.pop(group, {})
         after = selection.images if selection else {}
+        # It holds what has places at each moment.
+        held = self._groups[group] = dict(self._groups.get(group, {}))
+        for some in sliced([*(held.keys() - after.keys()), *after]):
+            for digest in some:
+                old, new = held.get(digest), after.get(digest)
+                if old and new and _place(old) == _place(new):
+                    continue
+                if old:
+                    self._move(self._places.remove, held.pop(digest), group)
+                if new:
+                    held[digest] = new
+                    self._move(self._places.add, new, group)
+            self._find_floor()
+            yield
         if after:
             self._groups[group] = after
-        moved = _moved(before, after)
-        for watched in (before[digest] for digest in moved & before.keys()):
-            age = _age(watched, group)
-            for _ in watched.names:
-                self._places.remove(age)
-        added = (after[digest] for digest in moved & after.keys())
-        self._places.update(_age(w, group) for w in added for _ in w.names)
-        self._find_floor()
+        else:
+            del self._groups[group]
 
-    def admitted(self, group: Hashable) -> Mapping[str, Watched]:
-        """The images of the group that fit, by digest."""
+    @staticmethod
+    def _move(change: Callable[[_Age], None], watched: Watched, group: Hashable) -> None:
+        age = _age(watched, group)
+        for _ in watched.names:
+            change(age)
+
+    def admitted(self, group: Hashable, floor: _Age | None) -> Steps[Mapping[str, Watched]]:
+        """The images of the group that are younger than the floor, by digest."""
         images = self._groups.get(group, {})
-        if self.floor is None:
+        if floor is None:
             return images
-        oldest = self.floor[0]
-        return {
-            digest: watched
-            for digest, watched in images.items()
-            # Most are decided by the push time alone, and there may be a hundred thousand.
-            if ((at := watched.image.pushed_at) is not None and at > oldest)
-            or _age(watched, group) > self.floor
-        }
+        oldest = floor[0]
+        found: dict[str, Watched] = {}
+        for some in sliced(images.items()):
+            found.update(
+                (digest, watched)
+                for digest, watched in some
+                # Most are decided by the push time alone, and there may be a hundred thousand.
+                if ((at := watched.image.pushed_at) is not None and at > oldest)
+                or _age(watched, group) > floor
+            )
+            yield
+        return found
 
     def _find_floor(self) -> None:
         left_out = len(self._places) - self.limit
@@ -324,14 +361,9 @@ class Newest:
         self._was_skipping = self._was_skipping and left_out > 0
 
 
-def _moved(before: Mapping[str, Watched], after: Mapping[str, Watched]) -> set[str]:
-    """The digests that are in one of them only, or have another push time or number of names."""
-    return (before.keys() ^ after.keys()) | {
-        digest
-        for digest, new in after.items()
-        if (old := before.get(digest))
-        and (old.image.pushed_at != new.image.pushed_at or len(old.names) != len(new.names))
-    }
+def _place(watched: Watched) -> tuple[float | None, int]:
+    """What decides which places an image has."""
+    return watched.image.pushed_at, len(watched.names)
 
 
 def _age(watched: Watched, group: Hashable = "") -> _Age:

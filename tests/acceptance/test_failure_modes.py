@@ -224,7 +224,7 @@ def test_a_status_is_not_known(live: Live, aws: EmbeddedAWS) -> None:
     eventually(lambda: live.statuses(repository="team/app") == {"TELEPORTED"}, within=5)
     partner_is_still_polled(live)
     assert live.statuses(repository="team/api") == {"COMPLETE"}
-    assert [line["status"] for line in live.lines("unheard_of_status")] == ["TELEPORTED"]
+    assert [line["status"] for line in live.lines("unknown_status")] == ["TELEPORTED"]
     report(aws, None)
     eventually(lambda: live.statuses() == {"COMPLETE"}, within=5)
 
@@ -350,7 +350,7 @@ def test_a_listing_never_ends(live: Live, aws: EmbeddedAWS, fresh: bool) -> None
         return json_answer(aws.serve(Call(call.kind, plain)) | {"nextToken": tokens[-1]})
 
     aws.fault = looping
-    fails(live, "invalid", "base/*", message="the pages lead in a circle")
+    fails(live, "invalid", "base/*", message="a page was repeated")
     assert len(tokens) < 20
     heals(live, aws)
 

@@ -706,6 +706,34 @@ def test_another_registry_is_named_wherever_it_can_be(aws: EmbeddedAWS, session:
     assert named == {name: None if name == "DescribeRegistry" else OTHER for name in OPERATIONS}
 
 
+def test_credentials_of_another_account_do_not_read_its_images(aws: EmbeddedAWS) -> None:
+    """A profile can be rotated to another account while the registry is polled."""
+    for account in (ACCOUNT, OTHER):
+        aws.create_repository(account, REGION, "team/app")
+        digest = aws.push(account, REGION, "team/app", "v1", digest=DIGEST)
+    sessions = [aws.session(), aws.session(OTHER)]
+    connector = AwsConnector(session=lambda: sessions.pop(0), endpoint_url=aws.endpoint_url)
+    client = connector.ecr(RegistrySettings(), connections=1)
+    assert client.registry().registry_id == ACCOUNT
+
+    def refuse(call: Call) -> Fault | None:
+        """The old keys have expired, and no repository policy lets another account in."""
+        if call.kind.account == ACCOUNT:
+            return Refuse(403, "ExpiredTokenException")
+        named = call.params.get("registryId", call.kind.account)
+        return None if named == call.kind.account else Refuse(400, "AccessDeniedException")
+
+    of_a_registry = {name: call for name, call in ECR_CALLS.items() if name != "DescribeRegistry"}
+    assert all(call(client) is not None for call in of_a_registry.values())
+    aws.fault = refuse
+    assert failure(client.registry).everything
+    for call in of_a_registry.values():
+        error = failure(lambda call=call: call(client))  # type: ignore[misc]
+        assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, False)
+    assert client.registry().registry_id == OTHER
+    assert client.images("team/app", None).items[0].digest == digest
+
+
 class TestRole:
     """An assumed role, in time that only moves when told."""
 

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.fakes import ACCOUNT, HOME, IRELAND, OREGON, FakeClock, digest_of
 
-from exporter.metrics.catalogue import CATALOGUE, PREFIX, Row, markdown
+from exporter.metrics.catalogue import CATALOGUE, PREFIX, D, Row, S, markdown
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
@@ -332,3 +332,15 @@ def test_nothing_is_told_of_a_state_file_that_is_no_longer_written() -> None:
     assert instruments.registry.get_sample_value(name) is None
     instruments.state_written(at=PUSHED + 1)
     assert instruments.registry.get_sample_value(name) == PUSHED + 1
+
+
+def test_a_destination_has_a_histogram_before_its_first_replication() -> None:
+    instruments = Instruments()
+    name = "ecr_image_replication_duration_seconds_count"
+    labels = dict(zip((*S, *D), (*HOME, *IRELAND), strict=True))
+    assert instruments.registry.get_sample_value(name, labels) is None
+    instruments.replicates(HOME, IRELAND)
+    assert instruments.registry.get_sample_value(name, labels) == 0
+    instruments.replicated(HOME, IRELAND, 42.0)
+    instruments.replicates(HOME, IRELAND)
+    assert instruments.registry.get_sample_value(name, labels) == 1

@@ -254,7 +254,7 @@ def test_no_scrape_waits_for_what_renders_ahead() -> None:
         repositories = store.registries[0].repositories
         repositories["new"] = repositories.pop("old")
         for digest in list(repositories["app"].images)[1:50]:
-            repositories["app"].remove(digest)
+            repositories["app"].replace(gone=[digest], new=())
     told = fast.page(accept="", accept_encoding="gzip", names=()).whole()
     assert ahead.is_alive()
     tag.go_on.set()
@@ -353,7 +353,7 @@ class Churn(RuleBasedStateMachine):
             self.store.changed()
             for facts in self.store.registries[0].repositories.values():
                 for digest in list(facts.images)[which : which + 2]:
-                    facts.remove(digest)
+                    facts.replace(gone=[digest], new=())
 
     @rule(which=st.integers(0, 5), tag=TEXTS)
     def rename(self, which: int, tag: str) -> None:

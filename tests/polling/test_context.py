@@ -14,6 +14,7 @@ from exporter.polling.calls import Call, Job
 from exporter.polling.context import LONGEST_PAUSE, LONGEST_REQUESTED_PAUSE, Context, Shared
 from exporter.polling.rate_limit import Operation
 from exporter.polling.sightings import Sightings
+from exporter.polling.turns import Turns
 from exporter.replication.model import FailureScope, Reason
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
@@ -53,6 +54,8 @@ class Registry:
             random=self.random,
             journal=self.journal,
             on_complete=lambda *_: None,
+            on_destination=lambda *_: None,
+            turns=Turns(self.clock),
         )
         self.context = Context(shared, source=HOME, settings=settings(ALL))
 

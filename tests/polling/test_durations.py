@@ -254,3 +254,12 @@ def test_a_status_call_that_fails_for_long_loses_no_duration() -> None:
     rig.ecr.fault = lambda *_: None
     rig.run(100)
     assert len(rig.completions) == 1
+
+
+def test_a_destination_is_known_as_soon_as_the_rules_name_it() -> None:
+    """rate() does not see the first replication of a histogram that begins with it."""
+    ecr = FakeECR(rules=(Rule((IRELAND,)), Rule((OREGON,), ("team/",), ("team/",))))
+    rig = world(ecr)
+    rig.run(10)
+    assert rig.destinations == {(HOME, IRELAND), (HOME, OREGON)}
+    assert rig.completions == []

@@ -76,7 +76,7 @@ def test_a_listing_notices_that_it_is_led_in_a_circle(tokens: list[str]) -> None
     listing: Listing[str] = Listing("ecr:Any")
     for token in tokens[:-1]:
         listing.answered(Page((), token))
-    with pytest.raises(ECRError, match="ecr:Any: RepeatedToken: the pages lead in a circle"):
+    with pytest.raises(ECRError, match="ecr:Any: RepeatedToken: a page was repeated"):
         listing.answered(Page((), tokens[-1]))
 
 

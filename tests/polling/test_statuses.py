@@ -47,14 +47,14 @@ def test_what_the_rules_owe_and_ecr_does_not_report_is_missing() -> None:
     assert rig.states() == {("team/app", "v1", ""): {IRELAND: "MISSING"}}
 
 
-def test_an_unheard_of_status_is_told_by_its_own_name_and_noted_once() -> None:
+def test_an_unknown_status_is_told_by_its_own_name_and_noted_once() -> None:
     ecr = FakeECR()
     digest = pushed(ecr)
     ecr.report("team/app", digest, Replication(IRELAND, "TELEPORTED"))
     rig = world(ecr)
     rig.run(600)
     assert rig.states() == {("team/app", "v1", ""): {IRELAND: "TELEPORTED"}}
-    noted = [fields for event, fields in rig.journal.events if event == "unheard_of_status"]
+    noted = [fields for event, fields in rig.journal.events if event == "unknown_status"]
     assert [fields["status"] for fields in noted] == ["TELEPORTED"]
 
 

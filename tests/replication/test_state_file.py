@@ -321,7 +321,7 @@ SETTLED = Settled(ANSWERED - 60, ANSWERED, (OREGON, IRELAND))
 
 def recalled(seconds: float, image: ImageFacts = IMAGE, memory: Settled = SETTLED) -> ImageFacts:
     clock = FakeClock(now=5.0, wall_ahead=ANSWERED + seconds - 5.0)
-    return memory.recall(image, clock=clock, settled_interval=3600, stale_after=600)
+    return memory.recall(image, clock=clock, expected=frozenset(), settled_interval=3600, stale_after=600)
 
 
 def test_what_is_recalled_is_as_old_as_it_is() -> None:
@@ -480,12 +480,14 @@ def test_an_image_that_was_pushed_again_or_a_clock_that_was_set_back_gives_a_new
     image = ImageFacts("sha256:0", (), 5.0, 5.0)
     known = Unfinished(5.0, ANSWERED, ((IRELAND, "FAILED", ANSWERED),))
     clock = FakeClock(now=5.0, wall_ahead=ANSWERED + 60 - 5.0)
-    (kept,) = known.recall(image, clock=clock, settled_interval=1, stale_after=1).since
+    (kept,) = known.recall(image, clock=clock, expected=frozenset(), settled_interval=1, stale_after=1).since
     assert kept[:3] == (IRELAND, "FAILED", ANSWERED)
     again = replace(image, replicated_from=6.0)
-    assert known.recall(again, clock=clock, settled_interval=1, stale_after=1) is again
+    assert known.recall(again, clock=clock, expected=frozenset(), settled_interval=1, stale_after=1) is again
     clock = FakeClock(now=5.0, wall_ahead=ANSWERED - 60 - 5.0)
-    assert known.recall(image, clock=clock, settled_interval=1, stale_after=1).since == ()
+    assert (
+        known.recall(image, clock=clock, expected=frozenset(), settled_interval=1, stale_after=1).since == ()
+    )
 
 
 def test_an_image_that_was_deleted_meanwhile_does_not_come_back() -> None:

@@ -9,6 +9,7 @@ from support.fakes import HOME, digest_of
 
 from exporter.config.settings import TargetSettings
 from exporter.replication.model import Image, Name, Source
+from exporter.replication.steps import finished
 from exporter.replication.targets import (
     Newest,
     RepositoryTargets,
@@ -219,36 +220,36 @@ def group(*ages: float | None, names: int = 1) -> Selection:
 
 
 def admitted(newest: Newest, *groups: str) -> set[str]:
-    return {digest for name in groups for digest in newest.admitted(name)}
+    return {digest for name in groups for digest in finished(newest.admitted(name, newest.floor))}
 
 
 def test_the_newest_of_all_repositories_together_fit() -> None:
     newest = Newest(3)
-    newest.put("a", group(1, 5, 9))
-    assert (newest.skipped, len(newest.admitted("a"))) == (0, 3)
-    newest.put("b", group(2, None))
+    finished(newest.put("a", group(1, 5, 9)))
+    assert (newest.skipped, len(admitted(newest, "a"))) == (0, 3)
+    finished(newest.put("b", group(2, None)))
     assert newest.skipped == 2
     assert admitted(newest, "a", "b") == {digest_of(age) for age in ("1", "2", "5")}
 
 
 def test_what_is_gone_makes_room() -> None:
     newest = Newest(1)
-    newest.put("a", group(1))
-    newest.put("b", group(2))
+    finished(newest.put("a", group(1)))
+    finished(newest.put("b", group(2)))
     assert admitted(newest, "b") == set()
-    newest.put("a", None)
-    newest.put("never there", None)
+    finished(newest.put("a", None))
+    finished(newest.put("never there", None))
     assert (newest.skipped, admitted(newest, "b")) == (0, {digest_of("2")})
 
 
 def test_each_name_of_an_image_takes_a_place() -> None:
     newest = Newest(5)
-    newest.put("a", group(1, names=2))
-    newest.put("b", group(2, names=4))
-    newest.put("c", group(3))
+    finished(newest.put("a", group(1, names=2)))
+    finished(newest.put("b", group(2, names=4)))
+    finished(newest.put("c", group(3)))
     assert admitted(newest, "a", "b", "c") == {digest_of("1")}
     assert newest.skipped == 5
-    newest.put("b", group(2, names=3))
+    finished(newest.put("b", group(2, names=3)))
     assert admitted(newest, "a", "b", "c") == {digest_of("1"), digest_of("2")}
     assert newest.skipped == 1
 
@@ -258,9 +259,9 @@ def test_as_many_fit_as_there_is_room_for(groups: list[list[int]], limit: int) -
     newest = Newest(limit)
     for name, ages in enumerate(groups):
         selection = group(*ages)
-        newest.put(name, Selection({f"{name}{d}": w for d, w in selection.images.items()}, ()))
+        finished(newest.put(name, Selection({f"{name}{d}": w for d, w in selection.images.items()}, ())))
     total = sum(map(len, groups))
-    fit = sum(len(newest.admitted(name)) for name in range(len(groups)))
+    fit = sum(len(finished(newest.admitted(name, newest.floor))) for name in range(len(groups)))
     assert newest.skipped == max(0, total - limit)
     assert fit >= total - newest.skipped
 

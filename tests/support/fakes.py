@@ -340,6 +340,7 @@ class Rig:
         self.journal = FakeJournal()
         self.workers = Exchangeable()
         self.completions: list[tuple[Source, Destination, float]] = []
+        self.destinations: set[tuple[Source, Destination]] = set()
         self.poller = Poller(
             settings=settings,
             connector=connector or FakeAWS({ecr.source: ecr for ecr in ecrs or (self.ecr,)}),
@@ -348,6 +349,7 @@ class Rig:
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *seen: self.completions.append(seen),
+            on_destination=lambda *seen: self.destinations.add(seen),
             workers=workers or (lambda _: self.workers),
             memory=self.memory,
             shard=shard,

@@ -1,0 +1,38 @@
+"""Turns of the loop thread: how long it works before it takes answers and starts calls again."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from exporter.polling.calls import Clock
+from exporter.replication.steps import Steps
+
+#: Seconds after which a turn ends, when its present step is done.
+TURN = 0.01
+
+
+class Turns:
+    """Work in steps that is under way, the longest wait first. Loop thread only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._under_way: deque[Steps[None]] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether some work is under way."""
+        return bool(self._under_way)
+
+    def begin(self, work: Steps[None]) -> None:
+        """Do the first steps now, and the rest in later turns."""
+        if not self._done(work):
+            self._under_way.append(work)
+
+    def take(self) -> None:
+        """Go on with the work that waits longest, for one turn."""
+        if self._under_way:
+            self.begin(self._under_way.popleft())
+
+    def _done(self, work: Steps[None]) -> bool:
+        """Whether the work ends in this turn."""
+        end = self._clock.monotonic() + TURN
+        return all(self._clock.monotonic() < end for _ in work)

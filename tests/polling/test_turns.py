@@ -1,0 +1,135 @@
+"""Long work of the loop thread ends its turn in time, and a listing shows at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from support.fakes import ALL, STATUS, FakeClock, FakeECR, Rig, complete, digest_of, settings
+
+from exporter.config.settings import TargetSettings
+from exporter.polling.turns import TURN, Turns
+from exporter.replication.model import Image, ImageState
+from exporter.replication.state_file import StateCache, remembered
+from exporter.replication.steps import SLICE, Steps
+
+IMAGES = 10 * SLICE
+
+
+@dataclass
+class BusyClock(FakeClock):
+    """A clock on which everything takes time: each look at it costs a whole turn while it is busy."""
+
+    busy: bool = False
+
+    def monotonic(self) -> float:
+        self.now += TURN if self.busy else 0.0
+        return self.now
+
+
+def large() -> FakeECR:
+    """A repository with a listing of one page, the oldest image first."""
+    ecr = FakeECR(page_size=IMAGES)
+    builds = [Image(digest_of(f"{n}"), (f"build-{n}",), 1.8e9 + n / 1000) for n in range(IMAGES)]
+    ecr.repositories["team/app"] = {image.digest: image for image in builds}
+    ecr.statuses = {("team/app", digest): (complete(),) for digest in ecr.repositories["team/app"]}
+    return ecr
+
+
+def shown(rig: Rig) -> int:
+    return sum(len(images) for r in rig.snapshot().registries for _, images in r.repositories)
+
+
+def counted(steps: int, done: list[int]) -> Steps[None]:
+    for _ in range(steps):
+        done.append(1)
+        yield
+
+
+def test_works_take_turns() -> None:
+    clock, first, second = BusyClock(busy=True), [], []  # type: ignore[var-annotated]
+    turns = Turns(clock)
+    turns.begin(counted(3, first))
+    turns.begin(counted(2, second))
+    assert (len(first), len(second)) == (1, 1)
+    turns.take()
+    assert (len(first), len(second)) == (2, 1)
+    turns.take()
+    assert (len(first), len(second)) == (2, 2)
+    for _ in range(3):
+        turns.take()
+    assert (len(first), len(second), bool(turns)) == (3, 2, False)
+
+
+def test_a_turn_goes_on_while_there_is_time() -> None:
+    done: list[int] = []
+    turns = Turns(FakeClock())
+    turns.begin(counted(100, done))
+    assert (len(done), bool(turns)) == (100, False)
+
+
+def turns_until(rig: Rig, images: int) -> int:
+    """Turns until so many images are shown. Until then it is as many as before."""
+    before = shown(rig)
+    for turn in range(1, 1000):
+        rig.poller.step()
+        if shown(rig) == images:
+            return turn
+        assert shown(rig) == before
+    raise AssertionError(f"{shown(rig)} images after {turn} turns")
+
+
+SHAPES: dict[str, tuple[tuple[TargetSettings, ...], int, int]] = {
+    "tags": ((TargetSettings("team/app", tags=("build-*",)),), 2 * IMAGES, IMAGES),
+    "latest": ((TargetSettings("*", latest=IMAGES // 2),), 2 * IMAGES, IMAGES // 2),
+    "several targets": ((ALL, TargetSettings("team/*", pushed_within=1e9)), 2 * IMAGES, IMAGES),
+    "over max_images": ((ALL,), IMAGES // 4, IMAGES // 4),
+}
+
+
+@pytest.mark.parametrize(("targets", "max_images", "fit"), SHAPES.values(), ids=SHAPES)
+def test_a_large_listing_is_taken_in_many_turns_and_shows_at_once(
+    targets: tuple[TargetSettings, ...], max_images: int, fit: int
+) -> None:
+    """No turn looks at more than a few slices of the images, so that calls start in between."""
+    clock, ecr = BusyClock(busy=True), large()
+    rig = Rig(settings(*targets, max_images=max_images), ecr, clock=clock)
+    assert turns_until(rig, fit) > IMAGES / SLICE
+    ecr.repositories["team/app"] = dict(list(ecr.repositories["team/app"].items())[-2 * SLICE :])
+    clock.now += 60
+    assert turns_until(rig, 2 * SLICE) > 2
+    clock.busy = False
+    rig.run(100)
+    assert len(rig.states()) == 2 * SLICE
+
+
+@pytest.mark.parametrize("change", ["retarget", "retire", "limit"])
+def test_a_reload_finishes_the_turns_that_are_under_way(change: str) -> None:
+    clock = BusyClock(busy=True)
+    rig = Rig(settings(ALL), large(), clock=clock)
+    for _ in range(IMAGES // SLICE):
+        rig.poller.step()
+    assert shown(rig) == 0
+    after, images = {
+        "retarget": (settings(TargetSettings("*", tags=("build-1*",))), 1 + 10 + 100 + 1000),
+        "retire": (settings(TargetSettings("other/*")), 0),
+        "limit": (settings(ALL, max_images=10), 10),
+    }[change]
+    rig.poller.configure(after)
+    clock.busy = False
+    rig.run(200)
+    assert len(rig.states()) == images
+    assert all(rig.states().values())
+
+
+def test_a_restart_takes_what_is_remembered_in_turns_too() -> None:
+    """Images that the state file has as settled are not asked for again."""
+    ecr = large()
+    first = Rig(settings(ALL, requests_per_second=10_000.0), ecr)
+    first.run(30)
+    assert first.store.states(first.clock.now)[ImageState.SETTLED] == IMAGES
+    ecr.calls.clear()
+    memory = StateCache(remembered(first.store, first.clock))
+    second = Rig(settings(ALL), ecr, memory=memory, clock=BusyClock(now=first.clock.now + 5, busy=True))
+    assert turns_until(second, IMAGES) > IMAGES / SLICE
+    assert ecr.calls[STATUS] == 0
