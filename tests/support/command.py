@@ -130,12 +130,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(tmp_path: Path, *flags: str, port: str = "0", **env: str) -> Iterator[Command]:
+def running(
+    tmp_path: Path, *flags: str, port: str = "0", stdin: int | None = None, **env: str
+) -> Iterator[Command]:
     """Run the command on `port`, by default on a free one, and kill it at the end."""
     log = tmp_path / "exporter.log"
     arguments = [sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}", *flags]
     with log.open("w") as stderr:
-        process = subprocess.Popen(arguments, stderr=stderr, env=environment(**env), text=True)
+        process = subprocess.Popen(arguments, stdin=stdin, stderr=stderr, env=environment(**env), text=True)
     try:
         yield Command(process, log, port=int(port))
     finally:
