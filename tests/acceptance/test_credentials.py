@@ -68,7 +68,7 @@ def start(tmp_path: Path, aws: EmbeddedAWS) -> Start:
     """Starts the command with a configuration and an environment."""
 
     def begin(
-        environment: dict[str, str], config: str = CONFIG, stdin: int | None = None
+        environment: dict[str, str], config: str = CONFIG, stdin: str = os.devnull
     ) -> AbstractContextManager[Command]:
         (tmp_path / "config.yaml").write_text(config)
         known = {"AWS_ENDPOINT_URL": aws.endpoint_url} | environment
@@ -156,7 +156,7 @@ def test_nothing_asks_for_an_mfa_code(start: Start, tmp_path: Path, profile: str
     terminal, stdin = pty.openpty()
     os.set_blocking(terminal, False)
     try:
-        with start(files, stdin=stdin) as command:
+        with start(files, stdin=os.ttyname(stdin)) as command:
             fails(command, "access_denied", "cannot enter an MFA code")
             assert "Enter MFA" not in command.log()
         with pytest.raises(BlockingIOError):
@@ -309,6 +309,15 @@ def test_the_region_of_the_other_sdks(
     assert token_of(make()) == "token 1"
 
 
+@pytest.mark.parametrize("way", ["credential_process", "container agent"])
+def test_keys_that_have_ended_are_not_used(make: Callable[[], boto3.Session], lender: Lender) -> None:
+    """Those of an instance role are: botocore lets AWS decide."""
+    lender.seconds = -60.0
+    with pytest.raises(ECRError, match="whose end has passed") as caught:
+        token_of(make())
+    assert caught.value.reason == "access_denied"
+
+
 @pytest.mark.parametrize("way", ["credential_process"])
 @pytest.mark.parametrize(
     ("script", "word"),
@@ -398,7 +407,6 @@ PLANTED_KEYS = """{"Version": 1, "Code": "Success", "AccessKeyId": "PLANTED%s", 
         "null",
         '"x"',
         PLANTED_KEYS % ("", "tomorrow"),
-        PLANTED_KEYS % ("", "2020-01-01T00:00:00Z"),
         PLANTED_KEYS % ("", "2040-01-01T00:00:00"),  # botocore compares it with a time that has a zone
         PLANTED_KEYS.replace('"SecretAccessKey": "PLANTED"', '"SecretAccessKey": 7')
         % ("", "2040-01-01T00:00:00Z"),
