@@ -223,6 +223,8 @@ def _text(error: Exception) -> str:
         return f"{error} ({type(cause).__name__}, line {getattr(cause, 'lineno', 'unknown')})"
     if isinstance(error, botocore.ParamValidationError):
         return " ".join(str(error).split())
+    if isinstance(error, botocore.CredentialRetrievalError):
+        return str(error).partition(": <")[0]  # HTML of a proxy in place of an agent
     return str(error)
 
 
