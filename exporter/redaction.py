@@ -69,6 +69,8 @@ _PATTERNS = tuple(
         # The same without a scheme.
         (rf"""(?<![^\s"'=(<\[])[^\s"'=(<\[/@:]{{1,200}}?{_COLON}(?!{_SLASH}{{2}})[^\s@]{{1,500}}{_AT}{_NOT_A_DIGEST}""",
          f"{MASK}@"),
+        # A header that http.client does not send.
+        (r"(Invalid header value )b?(['\"]).*?(?<!\\)\2", rf"\1{MASK}"),
         # Headers of signed requests and of proxies.
         (rf"(Credential|Signature|X-Amz-Security-Token)({_EQUALS})[^\s,&'\"\\]+", rf"\1\2{MASK}"),
         (rf"(?:\b|%20)(Basic|Bearer|Digest)({_SPACE}+)[\w+/=.~%-]{{8,}}", rf"\1\2{MASK}"),
@@ -141,7 +143,9 @@ def _known(environment: Mapping[str, str]) -> Iterator[str]:
             address = re.sub(r"^[a-z][\w+.-]*:[/\\]{2,4}", "", plain, flags=re.IGNORECASE)
             user = address.rpartition("@")[0]
             # The user name alone may be a word that log lines need.
-            for part in (user, user.partition(":")[2]):
+            password = user.partition(":")[2]
+            for part in (user, password, *re.split(r"[/\\?#\[\]@:]", password)):
+                # A parser may quote what stands between two of these marks.
                 yield from {part, unquote(part)}
 
 

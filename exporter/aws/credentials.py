@@ -25,7 +25,7 @@ from botocore.credentials import (
 )
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, NoCredentialsError
 
-from exporter.aws.errors import Classified, ECRError
+from exporter.aws.errors import BY_HAND, NO_OUTPUT, Classified, ECRError
 from exporter.replication.model import Reason
 
 #: Seconds before their end at which credentials are renewed. STS lends for 900 s at least.
@@ -109,6 +109,7 @@ class Lease:
         self._failure = None
         try:
             loan = self._borrow()
+            _check(loan)
         except Exception as error:
             self._failure = error
             raise
@@ -173,7 +174,8 @@ class CredentialSource:
                 renewed = waiting.pop() if waiting else self._load()
                 if not isinstance(renewed, RefreshableCredentials):
                     raise NoCredentialsError
-                return _loan(renewed)
+                with _lent_by(renewed.method):
+                    return _loan(renewed)
 
         return RenewedCredentials(Lease(borrow, clock=self._clock), method=str(found.method))
 
@@ -200,13 +202,8 @@ class CredentialSource:
             if hasattr(provider, "_visited_profiles"):
                 # botocore 1.44.5 takes the second load of a role of a profile for a loop of profiles.
                 provider._visited_profiles = [provider._profile_name]  # noqa: SLF001
-            try:
+            with _lent_by(provider.METHOD):
                 found: Credentials | None = provider.load()
-            except (BotoCoreError, ClientError, OSError, ECRError):
-                raise
-            except Exception as error:
-                message = f"{type(error).__name__}: {error}"
-                raise CredentialRetrievalError(provider=str(provider.METHOD), error_msg=message) from error
             if found is not None:
                 return found
         return None
@@ -223,12 +220,17 @@ class _Process(subprocess.Popen[bytes]):
         self._seconds = seconds
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:  # noqa: A002
+        """What the process printed. Raises ECRError, without that, if the process failed or took too long."""
         try:
-            return super().communicate(input, timeout or self._seconds)
+            printed = super().communicate(input, timeout or self._seconds)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)  # its children too: they hold the pipes open
-            return super().communicate()
+            super().communicate()
+            _denied("CredentialProcess", f"{NO_OUTPUT}: it is killed after {self._seconds:g} s")
+        if self.returncode:
+            _denied("CredentialProcess", f"{NO_OUTPUT}: its exit status is {self.returncode}; {BY_HAND}")
+        return printed
 
 
 @contextmanager
@@ -242,24 +244,56 @@ def _lending() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _lent_by(method: object) -> Iterator[None]:
+    """Turns what an unreadable answer of this lender raises in botocore into a CredentialRetrievalError."""
+    try:
+        yield
+    except (BotoCoreError, ClientError, OSError, ECRError):
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        raise CredentialRetrievalError(provider=str(method), error_msg=message) from error
+
+
 def _loan(found: Any) -> Loan:
     # The lease decides when to renew, so botocore must not renew what was just fetched.
     found._advisory_refresh_timeout = found._mandatory_refresh_timeout = 0  # noqa: SLF001
-    keys = found.get_frozen_credentials()
-    _check(keys)
+    try:
+        keys = found.get_frozen_credentials()
+    except RuntimeError:  # botocore fetched credentials, and their end has passed
+        _denied(
+            "ExpiredCredentials",
+            f"{found.method} lends credentials whose end has passed; compare its clock with this machine's",
+        )
     return Loan(keys.access_key, keys.secret_key, keys.token, ends_at=found._expiry_time.timestamp())  # noqa: SLF001
 
 
 def _check(keys: Any) -> None:
-    """Raises ECRError if a key ends in white space or holds a line break: the request could not be sent."""
-    for what, value in (
-        ("access key id", keys.access_key),
-        ("secret access key", keys.secret_key),
-        ("session token", keys.token),
+    """Raises ECRError if a key is missing or no request can carry it."""
+    for what, value, required in (
+        ("access key id", keys.access_key, True),
+        ("secret access key", keys.secret_key, True),
+        ("session token", keys.token, False),
     ):
-        if value and (value != value.strip() or len(value.splitlines()) > 1):
-            where = "ends in a line break" if value.endswith(("\r", "\n")) else "has white space around it"
-            _denied("MalformedCredentials", f"the {what} {where}")
+        flaw = _flaw(value) if required or value else None
+        if flaw:
+            _denied("MalformedCredentials", f"the {what} {flaw}")
+
+
+def _flaw(key: object) -> str | None:
+    """What is wrong with a key; None if it consists of printable ASCII characters."""
+    if not isinstance(key, str) or not key:
+        return "is empty or not text"
+    if key.endswith(("\r", "\n")):
+        return "ends in a line break"
+    if key != key.strip():
+        return "has white space around it"
+    if key != key.strip("\"'"):
+        return "has quotation marks around it"
+    if not (key.isascii() and key.isprintable()):
+        return "holds a line break, a control character or a character that is not ASCII"
+    return None
 
 
 def _no_prompt(_: str) -> str:

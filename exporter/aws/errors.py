@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from http.client import responses
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
+from urllib3.util import parse_url
 
 from exporter.config.validators import Secret
 from exporter.redaction import redact
@@ -48,6 +51,14 @@ _REASONS = {code: reason for reason, codes in _CODES.items() for code in codes}
 NOT_ENABLED = frozenset(
     "InvalidClientTokenId UnrecognizedClientException RegionDisabledException OptInRequired".split()
 )
+#: Environment variables that hold a URL.
+_URLS = re.compile(
+    r"AWS_ENDPOINT_URL\w*|AWS_CONTAINER_CREDENTIALS_FULL_URI|AWS_EC2_METADATA_SERVICE_ENDPOINT|HTTPS?_PROXY",
+    re.IGNORECASE,
+)
+#: What is said of a credential_process in place of its output, which may hold secrets.
+NO_OUTPUT = "credential_process gave no credentials"
+BY_HAND = "run it by hand to see what it says"
 #: The services other than STS that botocore calls for credentials.
 _LENDERS = {"GetRoleCredentials": "sso", "CreateToken": "sso-oidc", "CreateOAuth2Token": "signin"}
 _NO_CREDENTIALS = (
@@ -115,22 +126,61 @@ class Classified:
         # A broken answer can raise anything in botocore's parser.
         if not isinstance(error, Exception) or isinstance(error, ECRError):
             return
-        if self._local and isinstance(error, ValueError) and not isinstance(error, botocore.BotoCoreError):
-            raise _bad_setting(error, self._action) from error
+        if mistake := _mistake(error, local=self._local):
+            raise _bad_setting(mistake, self._action) from error
         raise _classify(error, self._action, self._secret) from error
 
 
-def _bad_setting(error: ValueError, action: str) -> ECRError:
-    """The error of a setting that botocore cannot use, with the environment variable that holds it."""
+def _mistake(error: Exception, *, local: bool) -> Exception | None:
+    """What was raised because of a setting, before a request was sent; None for any other error."""
+    if isinstance(error, botocore.ProxyConnectionError):
+        return error if any(name.lower().endswith("_proxy") for name in _unusable_urls()) else None
+    if type(error) is botocore.HTTPClientError and isinstance(cause := error.kwargs.get("error"), Exception):
+        error, local = cause, True  # botocore wraps what it does not expect: ValueErrors of URLs and headers
+    ours = isinstance(error, ValueError) and not isinstance(error, botocore.BotoCoreError)
+    return error if local and ours else None
+
+
+def _bad_setting(error: Exception, action: str) -> ECRError:
+    """The error of a setting that botocore cannot use, with the environment variable that holds it.
+
+    The text of the error is left out if a URL is the cause: it may quote a part of a password.
+    """
     text = str(error)
-    names = [
+    if unusable := _unusable_urls():
+        message = (
+            f"{' and '.join(unusable)}: not a URL with http:// or https://, host and port. "
+            "Special characters of user and password must be percent-encoded"
+        )
+    else:
+        names = [
+            name
+            for name, value in sorted(os.environ.items())
+            if name.startswith("AWS_") and len(value) > 1 and value.strip() in text
+        ]
+        message = shown(f"{text} (set by {' or '.join(names) or 'the AWS config file'})")
+    return ECRError(Reason.INVALID, action=action, code="InvalidSetting", message=message, everything=True)
+
+
+def _unusable_urls() -> list[str]:
+    """The environment variables that hold a URL which botocore cannot use."""
+    return [
         name
         for name, value in sorted(os.environ.items())
-        if name.startswith("AWS_") and len(value) > 1 and value in text
+        if value and _URLS.fullmatch(name) and not _usable(name, value)
     ]
-    where = " or ".join(names) or "the AWS config file"
-    message = shown(f"{text} (set by {where})")
-    return ECRError(Reason.INVALID, action=action, code="InvalidSetting", message=message, everything=True)
+
+
+def _usable(name: str, value: str) -> bool:
+    if name.lower().endswith("_proxy") and "//" not in value:
+        value = f"http://{value}"  # as botocore does
+    try:
+        url, _ = parse_url(value), urlsplit(value).port
+    except ValueError:
+        return False
+    whole = value.isascii() and value == value.strip("\"' \t\r\n")
+    # An @ behind the host: a character of the password ended the user information.
+    return whole and url.scheme in ("http", "https") and bool(url.host) and "@" not in url.request_uri
 
 
 def _classify(error: Exception, action: str, secret: Secret | None) -> ECRError:
@@ -160,14 +210,21 @@ def _agent_is_down(error: Exception) -> bool:
 
     4xx is a refusal. botocore raises a plain ValueError for a URL or a token that it cannot send.
     """
-    refused = re.search(r"non 200 response 4\d\d|: ValueError: ", str(error))
+    refused = re.search(r"non 200 response 4\d\d|: (?:Value|UnicodeDecode|UnicodeEncode)Error: ", str(error))
     return _lender(error) == "container-role" and not refused
 
 
 def _text(error: Exception) -> str:
-    """The text of the error, without what a credential_process printed: that may hold secrets."""
+    """The text of the error on one line, without what a process printed or what stands in a file."""
     if _lender(error) == "custom-process":
-        return "credential_process gave no credentials; run it by hand to see what it says"
+        return f"{NO_OUTPUT}; {BY_HAND}"
+    if isinstance(error, botocore.ConfigParseError):
+        cause = error.kwargs.get("error")
+        return f"{error} ({type(cause).__name__}, line {getattr(cause, 'lineno', 'unknown')})"
+    if isinstance(error, botocore.ParamValidationError):
+        return " ".join(str(error).split())
+    if isinstance(error, botocore.CredentialRetrievalError):
+        return str(error).partition(": <")[0]  # HTML of a proxy in place of an agent
     return str(error)
 
 
@@ -182,6 +239,8 @@ def _classify_answer(error: botocore.ClientError, action: str, secret: Secret | 
     http = metadata.get("HTTPStatusCode", 0)
     headers = metadata.get("HTTPHeaders", {})
     code, message = _code(str(details.get("Code") or ""), headers), str(details.get("Message") or "")
+    if not code or message.startswith("<"):
+        message = responses.get(http, "")  # botocore takes a body that it cannot read for the message
     if not action.endswith(f":{error.operation_name}"):
         # botocore asked for the credentials of the call.
         lender = _LENDERS.get(error.operation_name, "sts")

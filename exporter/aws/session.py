@@ -20,6 +20,7 @@ from botocore import xform_name
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
+from urllib3.util import parse_url
 
 from exporter import __version__
 from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, Loan
@@ -221,6 +222,7 @@ class _Session(botocore.session.Session):
     def create_client(self, *args: Any, **options: Any) -> Any:
         client = super().create_client(*args, **options)
         with_deadline(client)
+        parse_url(client.meta.endpoint_url)  # raises a ValueError that botocore raises with the first call
         return client
 
 
@@ -241,6 +243,9 @@ def session_factory(
         if loader:
             core.register_component("data_loader", loader)
         loader = core.get_component("data_loader")
+        region = os.environ.get("AWS_REGION")  # botocore does not read it
+        if region and not core.get_config_variable("region"):
+            core.set_config_variable("region", region)
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
         chain = core.get_component("credential_provider")
         source = CredentialSource(chain, clock=clock, process_timeout=process_timeout)

@@ -6,6 +6,8 @@ What needs another time is tested on the session that the command makes its clie
 
 from __future__ import annotations
 
+import os
+import pty
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,10 +67,12 @@ def aws() -> Iterator[EmbeddedAWS]:
 def start(tmp_path: Path, aws: EmbeddedAWS) -> Start:
     """Starts the command with a configuration and an environment."""
 
-    def begin(environment: dict[str, str], config: str = CONFIG) -> AbstractContextManager[Command]:
+    def begin(
+        environment: dict[str, str], config: str = CONFIG, stdin: str = os.devnull
+    ) -> AbstractContextManager[Command]:
         (tmp_path / "config.yaml").write_text(config)
         known = {"AWS_ENDPOINT_URL": aws.endpoint_url} | environment
-        return running(tmp_path, f"--config.file={tmp_path / 'config.yaml'}", **known)
+        return running(tmp_path, f"--config.file={tmp_path / 'config.yaml'}", stdin=stdin, **known)
 
     return begin
 
@@ -141,6 +145,7 @@ def test_a_key_that_ends_in_a_line_break(start: Start, ending: str) -> None:
 
 @pytest.mark.parametrize("profile", ["default", "other"])
 def test_nothing_asks_for_an_mfa_code(start: Start, tmp_path: Path, profile: str) -> None:
+    """Not on the log and not on a terminal that is the standard input."""
     section = "default" if profile == "default" else f"profile {profile}"
     (tmp_path / "config").write_text(
         f"[{section}]\nrole_arn = arn:aws:iam::{ACCOUNT}:role/reader\nsource_profile = base\n"
@@ -148,9 +153,17 @@ def test_nothing_asks_for_an_mfa_code(start: Start, tmp_path: Path, profile: str
         f"[profile base]\naws_access_key_id = AKIADEMO{ACCOUNT}\naws_secret_access_key = x\n"
     )
     files = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_REGION": REGION, "AWS_PROFILE": profile}
-    with start(files) as command:
-        fails(command, "access_denied", "cannot enter an MFA code")
-        assert "Enter MFA" not in command.log()
+    terminal, stdin = pty.openpty()
+    os.set_blocking(terminal, False)
+    try:
+        with start(files, stdin=os.ttyname(stdin)) as command:
+            fails(command, "access_denied", "cannot enter an MFA code")
+            assert "Enter MFA" not in command.log()
+        with pytest.raises(BlockingIOError):
+            os.read(terminal, 1)
+    finally:
+        os.close(terminal)
+        os.close(stdin)
 
 
 @pytest.mark.parametrize(
@@ -192,13 +205,21 @@ def test_a_sign_in_that_is_over(start: Start, lender: Lender, tmp_path: Path) ->
 
 
 def test_throttled_sts_paces_sts_alone(start: Start, aws: EmbeddedAWS) -> None:
-    throttled = [Refuse(400, "Throttling", "Rate exceeded")] * 2
+    throttled = [Refuse(400, "Throttling", "Rate exceeded")] * 4
     aws.fault = lambda call: throttled.pop() if throttled and call.operation == "AssumeRole" else None
+    rates: list[float] = []
     with start(OWN_KEYS, PARTNER_CONFIG) as command:
-        eventually(lambda: all_complete(aws, command))
-        assert throttled == []
-        rates = command.series("ecr_replication_exporter_request_rate_limit")
-        assert [value >= FIRST_RATE for _, value in rates] == [True]
+
+        def complete() -> bool:
+            """Also notes the rate at each look, because it rises again after a refusal."""
+            found = command.series("ecr_replication_exporter_request_rate_limit")
+            rates.extend(value for _, value in found)
+            return all_complete(aws, command)
+
+        eventually(complete)
+    assert throttled == []
+    assert rates
+    assert min(rates) >= FIRST_RATE
 
 
 def test_a_region_that_only_the_account_of_the_role_enabled(start: Start, aws: EmbeddedAWS) -> None:
@@ -279,6 +300,45 @@ def test_renewed_before_the_end(
     assert lender.asked == 2
 
 
+@pytest.mark.parametrize("way", ["web identity", "role of a profile"])
+def test_the_region_of_the_other_sdks(
+    make: Callable[[], boto3.Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore reads AWS_DEFAULT_REGION only, and a role needs the STS of a Region."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert token_of(make()) == "token 1"
+
+
+@pytest.mark.parametrize("way", ["credential_process", "container agent"])
+def test_keys_that_have_ended_are_not_used(make: Callable[[], boto3.Session], lender: Lender) -> None:
+    """Those of an instance role are: botocore lets AWS decide."""
+    lender.seconds = -60.0
+    with pytest.raises(ECRError, match="whose end has passed") as caught:
+        token_of(make())
+    assert caught.value.reason == "access_denied"
+
+
+@pytest.mark.parametrize("way", ["credential_process"])
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("echo PLANTED >&2; exit 3", "its exit status is 3"),
+        ("echo PLANTED; sleep 60", "it is killed after 5 s"),
+        ("echo PLANTED", "gave no credentials; run it by hand"),
+    ],
+)
+def test_why_a_process_gave_nothing(
+    make: Callable[[], boto3.Session], tmp_path: Path, script: str, word: str
+) -> None:
+    (tmp_path / "script").write_text(script)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {tmp_path / 'script'}\n")
+    with pytest.raises(ECRError) as caught:
+        token_of(make())
+    assert caught.value.reason == "access_denied"
+    assert word in str(caught.value)
+    assert "PLANTED" not in str(caught.value)
+
+
 @pytest.mark.parametrize("way", OF_A_SESSION)
 @pytest.mark.parametrize("fault", ["refuses", "says"])
 def test_the_old_keys_are_used_until_their_end(
@@ -347,6 +407,9 @@ PLANTED_KEYS = """{"Version": 1, "Code": "Success", "AccessKeyId": "PLANTED%s", 
         "null",
         '"x"',
         PLANTED_KEYS % ("", "tomorrow"),
+        PLANTED_KEYS % ("", "2040-01-01T00:00:00"),  # botocore compares it with a time that has a zone
+        PLANTED_KEYS.replace('"SecretAccessKey": "PLANTED"', '"SecretAccessKey": 7')
+        % ("", "2040-01-01T00:00:00Z"),
         PLANTED_KEYS % ("\\n", "2040-01-01T00:00:00Z"),
     ],
 )
@@ -360,5 +423,6 @@ def test_nonsense_is_not_lent(make: Callable[[], boto3.Session], lender: Lender,
             token_of(session)
         assert caught.value.everything
         assert "PLANTED" not in str(caught.value)
+        assert "UnusableAnswer" not in str(caught.value)
     lender.says = None
     assert token_of(make())

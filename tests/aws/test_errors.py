@@ -51,3 +51,9 @@ def test_a_container_agent_that_is_down_is_no_refusal(message: str, reason: Reas
     text = f"Error retrieving metadata: {message}"
     error = classified(exceptions.CredentialRetrievalError(provider="container-role", error_msg=text))
     assert (error.reason, error.everything) == (reason, True)
+
+
+def test_the_html_of_an_agent_is_not_quoted() -> None:
+    text = "Error retrieving metadata: Received non 200 response 403 from container metadata: <html>PLANTED"
+    error = classified(exceptions.CredentialRetrievalError(provider="container-role", error_msg=text))
+    assert str(error).endswith("Received non 200 response 403 from container metadata")

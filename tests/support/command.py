@@ -136,12 +136,15 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(tmp_path: Path, *flags: str, port: str = "0", **env: str) -> Iterator[Command]:
-    """Run the command on `port`, by default on a free one, and kill it at the end."""
+def running(
+    tmp_path: Path, *flags: str, port: str = "0", stdin: str = os.devnull, **env: str
+) -> Iterator[Command]:
+    """Run the command on `port`, by default on a free one, and kill it at the end. `stdin` is a path."""
     log = tmp_path / "exporter.log"
     arguments = [sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}", *flags]
-    with log.open("w") as stderr:
-        process = subprocess.Popen(arguments, stderr=stderr, env=environment(**env), text=True)
+    terminal = os.open(stdin, os.O_RDWR | os.O_NOCTTY)
+    with log.open("w") as stderr, open(terminal) as source:  # noqa: PTH123 - a descriptor
+        process = subprocess.Popen(arguments, stdin=source, stderr=stderr, env=environment(**env), text=True)
     try:
         yield Command(process, log, port=int(port))
     finally:
