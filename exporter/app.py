@@ -39,6 +39,7 @@ from exporter.lifecycle import (
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.polling.poller import Poller
+from exporter.polling.workers import Pause, ThreadPool
 from exporter.replication.state_file import StateFileWriter
 from exporter.replication.store import Store
 from exporter.replication.targets import Shard
@@ -80,6 +81,7 @@ class Exporter:
         self.state_file_writer = StateFileWriter(
             settings=settings, store=self.store, clock=time, watcher=instruments
         )
+        self._polling_pause = Pause()
         self.poller = Poller(
             settings=settings,
             connector=aws,
@@ -90,6 +92,7 @@ class Exporter:
             on_complete=instruments.replicated,
             shard=shard,
             memory=self.state_file_writer.memory,
+            workers=partial(ThreadPool, pause=self._polling_pause),
         )
         self._exposition = Exposition(
             instruments=instruments, store=self.store, figures=self.poller, clock=time
@@ -97,7 +100,8 @@ class Exporter:
         self._reloaded(success=True)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
-        return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
+        with self._polling_pause.held():
+            return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
 
     def healthy(self) -> str | None:
         silence = self.poller.silent_for()
