@@ -30,7 +30,7 @@ from exporter.http.web_config import Loaded, WebConfig
 _HEAD = 16 * 1024
 #: Bytes that one call sends: few calls, because a thread waits for the interpreter after each of them. Each
 #: download holds a copy of so many, also one that stalls.
-_PORTION = 256 * 1024
+_PORTION = 64 * 1024
 #: Bytes that wait in the system for a client that does not read. Linux doubles it; its own limit is 4 MiB.
 _SEND_BUFFER = 128 * 1024
 #: Connections that wait to be accepted.

@@ -34,17 +34,19 @@ class Pause:
 
     def __init__(self, limit: float = MAX_PAUSE) -> None:
         self._limit = limit
+        self._holder = threading.Lock()
         self._over = threading.Event()
         self._over.set()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Pause. Of several at once the first to end ends the pause, so scrapes never stop the polling."""
-        self._over.clear()
-        try:
-            yield
-        finally:
-            self._over.set()
+        """Pause, one thread at a time: pages rendered at once would make all threads wait for the interpreter."""
+        with self._holder:
+            self._over.clear()
+            try:
+                yield
+            finally:
+                self._over.set()
 
     def wait(self) -> None:
         """Wait for the end of the pause, if there is one, and no longer than the limit."""
