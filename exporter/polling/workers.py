@@ -40,7 +40,7 @@ class Pause:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Pause, one thread at a time: pages rendered at once would make all threads wait for the interpreter."""
+        """Pause, for one thread at a time, because pages that are rendered at once slow each other down."""
         with self._holder:
             self._over.clear()
             try:
