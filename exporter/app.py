@@ -24,7 +24,7 @@ from exporter.config.settings import Settings
 from exporter.config.yaml_source import ConfigError, Problem
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
-from exporter.http.server import Limits, Server
+from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
 from exporter.lifecycle import (
     EXIT_CODES,
@@ -266,9 +266,13 @@ def _run(
         shard=flags.shard,
         requests=requests,
     )
-    routes = Routes(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
-    limits = Limits(requests=flags.max_requests)
-    server = Server(flags.listen or [("", 10042)], routes, web, limits=limits)
+    routes = Routes(
+        exporter,
+        telemetry_path=flags.telemetry_path,
+        lifecycle=flags.lifecycle,
+        max_requests=flags.max_requests,
+    )
+    server = Server(flags.listen or [("", 10042)], routes, web)
     server.start()
     _log.info(
         "listening",

@@ -22,9 +22,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from exporter import logs
-from exporter.http.routes import Request, Response, Routes, text
+from exporter.http.routes import Request, Response, Routes
 from exporter.http.tls import HANDSHAKE, shake_hands
-from exporter.http.web_config import Loaded, WebConfig
+from exporter.http.web_config import WebConfig
 
 #: Bytes of the longest request line with its headers.
 _HEAD = 16 * 1024
@@ -38,9 +38,6 @@ _BACKLOG = 4096
 #: Seconds between two looks for late connections.
 _LOOK_EVERY = 0.1
 
-_OVERLOADED = text(503, "Too many requests at once, try again later.", ("Retry-After", "1"))
-_BROKEN = text(500, "The exporter broke over this request; its log says how.")
-
 _log = logs.get("server")
 
 
@@ -48,8 +45,6 @@ _log = logs.get("server")
 class Limits:
     """What clients may take. Times are in seconds."""
 
-    #: Answers that are made at once. Probes do not count, nor do answers that are being sent.
-    requests: int = 40
     connections: int = 256
     #: For a TLS handshake, and for the head of a request.
     request_time: float = 10.0
@@ -58,7 +53,7 @@ class Limits:
     #: For a whole answer; and after how long a slow download makes room for another client.
     answer_time: float = 30.0
     slow_answer_time: float = 0.5
-    #: Until there is room for one more connection or request.
+    #: Until there is room for one more connection.
     room_time: float = 1.0
     #: For a client that still sends to read why it was refused.
     linger_time: float = 1.0
@@ -172,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         query = parse_qs(url.query, keep_blank_values=True)
         self._bounds.allow(inf, gives_way=inf, is_answered=True)
-        self._send(self.server.answer(Request(self.command, unquote(url.path), query, headers), self._web))
+        request = Request(self.command, unquote(url.path), query, headers)
+        self._send(self.server.routes.respond(request, self._web.passwords))
 
     def handle_expect_100(self) -> bool:
         return True  # never sends 100 Continue; request bodies are ignored
@@ -256,7 +252,6 @@ class Server(ThreadingHTTPServer):
         #: Guards the connections; notified when one ends.
         self.changed = threading.Condition()
         self._open: set[_Connection] = set()
-        self._requests = threading.BoundedSemaphore(self.limits.requests)
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the library has one socket; ours are in the selector
         self._sockets: list[socket.socket] = []
@@ -293,23 +288,6 @@ class Server(ThreadingHTTPServer):
         for listener in self._sockets:
             listener.close()
         self._selector.close()
-
-    def answer(self, request: Request, web: Loaded) -> Response:
-        """The answer of the routes to a client that knows the password, if there is room for the request."""
-        try:
-            if refusal := web.passwords.refusal(request.headers.get("authorization", "")):
-                return refusal
-            if self.routes.is_probe(request):
-                return self.routes.answer(request)
-            if not self._requests.acquire(timeout=self.limits.room_time):
-                return _OVERLOADED
-            try:
-                return self.routes.answer(request)
-            finally:
-                self._requests.release()
-        except Exception as error:  # noqa: BLE001 - one broken page does not end the others
-            _log.broken("answer_broke", error, path=request.path)
-            return _BROKEN
 
     def fileno(self) -> int:
         return self._selector.fileno()
