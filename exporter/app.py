@@ -24,7 +24,7 @@ from exporter.config.settings import Settings
 from exporter.config.yaml_source import ConfigError, Problem
 from exporter.gc_tuning import Survivors
 from exporter.http.routes import Routes
-from exporter.http.server import Limits, Server
+from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
 from exporter.lifecycle import (
     EXIT_CODES,
@@ -39,6 +39,7 @@ from exporter.lifecycle import (
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.polling.poller import Poller
+from exporter.polling.workers import Pause, ThreadPool
 from exporter.replication.state_file import StateFileWriter
 from exporter.replication.store import Store
 from exporter.replication.targets import Shard
@@ -80,6 +81,7 @@ class Exporter:
         self.state_file_writer = StateFileWriter(
             settings=settings, store=self.store, clock=time, watcher=instruments
         )
+        self._polling_pause = Pause()
         self.poller = Poller(
             settings=settings,
             connector=aws,
@@ -91,6 +93,7 @@ class Exporter:
             on_destination=instruments.replicates,
             shard=shard,
             memory=self.state_file_writer.memory,
+            workers=partial(ThreadPool, pause=self._polling_pause),
         )
         self._exposition = Exposition(
             instruments=instruments, store=self.store, figures=self.poller, clock=time
@@ -98,7 +101,8 @@ class Exporter:
         self._reloaded(success=True)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
-        return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
+        with self._polling_pause.held():
+            return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
 
     def healthy(self) -> str | None:
         silence = self.poller.silent_for()
@@ -263,9 +267,13 @@ def _run(
         shard=flags.shard,
         requests=requests,
     )
-    routes = Routes(exporter, telemetry_path=flags.telemetry_path, lifecycle=flags.lifecycle)
-    limits = Limits(requests=flags.max_requests)
-    server = Server(flags.listen or [("", 10042)], routes, web, limits=limits)
+    routes = Routes(
+        exporter,
+        telemetry_path=flags.telemetry_path,
+        lifecycle=flags.lifecycle,
+        max_requests=flags.max_requests,
+    )
+    server = Server(flags.listen or [("", 10042)], routes, web)
     server.start()
     _log.info(
         "listening",

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Protocol
 from urllib.parse import quote
 
-from exporter import __version__
+from exporter import __version__, logs
 from exporter.metrics.exposition import Page
 
 
@@ -64,6 +65,15 @@ class App(Protocol):
         """Stop the process soon."""
 
 
+class Passwords(Protocol):
+    """The users of the web configuration."""
+
+    def refusal(self, authorization: str) -> Response | None:
+        """What a client gets instead of an answer; None if its Authorization header gives access."""
+
+
+#: Seconds that a request waits for one of `max_requests` to be answered.
+_ROOM_TIME = 1.0
 _HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
 
 _NO_STORE = ("Cache-Control", "no-store")
@@ -92,11 +102,25 @@ def text(status: int, sentence: str, *headers: tuple[str, str]) -> Response:
     return Response(status, (said,), (*_TEXT_HEADERS, *headers))
 
 
-class Routes:
-    """Answers requests. Raises only what the app raises."""
+_OVERLOADED = text(503, "Too many requests at once, try again later.", ("Retry-After", "1"))
+_BROKEN = text(500, "The exporter broke over this request; its log says how.")
 
-    def __init__(self, app: App, *, telemetry_path: str = "/metrics", lifecycle: bool = False) -> None:
+_log = logs.get("server")
+
+
+class Routes:
+    """Answers requests, at most `max_requests` at once. Probes do not count, and sending does not either."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        telemetry_path: str = "/metrics",
+        lifecycle: bool = False,
+        max_requests: int = 40,
+    ) -> None:
         self._app = app
+        self._room = threading.BoundedSemaphore(max_requests)
         self._telemetry_path = telemetry_path
         self._lifecycle = lifecycle
         self._to_look: dict[str, Callable[[Request], Response]] = {
@@ -112,8 +136,28 @@ class Routes:
         """True for health probes, which bypass the request limit."""
         return request.path in _PROBES and request.path != self._telemetry_path
 
+    def respond(self, request: Request, passwords: Passwords) -> Response:
+        """The answer to a client that knows a password, if there is room for it. Raises nothing."""
+        try:
+            if refusal := passwords.refusal(request.headers.get("authorization", "")):
+                return refusal
+            if self.is_probe(request):
+                return self.answer(request)
+            if not self._room.acquire(timeout=_ROOM_TIME):
+                return _OVERLOADED
+            try:
+                return self.answer(request)
+            finally:
+                self._room.release()
+        except Exception as error:  # noqa: BLE001 - one broken page does not end the others
+            _log.broken("answer_broke", error, path=request.path)
+            return _BROKEN
+
     def answer(self, request: Request) -> Response:
-        """The response. For HEAD it includes the body, which the server does not send."""
+        """The response. For HEAD it includes the body, which the server does not send.
+
+        Raises only what the app raises.
+        """
         if look := self._to_look.get(request.path):
             return look(request) if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
         if act := self._to_act.get(request.path):

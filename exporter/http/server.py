@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import socket
-import ssl
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
 from math import inf
 from selectors import EVENT_READ, DefaultSelector
 from time import monotonic
@@ -25,24 +22,21 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from exporter import logs
-from exporter.http.routes import Request, Response, Routes, text
+from exporter.http.routes import Request, Response, Routes
 from exporter.http.tls import HANDSHAKE, shake_hands
 from exporter.http.web_config import WebConfig
 
 #: Bytes of the longest request line with its headers.
 _HEAD = 16 * 1024
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-#: Bytes that TLS encrypts by one call. Each download holds a copy of so many, also one that stalls.
-_PORTION = 256 * 1024
-#: Buffers that one system call takes (IOV_MAX of Linux).
-_BUFFERS = 1024
+#: Bytes that one call sends: few calls, because a thread waits for the interpreter after each of them. Each
+#: download holds a copy of so many, also one that stalls.
+_PORTION = 64 * 1024
 #: Bytes that wait in the system for a client that does not read. Linux doubles it; its own limit is 4 MiB.
 _SEND_BUFFER = 128 * 1024
 #: Connections that wait to be accepted.
 _BACKLOG = 4096
-
-_OVERLOADED = text(503, "Too many requests at once, try again later.", ("Retry-After", "1"))
-_BROKEN = text(500, "The exporter broke over this request; its log says how.")
+#: Seconds between two looks for late connections.
+_LOOK_EVERY = 0.1
 
 _log = logs.get("server")
 
@@ -51,8 +45,6 @@ _log = logs.get("server")
 class Limits:
     """What clients may take. Times are in seconds."""
 
-    #: Answers that are made at once. Probes do not count, nor do answers that are being sent.
-    requests: int = 40
     connections: int = 256
     #: For a TLS handshake, and for the head of a request.
     request_time: float = 10.0
@@ -61,7 +53,7 @@ class Limits:
     #: For a whole answer; and after how long a slow download makes room for another client.
     answer_time: float = 30.0
     slow_answer_time: float = 0.5
-    #: Until there is room for one more connection or request.
+    #: Until there is room for one more connection.
     room_time: float = 1.0
     #: For a client that still sends to read why it was refused.
     linger_time: float = 1.0
@@ -87,6 +79,22 @@ class _Connection:
             socket.socket.shutdown(self.client, socket.SHUT_RDWR)
 
 
+class _Head(io.BufferedReader):
+    """Reads requests without their bodies. Counts down the bytes that are left of the longest one."""
+
+    left = _HEAD
+
+    def readline(self, _: int | None = -1, /) -> bytes:
+        """A line. Raises HTTPException if the request is too long, and OSError if it ends in the middle."""
+        line = super().readline(self.left)
+        self.left -= len(line)
+        if not line.endswith(b"\n"):
+            if self.left:
+                raise ConnectionAbortedError("the client left in the middle of a request")
+            raise HTTPException(f"A request has at most {_HEAD} bytes before its body.")
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection, in its thread."""
 
@@ -95,13 +103,14 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type, error_message_format = "text/plain; charset=utf-8", "%(explain)s\n"
     command = path = ""
     disable_nagle_algorithm = True
-    wbufsize = io.DEFAULT_BUFFER_SIZE
+    rbufsize, wbufsize = 0, _PORTION
     server: Server
+    rfile: _Head
 
     def setup(self) -> None:
-        self._received, self._unread = b"", False
+        self._unread, self._web = False, self.server.web.current()
         self._bounds: _Connection = self.request
-        first, context = self._bounds.client.recv(1, socket.MSG_PEEK), self.server.web.current().context
+        first, context = self._bounds.client.recv(1, socket.MSG_PEEK), self._web.context
         self._is_foreign = bool(first) and (first == HANDSHAKE) != bool(context)
         if context and not self._is_foreign:
             with self.server.changed:  # nothing hangs up while the socket moves
@@ -113,37 +122,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._bounds.allow(self.server.limits.request_time)
         self.request = self._bounds.client
         super().setup()
+        self.rfile = _Head(self.rfile, _HEAD)
 
     def handle(self) -> None:
         if self._is_foreign:
-            ours, theirs = ("HTTPS", "HTTP") if self.server.web.current().context else ("HTTP", "HTTPS")
+            ours, theirs = ("HTTPS", "HTTP") if self._web.context else ("HTTP", "HTTPS")
             self.send_error(400, explain=f"This port speaks {ours}, and the client {theirs}.")
         else:
             super().handle()
 
     def handle_one_request(self) -> None:
         self.close_connection = True
-        if not self.server.stopping.is_set() and (head := self._read_head()):
-            self.rfile = io.BytesIO(head)
+        if self.server.stopping.is_set() or not self.rfile.peek(1):
+            return
+        self._bounds.allow(self.server.limits.request_time)
+        self.rfile.left = _HEAD
+        try:
             super().handle_one_request()
-
-    def _read_head(self) -> bytes:
-        """The next request without its body; nothing if there is none."""
-        while not (end := _END_OF_HEAD.search(self._received)) and len(self._received) <= _HEAD:
-            received = self.connection.recv(_HEAD)
-            if not received and self._received:
-                raise ConnectionAbortedError("the client left in the middle of a request")
-            if not received:
-                return b""
-            if not self._received:
-                self._bounds.allow(self.server.limits.request_time)
-            self._received += received
-        if not end or end.end() > _HEAD:
-            explain = f"A request has at most {_HEAD} bytes before its body."
-            self.send_error(431 if b"\n" in self._received[:_HEAD] else 414, explain=explain)
-            return b""
-        head, self._received = self._received[: end.end()], self._received[end.end() :]
-        return head
+        except HTTPException as error:  # the library itself refuses long headers
+            self.send_error(414, explain=str(error))
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         """The library looks for do_GET and its kin; the routes know which methods there are."""
@@ -157,7 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         has_body = not headers.keys().isdisjoint({"transfer-encoding", "expect"})
         self._unread = has_body or headers.get("content-length", "0") != "0"
         is_last = self.request_version != "HTTP/1.1" or "close" in headers.get("connection", "").lower()
-        self.close_connection = self._unread or is_last
+        self._web, context = self.server.web.current(), self._web.context
+        # If TLS changed, the client comes back, and proves by the new TLS who it is.
+        self.close_connection = self._unread or is_last or self._web.context is not context
         if self.headers.defects:
             self.send_error(400, explain="A line of the request is not a header.")
             return
@@ -168,27 +167,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         query = parse_qs(url.query, keep_blank_values=True)
         self._bounds.allow(inf, gives_way=inf, is_answered=True)
-        self._send(self.server.answer(Request(self.command, unquote(url.path), query, headers)))
+        request = Request(self.command, unquote(url.path), query, headers)
+        self._send(self.server.routes.respond(request, self._web.passwords))
 
     def handle_expect_100(self) -> bool:
         return True  # never sends 100 Continue; request bodies are ignored
 
     def _send(self, response: Response) -> None:
-        limits, web = self.server.limits, self.server.web.current()
-        if self.server.stopping.is_set() or getattr(self.connection, "context", None) is not web.context:
-            self.close_connection = True  # the client comes back, and proves by the new TLS who it is
+        limits = self.server.limits
+        self.close_connection |= self.server.stopping.is_set()
         self._bounds.allow(limits.answer_time, gives_way=limits.slow_answer_time, is_answered=True)
         self.send_response(response.status)
         for name, value in response.headers:
-            if name not in web.settings.headers:
+            if name not in self._web.settings.headers:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(sum(map(len, response.pieces))))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.flush()
         if self.command != "HEAD":
-            _send_pieces(self.connection, response.pieces)
+            self.wfile.writelines(response.pieces)
+        self.wfile.flush()
         self._bounds.allow(limits.idle_time)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -196,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().send_error(code, message, explain)
 
     def end_headers(self) -> None:
-        for name, value in self.server.web.current().settings.headers.items():
+        for name, value in self._web.settings.headers.items():
             self.send_header(name, value)
         super().end_headers()
 
@@ -218,21 +217,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's
         """`log_request` is enough."""
-
-
-def _send_pieces(connection: socket.socket, pieces: Iterable[bytes]) -> None:
-    """Send with few calls, because a thread waits for the interpreter after each of them."""
-    if isinstance(connection, ssl.SSLSocket):
-        with connection.makefile("wb", _PORTION) as joined:
-            joined.writelines(pieces)
-        return
-    left = deque(memoryview(piece) for piece in pieces if piece)
-    while left:
-        sent = connection.sendmsg(list(islice(left, _BUFFERS)))
-        while left and sent >= len(left[0]):
-            sent -= len(left.popleft())
-        if sent:
-            left[0] = left[0][sent:]
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -268,7 +252,6 @@ class Server(ThreadingHTTPServer):
         #: Guards the connections; notified when one ends.
         self.changed = threading.Condition()
         self._open: set[_Connection] = set()
-        self._requests = threading.BoundedSemaphore(self.limits.requests)
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the library has one socket; ours are in the selector
         self._sockets: list[socket.socket] = []
@@ -285,6 +268,7 @@ class Server(ThreadingHTTPServer):
 
     def start(self) -> None:
         """Begin to answer."""
+        threading.Thread(target=self._hang_up_late, name="late connections", daemon=True).start()
         threading.Thread(target=self.serve_forever, name="accept", daemon=True).start()
 
     def stop(self, deadline: float) -> None:
@@ -305,23 +289,6 @@ class Server(ThreadingHTTPServer):
             listener.close()
         self._selector.close()
 
-    def answer(self, request: Request) -> Response:
-        """The answer of the routes to a client that knows the password, if there is room for the request."""
-        try:
-            if refusal := self.web.current().passwords.refusal(request.headers.get("authorization", "")):
-                return refusal
-            if self.routes.is_probe(request):
-                return self.routes.answer(request)
-            if not self._requests.acquire(timeout=self.limits.room_time):
-                return _OVERLOADED
-            try:
-                return self.routes.answer(request)
-            finally:
-                self._requests.release()
-        except Exception as error:  # noqa: BLE001 - one broken page does not end the others
-            _log.broken("answer_broke", error, path=request.path)
-            return _BROKEN
-
     def fileno(self) -> int:
         return self._selector.fileno()
 
@@ -336,11 +303,8 @@ class Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         request.allow(self.limits.request_time)
-        end = monotonic() + self.limits.room_time
         with self.changed:
-            while not (has_room := self._has_room()) and monotonic() < end:
-                self.changed.wait(0.05)
-            if has_room:
+            if has_room := self.changed.wait_for(self._has_room, self.limits.room_time):
                 self._open.add(request)
         if has_room:
             super().process_request(request, client_address)
@@ -350,25 +314,26 @@ class Server(ThreadingHTTPServer):
     def _has_room(self) -> bool:
         """Hang up on one that gives way while there are some places left, so that a client need not wait."""
         now, limit = monotonic(), self.limits.connections
-        giving_way = [each for each in self._open if each.gives_way <= now]
-        if giving_way and len(self._open) >= limit - limit // 16:
-            # The longest silent, or else the slowest download.
-            min(giving_way, key=lambda each: (each.is_answered, each.gives_way)).hang_up()
+        if len(self._open) >= limit - limit // 16:
+            giving_way = [each for each in self._open if each.gives_way <= now]
+            if giving_way:  # the longest silent, or else the slowest download
+                min(giving_way, key=lambda each: (each.is_answered, each.gives_way)).hang_up()
         return len(self._open) < limit
+
+    def _hang_up_late(self) -> None:
+        while not self.stopping.wait(_LOOK_EVERY):
+            with self.changed:
+                now = monotonic()
+                for connection in self._open:
+                    if connection.deadline < now:
+                        connection.hang_up()
+                self.changed.notify_all()  # a new connection that waits for room looks again
 
     def shutdown_request(self, request: Any) -> None:
         super().shutdown_request(request.client)
         with self.changed:
             self._open.discard(request)
             self.changed.notify_all()
-
-    def service_actions(self) -> None:
-        # The library calls it twice a second, and after each new connection.
-        with self.changed:
-            now = monotonic()
-            for connection in self._open:
-                if connection.deadline < now:
-                    connection.hang_up()
 
     def handle_error(self, *_: object) -> None:
         error = sys.exc_info()[1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -12,6 +13,8 @@ MAX_IN_FLIGHT = 16
 #: Calls in flight and calls that wait for a free worker, so that a worker need not wait for the loop. Few
 #: wait, because a more urgent call goes behind them.
 MAX_HANDED_OUT = MAX_IN_FLIGHT + 4
+#: Seconds for which a call waits for a scrape, at most.
+MAX_PAUSE = 0.25
 
 
 class WorkerPool(Protocol):
@@ -23,6 +26,33 @@ class WorkerPool(Protocol):
     def close(self) -> None: ...
 
 
+class Pause:
+    """Lets a scrape go first: while its page is rendered, workers start no calls.
+
+    To parse an answer takes the interpreter, and a thread that renders a page gives it up hundreds of times.
+    """
+
+    def __init__(self, limit: float = MAX_PAUSE) -> None:
+        self._limit = limit
+        self._holder = threading.Lock()
+        self._over = threading.Event()
+        self._over.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Pause, for one thread at a time, because pages that are rendered at once slow each other down."""
+        with self._holder:
+            self._over.clear()
+            try:
+                yield
+            finally:
+                self._over.set()
+
+    def wait(self) -> None:
+        """Wait for the end of the pause, if there is one, and no longer than the limit."""
+        self._over.wait(self._limit)
+
+
 class ThreadPool:
     """At most `limit` daemon threads, started when there is work and none is idle.
 
@@ -30,9 +60,10 @@ class ThreadPool:
     library's ThreadPoolExecutor does.
     """
 
-    def __init__(self, name: str, limit: int = MAX_IN_FLIGHT) -> None:
+    def __init__(self, name: str, limit: int = MAX_IN_FLIGHT, *, pause: Pause | None = None) -> None:
         self._name = name
         self._limit = limit
+        self._pause = pause or Pause()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         #: Counts the threads that have no call to make.
         self._idle = threading.Semaphore(0)
@@ -60,6 +91,7 @@ class ThreadPool:
 
     def _work(self) -> None:
         while call := self._calls.get():
+            self._pause.wait()
             call()
             if self._calls.empty():
                 self._idle.release()

@@ -443,7 +443,7 @@ class Held:
 
 def test_of_too_many_requests_the_last_is_refused() -> None:
     client = Held()
-    with serving(Echo(client), limits=Limits(requests=2)) as server:
+    with serving(Echo(client, max_requests=2)) as server:
         busy = [connect(server) for _ in range(2)]
         for connection in busy:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -465,7 +465,7 @@ def test_probes_are_answered_however_many_requests_there_are(path: bytes) -> Non
     def reply(request: Request) -> Response:
         return client(request) if request.path == "/metrics" else Response(200, (b"well",))
 
-    with serving(Echo(reply), limits=Limits(requests=1)) as server, connect(server) as busy:
+    with serving(Echo(reply, max_requests=1)) as server, connect(server) as busy:
         busy.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert client.entered.acquire(timeout=5)
         end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -477,8 +477,8 @@ def test_probes_are_answered_however_many_requests_there_are(path: bytes) -> Non
 
 def test_who_does_not_take_the_answer_makes_room_for_who_does() -> None:
     page = Response(200, (b"x" * 20_000_000,))
-    limits = Limits(requests=2, slow_answer_time=0.1)
-    with serving(Echo(lambda _: page), limits=limits) as server:
+    limits = Limits(slow_answer_time=0.1)
+    with serving(Echo(lambda _: page, max_requests=2), limits=limits) as server:
         slow = [connect(server) for _ in range(2)]
         for connection in slow:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -21,7 +21,7 @@ import pytest
 from support.certificates import Authority
 from support.command import eventually
 from support.fakes import FakeClock
-from support.serving import port_of, sip
+from support.serving import Echo, port_of, sip
 
 from exporter import logs
 from exporter.config.validators import Secret
@@ -178,10 +178,7 @@ def written() -> Iterator[io.StringIO]:
     logs.setup("info", "logfmt")
 
 
-class _Hello(Routes):
-    def __init__(self) -> None:
-        pass
-
+class _Hello(Echo):
     def is_probe(self, request: Request) -> bool:
         return request.path.startswith("/-/")
 

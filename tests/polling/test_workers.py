@@ -8,7 +8,7 @@ import pytest
 from support.command import eventually
 
 from exporter.aws.timeouts import Deadline
-from exporter.polling.workers import ThreadPool
+from exporter.polling.workers import Pause, ThreadPool
 
 
 @pytest.fixture
@@ -57,3 +57,24 @@ def test_a_deadline_without_a_thread_is_kept_once_there_is_one(room: list[int]) 
         room[0] = 1
         with deadline() as call:
             eventually(lambda: call.late and unwatched.late, within=5)
+
+
+def test_a_pause_holds_calls_back_until_it_ends() -> None:
+    pause, made, finished = Pause(limit=30), threading.Event(), threading.Event()
+    workers = ThreadPool("test", pause=pause)
+    with pause.held():
+        workers.submit(made.set)
+        assert not made.wait(0.1)
+    assert made.wait(5)
+    workers.submit(finished.set)
+    assert finished.wait(5)
+    workers.close()
+
+
+def test_a_pause_that_does_not_end_holds_no_call_back_for_long() -> None:
+    pause, made = Pause(limit=0.05), threading.Event()
+    workers = ThreadPool("test", pause=pause)
+    with pause.held():
+        workers.submit(made.set)
+        assert made.wait(5)
+    workers.close()

@@ -19,8 +19,8 @@ from exporter.http.web_config import WebConfig
 class Echo(Routes):
     """Answers with the request as JSON, or with the result of `reply`."""
 
-    def __init__(self, reply: Callable[[Request], Response] | None = None) -> None:
-        super().__init__(cast("App", None))  # `answer` never asks the app
+    def __init__(self, reply: Callable[[Request], Response] | None = None, *, max_requests: int = 40) -> None:
+        super().__init__(cast("App", None), max_requests=max_requests)  # `answer` never asks the app
         self._reply = reply or self._echo
 
     @staticmethod
