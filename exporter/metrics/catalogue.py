@@ -13,7 +13,17 @@ from operator import attrgetter
 from typing import Any
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import KNOWN_STATUSES, Destination, Name, Replication, Since, Source, Status
+from exporter.replication.model import (
+    KNOWN_STATUSES,
+    Backfill,
+    BackfillStatus,
+    Destination,
+    Name,
+    Replication,
+    Since,
+    Source,
+    Status,
+)
 from exporter.replication.store import RegistrySnapshot
 
 S = ("source_registry_id", "source_region")
@@ -182,6 +192,33 @@ def _target_images(registry: RegistrySnapshot) -> Iterator[Sample]:
 def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
     if registry.complete_time is not None:
         yield registry.source, registry.complete_time
+
+
+def _backfill_status(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for backfill in registry.backfills:
+        for status in dict.fromkeys((*BackfillStatus, backfill.status)):
+            yield (*registry.source, *backfill.destination, status), float(status == backfill.status)
+
+
+def _backfill_images(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for backfill in registry.backfills:
+        for state, number in backfill.images:
+            yield (*registry.source, *backfill.destination, state), float(number)
+
+
+def _backfill_failures(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for backfill in registry.backfills:
+        for code in backfill.failure_codes:
+            yield (*registry.source, *backfill.destination, code), 1.0
+
+
+def _backfill_time(of: Callable[[Backfill], float | None]) -> Callable[[RegistrySnapshot], Iterator[Sample]]:
+    def samples(registry: RegistrySnapshot) -> Iterator[Sample]:
+        for backfill in registry.backfills:
+            if (time := of(backfill)) is not None:
+                yield (*registry.source, *backfill.destination), time
+
+    return samples
 
 
 # -- the catalogue -------------------------------------------------------------------------------
@@ -360,6 +397,44 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow, ...] = (
         samples=_rules,
     ),
     RegistryRow(
+        "ecr_registry_backfill_status",
+        "gauge",
+        "1 for the current status of the newest backfill to the destination, 0 for the other statuses. Shown"
+        " until a day after its end. " + _POLLED,
+        (*S, *D, "status"),
+        samples=_backfill_status,
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_images",
+        "gauge",
+        "Pairs of image and tag of the newest backfill to the destination by state: total, completed, failed."
+        " Absent while ECR reports no progress. " + _POLLED,
+        (*S, *D, "state"),
+        samples=_backfill_images,
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_started_timestamp_seconds",
+        "gauge",
+        "Unix time at which the newest backfill to the destination started. " + _POLLED,
+        (*S, *D),
+        samples=_backfill_time(attrgetter("started_at")),
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_ended_timestamp_seconds",
+        "gauge",
+        "Unix time at which the newest backfill to the destination ended. Absent while it runs. " + _POLLED,
+        (*S, *D),
+        samples=_backfill_time(attrgetter("ended_at")),
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_failure_info",
+        "gauge",
+        "1 for each reason that ECR reports why the newest backfill to the destination, or an image of it,"
+        " failed. At most 20 reasons. " + _POLLED,
+        (*S, *D, "failure_code"),
+        samples=_backfill_failures,
+    ),
+    RegistryRow(
         "ecr_target_success",
         "gauge",
         "1 if the last round found everything that the target names and read its status, 0 if not. "
@@ -442,6 +517,20 @@ state, not that of the change. It stays the same while the state is the same, al
 role or name of the registry, outages and, with `state_file`, restarts. A state that ends and comes back has
 a new time, and so has an image that is pushed or restored again. MISSING that cannot be confirmed because
 the rules cannot be read keeps its time until they are.
+
+## Backfills
+
+The exporter lists the backfills of each source registry every five minutes, and every minute while one
+runs. The series are those of the newest backfill to each destination, and end a day after it did. If ECR
+reports no end of a backfill that ended, they stay as long as ECR lists it. A backfill counts pairs of image
+and tag, over all repositories of the registry.
+
+ECR sets a backfill to FAILED only if at least half of its images failed after at least 100 were processed
+(AWS documentation). So `ecr_registry_backfill_images{state="failed"}` shows failures that the status does
+not.
+
+If the operation is absent from the Region or denied, there are no such series. The log says so once
+(`backfills_not_listed`), no target fails, and the exporter tries again after a reload or an hour.
 
 ## Deletion mirroring
 

@@ -33,6 +33,7 @@ class Operation(StrEnum):
     REPOSITORIES = "repositories"
     IMAGES = "images"
     STATUS = "status"  # the replication status of one image
+    BACKFILLS = "backfills"
 
 
 class _Bucket:

@@ -14,6 +14,7 @@ from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import Settings
 from exporter.polling.access import Access, Group
+from exporter.polling.backfills import BackfillsPoller
 from exporter.polling.calls import LOST_AFTER, Call, Job, call_lost, unusable
 from exporter.polling.context import Asker, Context, Shared, requested_pause
 from exporter.polling.coverage import Coverage
@@ -49,6 +50,7 @@ class RegistryPoller:
         self._rules = RulesPoller(
             context, account=self._account, repositories=self._repositories.pollers, begin=self._begin
         )
+        self._backfills = BackfillsPoller(context)
         self._configured: tuple[Settings, Group] | None = None
 
     # -- configuration -----------------------------------------------------------------------
@@ -72,7 +74,7 @@ class RegistryPoller:
         )
         accesses = context.clients.keys()
         context.clients = {access: connect(access) for access in group.accesses}
-        for each in (self._rules, self._account):
+        for each in (self._rules, self._account, self._backfills):
             each.configure(group.accesses)
         self._repositories.configure(group, targets)
         # Another access may be able to read rules that none could read.
@@ -93,6 +95,10 @@ class RegistryPoller:
         for repository in self._repositories.pollers.values():
             repository.admit()
 
+    def reloaded(self) -> None:
+        """Take that the configuration was loaded again, even if it is the same."""
+        self._backfills.ask_if_refused()
+
     def retire(self) -> None:
         """It is polled no longer: leave nothing behind."""
         self._shared.journal.forget(self._context.name)
@@ -102,6 +108,7 @@ class RegistryPoller:
     def _begin(self) -> None:
         if not self.facts.begun:
             self._repositories.begin()
+            self._backfills.ask()
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -184,6 +191,8 @@ class RegistryPoller:
         if job.repository:
             repository = self._repositories.pollers.get(job.repository)
             return repository.statuses if repository and job.operation is Operation.STATUS else repository
-        if job.operation is Operation.REPOSITORIES:
-            return self._repositories
-        return self._account if job.operation is Operation.ACCOUNT else self._rules
+        return {
+            Operation.REPOSITORIES: self._repositories,
+            Operation.ACCOUNT: self._account,
+            Operation.BACKFILLS: self._backfills,
+        }.get(job.operation, self._rules)
