@@ -21,6 +21,7 @@ from exporter.metrics.exposition import Exposition
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import (
+    Backfill,
     Destination,
     FailureScope,
     ImageState,
@@ -116,6 +117,18 @@ def hand_made() -> Store:
                 Rule((IRELAND, OTHER), ("team/", "x"), ("team/", "x")),
                 Rule((OREGON,), delete_replication=True),
             ),
+        ),
+        backfills=(
+            Backfill(
+                "1",
+                IRELAND,
+                "FAILED",
+                PUSHED,
+                PUSHED + 90,
+                (("total", 9), ("completed", 2), ("failed", 7)),
+                ("DENIED", "GONE"),
+            ),
+            Backfill("2", OREGON, "PAUSED"),
         ),
         begun=True,
         repositories_known=True,

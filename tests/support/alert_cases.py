@@ -402,7 +402,8 @@ CASES = (
         fires_after=130,
         resolves_within=17,
         labels={**SOURCE, **DESTINATION, "status": "IN_PROGRESS"},
-        summary="The backfill from 111122223333/us-east-1 to 111122223333/eu-west-1 has made no progress for 2h.",
+        summary="The backfill from 111122223333/us-east-1 to 111122223333/eu-west-1 has made no"
+        " progress for 2h.",
     ),
     Case(
         "ECRReplicationExporterShardMissing",
