@@ -83,7 +83,7 @@ bench-hostile: $(dev) ## scrapes beside hostile clients, against another checkou
 
 .PHONY: docs
 docs: $(demo) ## generate docs/metrics.md from the catalogue
-	@$(bin)/python -m exporter.metrics.catalogue > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
+	@$(bin)/python -m exporter.metrics.reference > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
 
 .PHONY: helm
 helm: $(dev) ## generate the chart's values.schema.json, values table and dashboard, and the example's rules

@@ -148,7 +148,7 @@ DESTINATIONS = Row(
         ),
         table(
             "Alerts",
-            once('ALERTS{alertname=~"ECRReplication.+"}'),
+            once('ALERTS{alertname=~"ECR(Replication|Backfill).+"}'),
             about="Alerts of the shipped rules that are pending or firing.",
             columns={
                 "alertname": "Alert",
@@ -226,6 +226,53 @@ TROUBLE = Row(
             },
             unit="s",
             sort="For",
+        ),
+    ],
+)
+
+
+FROM_TO = {
+    "source_registry_id": "From account",
+    "source_region": "From Region",
+    "registry_id": "To account",
+    "region": "To Region",
+}
+
+
+def backfill_images(state: str) -> str:
+    return once(f'ecr_registry_backfill_images{{{REGISTRY},state="{state}"}}')
+
+
+BACKFILLS = Row(
+    "Backfills",
+    [
+        table(
+            "Status",
+            once(f"ecr_registry_backfill_status{{{REGISTRY}}}") + " == 1",
+            about="The newest backfill to each destination, until a day after its end.",
+            columns={**FROM_TO, "status": "Status"},
+            width=8,
+        ),
+        table(
+            "Why it failed",
+            once(f"ecr_registry_backfill_failure_info{{{REGISTRY}}}"),
+            about="The codes that ECR reports for the backfill and its images.",
+            columns={**FROM_TO, "failure_code": "Code"},
+            width=8,
+        ),
+        lines(
+            "Progress",
+            Query(
+                f"{backfill_images('completed')} / ignoring (state) {backfill_images('total')}",
+                "{{registry_id}}/{{region}} completed",
+            ),
+            Query(
+                f"{backfill_images('failed')} / ignoring (state) {backfill_images('total')}",
+                "{{registry_id}}/{{region}} failed",
+            ),
+            about="The part of the images that is copied, and the part that failed.",
+            unit="percentunit",
+            width=8,
         ),
     ],
 )
@@ -430,7 +477,7 @@ EXPORTER = Row(
         ),
     ],
 )
-ROWS = (OVERVIEW, DESTINATIONS, TROUBLE, LAG, BACKLOG, EXPORTER)
+ROWS = (OVERVIEW, DESTINATIONS, TROUBLE, BACKFILLS, LAG, BACKLOG, EXPORTER)
 
 
 def variables() -> list[Mapping[str, Any]]:

@@ -14,7 +14,17 @@ from exporter.aws import parsing
 from exporter.aws.errors import Classified
 from exporter.aws.session import Access
 from exporter.config.settings import RegistrySettings
-from exporter.replication.model import PAGE_SIZE, Image, Name, Page, Registry, Replication, Source
+from exporter.replication.model import (
+    BACKFILL_PAGE_SIZE,
+    PAGE_SIZE,
+    Backfill,
+    Image,
+    Name,
+    Page,
+    Registry,
+    Replication,
+    Source,
+)
 
 T = TypeVar("T")
 #: Which images a listing has.
@@ -28,6 +38,7 @@ OPERATIONS = (
     "DescribeRepositories",
     "DescribeImages",
     "DescribeImageReplicationStatus",
+    "ListReplicationBackfills",
 )
 
 
@@ -56,6 +67,9 @@ class EcrClient(Protocol):
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         """What ECR reports of the image's replication, one entry for each destination."""
+
+    def backfills(self, token: str | None) -> Page[Backfill]:
+        """One page of the backfills from the registry. Those that ended are listed for 90 days."""
 
 
 class BotoEcrClient:
@@ -117,6 +131,16 @@ class BotoEcrClient:
             **self._registry(),
         )
 
+    def backfills(self, token: str | None) -> Page[Backfill]:
+        source = self._access.source.registry_id
+        return self._ask(
+            partial(parsing.backfills, registry_id=source, now=self._access.clock()),
+            "ecr",
+            "ListReplicationBackfills",
+            **_page(token, BACKFILL_PAGE_SIZE),
+            **self._registry(),
+        )
+
     def _ask(self, read: Callable[[parsing.Row], T], service: str, operation: str, **parameters: Any) -> T:
         answer = self._access.call(service, operation, **parameters)
         with Classified(f"{service}:{operation}"):
@@ -137,8 +161,8 @@ class BotoEcrClient:
             self._access.source = Source(account, self._access.source.region)
 
 
-def _page(token: str | None) -> dict[str, Any]:
-    return {"maxResults": PAGE_SIZE} | ({"nextToken": token} if token else {})
+def _page(token: str | None, size: int = PAGE_SIZE) -> dict[str, Any]:
+    return {"maxResults": size} | ({"nextToken": token} if token else {})
 
 
 def static_registry_id(settings: RegistrySettings) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 from exporter.aws.errors import MAX_LABEL, UnusableAnswer
 from exporter.replication.model import (
+    Backfill,
+    BackfillStatus,
     Destination,
     Image,
     Page,
@@ -34,6 +36,8 @@ SKEW = 86_400.0
 
 #: The statuses of images that cannot be pulled: in the archive, or on the way back (botocore service model).
 _ARCHIVED = ("ARCHIVED", "ACTIVATING")
+#: So many failure codes of a backfill are kept.
+MAX_CODES = 20
 
 #: How many different replications are shared between images. Each destination has a few states.
 _SHARED = 1024
@@ -46,8 +50,7 @@ def account(answer: Row) -> str:
 
 def registry(answer: Row) -> Registry:
     """DescribeRegistry: the account and the rules. A registry without rules has an empty list of rules."""
-    configuration = answer.get("replicationConfiguration")
-    rules = _rows(configuration if isinstance(configuration, dict) else {}, "rules")
+    rules = _rows(_part(answer, "replicationConfiguration"), "rules")
     return Registry(_account_id(answer, "registryId"), tuple(_rule(rule) for rule in rules))
 
 
@@ -62,7 +65,7 @@ def images(answer: Row, *, now: float) -> Page[Image]:
     found = tuple(
         Image(
             digest=_needed(row, "imageDigest"),
-            tags=_tags(row),
+            tags=_texts(row, "imageTags"),
             pushed_at=_unix(row.get("imagePushedAt"), now),
             activated_at=_unix(row.get("lastActivatedAt"), now),
             archived=_text(row, "imageStatus") in _ARCHIVED,
@@ -90,6 +93,19 @@ def replications(answer: Row, *, repository: str, digest: str) -> tuple[Replicat
     return tuple(_replication(row) for row in _rows(answer, "replicationStatuses"))
 
 
+def backfills(answer: Row, *, registry_id: str, now: float) -> Page[Backfill]:
+    """ListReplicationBackfills: one page of the backfills of a registry, "" if its account is not known.
+
+    AWS may leave out the list, like any other field. This means that there is no backfill, but only in an
+    answer that names the registry. `now` is Unix time.
+    """
+    named = _account_id(answer, "registryId")
+    if registry_id and named not in ("", registry_id):
+        raise UnusableAnswer("the answer has the backfills of another registry")
+    rows = _optional(answer, "backfills") if named else _rows(answer, "backfills")
+    return Page(tuple(_backfill(row, now) for row in rows), _text(answer, "nextToken") or None)
+
+
 def _rows(row: Row, key: str) -> list[Row]:
     rows = row.get(key)
     if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
@@ -99,6 +115,13 @@ def _rows(row: Row, key: str) -> list[Row]:
 
 def _optional(row: Row, key: str) -> list[Row]:
     return [] if row.get(key) is None else _rows(row, key)
+
+
+def _part(row: Row, key: str) -> Row:
+    part = row.get(key)
+    if part is not None and not isinstance(part, dict):
+        raise UnusableAnswer(f"the answer has a {key} that cannot be understood")
+    return part or {}
 
 
 def _text(row: Row, key: str) -> str:
@@ -133,13 +156,20 @@ def _account_id(row: Row, key: str) -> str:
     return text
 
 
-def _tags(row: Row) -> tuple[str, ...]:
-    tags = row.get("imageTags")
-    if tags is None:
+def _texts(row: Row, key: str) -> tuple[str, ...]:
+    texts = row.get(key)
+    if texts is None:
         return ()
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise UnusableAnswer("the answer has no imageTags that can be understood")
-    return tuple(tag if tag.isascii() else _encodable(tag) for tag in tags)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UnusableAnswer(f"the answer has no {key} that can be understood")
+    return tuple(text if text.isascii() else _encodable(text) for text in texts)
+
+
+def _count(row: Row, key: str) -> int | None:
+    count = row.get(key)
+    if count is not None and (type(count) is not int or not 0 <= count < 2**63):
+        raise UnusableAnswer(f"the answer has a {key} that is no count")
+    return count
 
 
 def _unix(moment: datetime | None, now: float) -> float | None:
@@ -177,6 +207,26 @@ def _mirrors_deletions(row: Row) -> bool:
 
 def _destination(row: Row) -> Destination:
     return Destination(region=_label(row, "region"), registry_id=_label(row, "registryId"))
+
+
+def _backfill(row: Row, now: float) -> Backfill:
+    progress = _part(row, "progress")
+    counts = {
+        state: _count(progress, f"{state}ReplicationCount") for state in ("total", "completed", "failed")
+    }
+    status = _label(row, "status") or Status.UNKNOWN
+    codes = (_text(row, "failureCode"), *_texts(progress, "failureCodes"))
+    known = dict.fromkeys(code[:MAX_LABEL] for code in codes if code)
+    unknown = ["UNKNOWN"] if status == BackfillStatus.FAILED else []
+    return Backfill(
+        id=_text(row, "replicationBackfillId"),
+        destination=_destination(_part(row, "destination")),
+        status=status,
+        started_at=_unix(row.get("startedAt"), now),
+        ended_at=_unix(row.get("endedAt"), now),
+        images=tuple((state, count) for state, count in counts.items() if count is not None),
+        failure_codes=tuple(known or unknown)[:MAX_CODES],
+    )
 
 
 def _replication(row: Row) -> Replication:

@@ -27,7 +27,7 @@ from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, L
 from exporter.aws.errors import NOT_ENABLED, Classified, ECRError
 from exporter.aws.timeouts import ANSWER_TIMEOUT, CONNECT_TIMEOUT, READ_TIMEOUT, Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
-from exporter.replication.model import Source
+from exporter.replication.model import Reason, Source
 
 #: Called after every call with service, operation, source, outcome ("success" or a Reason) and seconds.
 Observer = Callable[[str, str, Source, str, float], None]
@@ -171,8 +171,9 @@ class Access:
         service, operation = action.split(":")
         began, outcome = time.monotonic(), "success"
         try:
+            ask = _method(client, action)
             with Classified(action, secret=self._settings.external_id), self._shared.deadline():
-                answer = _not_empty(getattr(client, xform_name(operation))(**parameters))
+                answer = _not_empty(ask(**parameters))
         except ECRError as error:
             outcome = error.reason
             raise
@@ -203,6 +204,15 @@ class Access:
             lent = answer["Credentials"]
             ends_at = lent["Expiration"].timestamp()
             return Loan(lent["AccessKeyId"], lent["SecretAccessKey"], lent["SessionToken"], ends_at)
+
+
+def _method(client: Any, action: str) -> Callable[..., Any]:
+    """The method of the client for an operation. Raises ECRError if this boto3 is too old to have it."""
+    method: Callable[..., Any] | None = getattr(client, xform_name(action.split(":")[1]), None)
+    if method is None:
+        message = f"boto3 {boto3.__version__} does not know it"
+        raise ECRError(Reason.INVALID, action=action, code="UnknownOperation", message=message)
+    return method
 
 
 def _not_empty(answer: Any) -> dict[str, Any]:

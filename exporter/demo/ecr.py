@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
-from exporter.replication.model import LOOKUP_SIZE, PAGE_SIZE, Destination
+from exporter.replication.model import BACKFILL_PAGE_SIZE, LOOKUP_SIZE, PAGE_SIZE, Destination
 
 #: Seconds from a push until a destination that refuses replicas reports FAILED.
 DENIED_AFTER = 2.0
-#: ECR's page when maxResults is not given (botocore service model).
+#: The failure code that it reports.
+DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
+#: ECR's pages when maxResults is not given (botocore service model).
 DEFAULT_PAGE = 100
+DEFAULT_BACKFILL_PAGE = 25
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -168,6 +171,7 @@ class _Registry:
     registry_id: str
     region: str
     rules: list[Any] = field(default_factory=list)
+    backfills: list[Any] = field(default_factory=list)
     repositories: dict[str, _Repository] = field(default_factory=dict)
     pushes: int = 0
 
@@ -200,14 +204,21 @@ def _wanted(tag_status: str) -> Callable[[_Image], bool]:
     return lambda image: bool(image.tags) == (tag_status == "TAGGED")
 
 
-def _page(call: Call, rows: Sequence[T], key: Callable[[T], Any]) -> tuple[Sequence[T], dict[str, str]]:
+def _page(
+    call: Call,
+    rows: Sequence[T],
+    key: Callable[[T], Any],
+    *,
+    default: int = DEFAULT_PAGE,
+    most: int = PAGE_SIZE,
+) -> tuple[Sequence[T], dict[str, str]]:
     """The requested page of `rows`, which are sorted by `key`, and the token of the next page.
 
     A token contains the key of the next row, so a row that is deleted between two pages hides no other row.
     """
-    size = call.params.get("maxResults", DEFAULT_PAGE)
-    if not 1 <= size <= PAGE_SIZE:
-        raise _invalid(f"maxResults {size} is not within 1..{PAGE_SIZE}")
+    size = call.params.get("maxResults", default)
+    if not 1 <= size <= most:
+        raise _invalid(f"maxResults {size} is not within 1..{most}")
     scope = [*call.kind, call.registry_id, call.params.get("repositoryName")]
     token = call.params.get("nextToken")
     start = bisect_left(rows, _position(token, scope), key=key) if token else 0
@@ -301,6 +312,11 @@ class ECR:
         with self._lock:
             self._registry(registry_id, region).rules = list(rules)
 
+    def set_backfills(self, registry_id: str, region: str, backfills: Sequence[Any]) -> None:
+        """Replace the backfills, in the format of AWS. Their order is that of the listing."""
+        with self._lock:
+            self._registry(registry_id, region).backfills = list(backfills)
+
     def set_status(self, registry_id: str, region: str, repository: str, digest: str, statuses: Any) -> None:
         """Report this JSON as replicationStatuses of the image; with None the real statuses again."""
         with self._lock:
@@ -321,7 +337,7 @@ class ECR:
 
     def _copy(self, destination: Destination, at: float, delay: Delay) -> _Copy:
         if destination in self.denied:
-            return _Copy(destination, at + DENIED_AFTER, "DESTINATION_REGISTRY_ACCESS_DENIED")
+            return _Copy(destination, at + DENIED_AFTER, DENIED)
         return _Copy(destination, at + delay(destination), None)
 
     # -- the API --
@@ -439,6 +455,17 @@ class ECR:
             "replicationStatuses": image.statuses(self.clock()),
         }
 
+    def _list_replication_backfills(self, call: Call) -> dict[str, Any]:
+        registry = self._registry(call.registry_id, call.kind.region)
+        rows, token = _page(
+            call,
+            list(enumerate(registry.backfills)),
+            lambda row: row[0],
+            default=DEFAULT_BACKFILL_PAGE,
+            most=BACKFILL_PAGE_SIZE,
+        )
+        return {"registryId": registry.registry_id, "backfills": [row for _, row in rows]} | token
+
     _OPERATIONS: Mapping[str, Callable[[ECR, Call], dict[str, Any]]] = {
         "BatchDeleteImage": _batch_delete_image,
         "CreateRepository": _create_repository,
@@ -448,6 +475,7 @@ class ECR:
         "DescribeRegistry": _describe_registry,
         "DescribeRepositories": _describe_repositories,
         "ListImages": _list_images,
+        "ListReplicationBackfills": _list_replication_backfills,
         "PutImage": _put_image,
         "PutReplicationConfiguration": _put_replication_configuration,
     }

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from random import Random
 from types import TracebackType
 from typing import Any, Self
+from uuid import UUID
 
 import boto3
 
 from exporter.demo.aws import ACCOUNT, REGION, DemoAWS
-from exporter.demo.ecr import Delay, Refuse, digest_of
+from exporter.demo.ecr import DENIED, Delay, Refuse, digest_of
 from exporter.replication.model import Destination
 
 PARTNER = "444455556666"
@@ -34,7 +35,10 @@ KEPT_BUILDS = 10
 #: Seconds between two pushes and for a copy, as minimum and maximum.
 PUSH_EVERY = (5.0, 10.0)
 COPY_TAKES = (2.0, 8.0)
-MINUTE, DAY = 60.0, 86400.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+#: Images of a backfill. Seconds that it takes, between the starts of two, and since the start of the first.
+BACKFILL_IMAGES = 1200
+BACKFILL_TAKES, BACKFILL_EVERY, BACKFILL_RUNS_SINCE = 50 * MINUTE, HOUR, 10 * MINUTE
 
 #: Configuration of `--demo`. Intervals are short so that changes are visible soon.
 DEMO_CONFIG = f"""\
@@ -76,6 +80,27 @@ RULES = (
 )
 
 
+def _backfill(
+    to: Destination, number: int, *, at: float, age: float, takes: float, code: str = ""
+) -> dict[str, Any]:
+    """A backfill that started at the Unix time `at`, `age` seconds ago. It fails with the code, if any."""
+    done = int(BACKFILL_IMAGES * min(1.0, age / takes))
+    ended = age >= takes
+    row: dict[str, Any] = {
+        "replicationBackfillId": str(UUID(int=number + int(at))),
+        "destination": {"region": to.region, "registryId": to.registry_id},
+        "status": "IN_PROGRESS" if not ended else "FAILED" if code else "COMPLETE",
+        "startedAt": at,
+        "progress": {
+            "totalReplicationCount": BACKFILL_IMAGES,
+            "completedReplicationCount": 0 if code else done,
+            "failedReplicationCount": done if code else 0,
+            "failureCodes": [code] if code else [],
+        },
+    }
+    return row | ({"endedAt": at + takes} if ended else {})
+
+
 class World:
     """Teams that push to one registry. For one thread only."""
 
@@ -86,6 +111,7 @@ class World:
         self._builds: dict[str, deque[str]] = defaultdict(deque)
         self._number = 100
         self._next_push = now
+        self._began = now - BACKFILL_RUNS_SINCE
         for name in (*TEAMS, BASE):
             aws.create_repository(ACCOUNT, REGION, name)
         aws.denied.add(PARTNER_OREGON)
@@ -96,9 +122,11 @@ class World:
         for ago in range(6, 0, -1):
             for name in TEAMS:
                 self._build(name, now - ago * 10 * MINUTE)
+        self._go_on_with_backfills(now)
 
     def step(self, now: float) -> None:
-        """Push the builds that are due at `now` (Unix time)."""
+        """Push the builds that are due at `now` (Unix time), and let the backfill go on."""
+        self._go_on_with_backfills(now)
         while self._next_push <= now:
             with contextlib.suppress(Refuse):  # a user may have deleted the repository
                 self._build(self._random.choice(TEAMS), self._next_push)
@@ -113,6 +141,15 @@ class World:
         builds.append(digest)
         if len(builds) > KEPT_BUILDS:
             self._aws.delete_image(ACCOUNT, REGION, repository, builds.popleft())
+
+    def _go_on_with_backfills(self, now: float) -> None:
+        """One backfill follows the other. One to the partner who denies replication FAILED an hour before."""
+        number, age = divmod(now - self._began, BACKFILL_EVERY)
+        rows = [
+            _backfill(OREGON, int(number), at=now - age, age=age, takes=BACKFILL_TAKES),
+            _backfill(PARTNER_OREGON, 0, at=self._began - HOUR, age=HOUR, takes=5 * MINUTE, code=DENIED),
+        ]
+        self._aws.set_backfills(ACCOUNT, REGION, rows)
 
     def _push(
         self, repository: str, tag: str, *, at: float, digest: str | None = None, delay: Delay | None = None

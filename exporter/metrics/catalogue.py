@@ -1,7 +1,7 @@
 """The catalogue: every metric's name, type, help and labels, and how facts become samples.
 
 A row of the catalogue is all there is to a metric; the exposition (`exposition`) and docs/metrics.md
-(`python -m exporter.metrics.catalogue`) are made from the rows. Every name here is API.
+(`reference`) are made from the rows. Every name here is API.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from exporter.replication.destination_health import DestinationHealth
 from exporter.replication.facts import ImageFacts
 from exporter.replication.model import (
     KNOWN_STATUSES,
+    Backfill,
+    BackfillStatus,
     Destination,
     Name,
     Replica,
@@ -272,6 +274,33 @@ def _last_success(registry: RegistrySnapshot) -> Iterator[Sample]:
         yield registry.source, registry.complete_time
 
 
+def _backfill_status(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for backfill in registry.backfills:
+        for status in dict.fromkeys((*BackfillStatus, backfill.status)):
+            yield (*registry.source, *backfill.destination, status), float(status == backfill.status)
+
+
+def _backfill_images(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for backfill in registry.backfills:
+        for state, number in backfill.images:
+            yield (*registry.source, *backfill.destination, state), float(number)
+
+
+def _backfill_failures(registry: RegistrySnapshot) -> Iterator[Sample]:
+    for backfill in registry.backfills:
+        for code in backfill.failure_codes:
+            yield (*registry.source, *backfill.destination, code), 1.0
+
+
+def _backfill_time(of: Callable[[Backfill], float | None]) -> Callable[[RegistrySnapshot], Iterator[Sample]]:
+    def samples(registry: RegistrySnapshot) -> Iterator[Sample]:
+        for backfill in registry.backfills:
+            if (time := of(backfill)) is not None:
+                yield (*registry.source, *backfill.destination), time
+
+    return samples
+
+
 # -- the catalogue -------------------------------------------------------------------------------
 
 REPLICATION_DURATION = Row(
@@ -477,6 +506,44 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow | DestinationRow, ...] = (
         samples=_rules,
     ),
     RegistryRow(
+        "ecr_registry_backfill_status",
+        "gauge",
+        "1 for the current status of the newest backfill to the destination, 0 for the other statuses. Shown"
+        " until a day after its end. " + _POLLED,
+        (*S, *D, "status"),
+        samples=_backfill_status,
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_images",
+        "gauge",
+        "Pairs of image and tag of the newest backfill to the destination by state: total, completed, failed."
+        " Absent while ECR reports no progress. " + _POLLED,
+        (*S, *D, "state"),
+        samples=_backfill_images,
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_started_timestamp_seconds",
+        "gauge",
+        "Unix time at which the newest backfill to the destination started. " + _POLLED,
+        (*S, *D),
+        samples=_backfill_time(attrgetter("started_at")),
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_ended_timestamp_seconds",
+        "gauge",
+        "Unix time at which the newest backfill to the destination ended. Absent while it runs. " + _POLLED,
+        (*S, *D),
+        samples=_backfill_time(attrgetter("ended_at")),
+    ),
+    RegistryRow(
+        "ecr_registry_backfill_failure_info",
+        "gauge",
+        "1 for each reason that ECR reports why the newest backfill to the destination, or an image of it,"
+        " failed. At most 20 reasons. " + _POLLED,
+        (*S, *D, "failure_code"),
+        samples=_backfill_failures,
+    ),
+    RegistryRow(
         "ecr_target_success",
         "gauge",
         "1 if the last round found everything that the target names and read its status, 0 if not. Absent"
@@ -548,69 +615,3 @@ OWN = (
     LOG_DROPPED,
 )
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)
-
-
-#: What does not fit into a HELP text.
-_NOTES = """
-## What the histogram of durations counts
-
-`ecr_image_replication_duration_seconds` counts an image once for each destination, when a poll first
-reports COMPLETE there. The first poll of the image may do so. The value is an upper bound: the push is seen
-with the next listing (`discovery_interval`), and an unfinished image is asked about again after
-`pending_interval`.
-
-A destination has a histogram of 0 replications as soon as the rules name it.
-
-An image counts if the first complete listing that has it is the next one after its push. So these do not
-count:
-
-- images that are older than the first listing after a start, or after a reload that changes the targets of
-  the repository
-- images that were pushed while listings of the repository failed for longer than `stale_after`
-- images that a target selects only long after their push, for example by a new tag
-- images that were restored from the archive.
-
-A backfill does not count. No metric of AWS tells a backfill from a replication, so these rules do:
-
-- Once the rules were read after the push, a destination counts only if they send the image there, or if ECR
-  reports it.
-- What is FAILED or MISSING an hour after the push, or later, does not count any more. IN_PROGRESS counts as
-  long as it lasts.
-
-## Since when a state lasts
-
-`ecr_image_replication_status_since_timestamp_seconds` is the time of the poll that first reported the
-state, not that of the change. It stays the same while the state is the same, also over reloads, another
-role or name of the registry, outages and, with `state_file`, restarts. A state that ends and comes back has
-a new time, and so has an image that is pushed or restored again. MISSING that cannot be confirmed because
-the rules cannot be read keeps its time until they are.
-
-## Deletion mirroring
-
-`delete_replication` of `ecr_registry_replication_rule_info` is the field `deleteReplication.enabled` of the
-rule, and true if one of several rules for the destination and filter has it. botocore before 1.44.4 drops
-the field from every answer, so the exporter requires boto3 1.44.4.
-"""
-
-
-def markdown() -> str:
-    """docs/metrics.md, made from the catalogue."""
-    head = (
-        "# Metrics\n\n`make docs` writes this page from `exporter/metrics/catalogue.py`. Every name is API:"
-        " a renamed metric is a breaking change.\n"
-    )
-    replication = _table("Replication", [*DOMAIN, REPLICATION_DURATION])
-    own = _table("The exporter itself", OWN)
-    return f"{head}{replication}{own}\nThe usual `process_*` metrics come with them.\n{_NOTES}"
-
-
-def _table(title: str, rows: Iterable[Row]) -> str:
-    lines = [f"\n## {title}\n", "| name | type | labels | |", "|---|---|---|---|"]
-    for row in rows:
-        labels = ", ".join(f"`{label}`" for label in row.labels)
-        lines.append(f"| `{row.name}` | {row.type} | {labels} | {row.help} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")  # noqa: T201 - this is what the command is for

@@ -244,6 +244,8 @@ class Poller:
             self._store.changed()
             self._store.stale_after = settings.stale_after
         self._regroup()
+        for polled in self._registries:
+            polled.registry.reloaded()
 
     def _take_account(self, access: Access, account: str) -> None:
         """Take that AWS names the account of an access: its entries may be another registry now."""

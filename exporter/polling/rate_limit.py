@@ -34,6 +34,7 @@ class Operation(StrEnum):
     IMAGES = "images"
     REPLICAS = "replicas"  # the images of a destination
     STATUS = "status"  # the replication status of one image
+    BACKFILLS = "backfills"
 
 
 class _Bucket:

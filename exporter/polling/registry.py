@@ -8,6 +8,7 @@ from operator import attrgetter
 from exporter.aws.ecr import EcrClient
 from exporter.config.settings import Settings
 from exporter.polling.access import Access, Group
+from exporter.polling.backfills import BackfillsPoller
 from exporter.polling.calls import Job
 from exporter.polling.context import Asker, Context, Shared
 from exporter.polling.coverage import Coverage
@@ -41,6 +42,7 @@ class RegistryPoller(Dispatcher):
         )
         #: Looks at it as a destination of other registries, if it is one; made when the account is known.
         self.replicas: Replicas | None = None
+        self._backfills = BackfillsPoller(context)
         self._configured: tuple[Settings, Group] | None = None
 
     # -- configuration -----------------------------------------------------------------------
@@ -65,7 +67,7 @@ class RegistryPoller(Dispatcher):
         )
         accesses = context.clients.keys()
         context.clients = {access: connect(access) for access in group.accesses}
-        for each in (self._rules, self._account):
+        for each in (self._rules, self._account, self._backfills):
             each.configure(group.accesses)
         self._repositories.configure(group, targets)
         # Another access may be able to read rules that none could read.
@@ -95,6 +97,10 @@ class RegistryPoller(Dispatcher):
             if not repositories:
                 self.replicas = None
 
+    def reloaded(self) -> None:
+        """Take that the configuration was loaded again, even if it is the same."""
+        self._backfills.ask_if_refused()
+
     def retire(self) -> None:
         """It is polled no longer: leave nothing behind."""
         self._shared.journal.forget(self._context.name)
@@ -105,6 +111,7 @@ class RegistryPoller(Dispatcher):
     def _begin(self) -> None:
         if not self.facts.begun:
             self._repositories.begin()
+            self._backfills.ask()
 
     def record(self) -> float:
         looks = self.replicas.record() if self.replicas else float("inf")
@@ -116,6 +123,8 @@ class RegistryPoller(Dispatcher):
         if job.repository:
             repository = self._repositories.pollers.get(job.repository)
             return repository.statuses if repository and job.operation is Operation.STATUS else repository
-        if job.operation is Operation.REPOSITORIES:
-            return self._repositories
-        return self._account if job.operation is Operation.ACCOUNT else self._rules
+        return {
+            Operation.REPOSITORIES: self._repositories,
+            Operation.ACCOUNT: self._account,
+            Operation.BACKFILLS: self._backfills,
+        }.get(job.operation, self._rules)

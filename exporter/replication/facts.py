@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from exporter.replication.model import (
+    Backfill,
     Destination,
     FailureScope,
     ImageState,
@@ -222,6 +223,9 @@ class RegistryFacts:
     #: When they were last read, monotonic; and the Unix time at which that call was sent.
     rules_at: float = 0.0
     rules_time: float = 0.0
+    #: The newest backfill to each destination, unless it ended long ago; and when they were read, monotonic.
+    backfills: tuple[Backfill, ...] = ()
+    backfills_at: float = 0.0
     #: Monotonic times: when it was first asked, and when it first answered or failed a call.
     since: float = float("inf")
     heard_at: float = float("inf")
@@ -240,6 +244,10 @@ class RegistryFacts:
     def believed_rules(self, now: float, stale_after: float) -> Registry | None:
         """The replication rules, unless they are unknown, or too old at the monotonic time `now`."""
         return self.rules if now <= self.rules_at + stale_after else None
+
+    def believed_backfills(self, now: float, stale_after: float) -> tuple[Backfill, ...]:
+        """The backfills, unless they are too old at the monotonic time `now`."""
+        return self.backfills if now <= self.backfills_at + stale_after else ()
 
     def destination_counts(self, now: float, stale_after: float) -> dict[str, int]:
         """At how many destinations the images of each repository are expected that is known to exist.

@@ -16,6 +16,8 @@ T = TypeVar("T")
 #: The largest page of a listing, and the most names of one look-up (botocore service model).
 PAGE_SIZE = 1000
 LOOKUP_SIZE = 100
+#: The largest page of the backfills (botocore service model).
+BACKFILL_PAGE_SIZE = 50
 
 
 class Status(StrEnum):
@@ -202,6 +204,40 @@ class Registry:
             found = frozenset(destination for rule in rules for destination in rule.destinations)
             self._destinations[repository] = found
         return found
+
+
+class BackfillStatus(StrEnum):
+    """ECR's ReplicationBackfillStatus (botocore service model). One that AWS adds later is a plain string."""
+
+    PREPARING = "PREPARING"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+
+
+_ENDED = frozenset({BackfillStatus.COMPLETE, BackfillStatus.FAILED, BackfillStatus.STOPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """One backfill, as ListReplicationBackfills lists it. Its times are Unix time."""
+
+    id: str
+    destination: Destination
+    status: str
+    started_at: float | None = None
+    ended_at: float | None = None
+    #: How many pairs of image and tag it has by state: total, completed, failed. Empty without progress.
+    images: tuple[tuple[str, int], ...] = ()
+    #: Why it failed, or its images did.
+    failure_codes: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it does not run any more."""
+        return self.status in _ENDED or self.ended_at is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from exporter.replication import destination_health, target_health
 from exporter.replication.destination_health import DestinationHealth
 from exporter.replication.facts import DestinationFacts, ImageFacts, RegistryFacts
-from exporter.replication.model import Destination, ImageState, Registry, Source
+from exporter.replication.model import Backfill, Destination, ImageState, Registry, Source
 from exporter.replication.target_health import TargetHealth
 
 
@@ -33,6 +33,8 @@ class RegistrySnapshot:
     targets: tuple[TargetHealth, ...]
     #: How many destinations the rules have for each of the repositories, as far as that is known.
     destinations: Mapping[str, int] = field(default_factory=dict)
+    #: The newest backfill to each destination.
+    backfills: tuple[Backfill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Store:
             repositories=tuple((name, r.visible(now, self.stale_after)) for name, r in repositories),
             targets=target_health.evaluate(facts, now, self.stale_after),
             destinations=facts.destination_counts(now, self.stale_after) if images else {},
+            backfills=facts.believed_backfills(now, self.stale_after),
         )
 
     def _good_until(self, facts: RegistryFacts, now: float) -> float:

@@ -176,6 +176,16 @@ failed_interval: 2s
 requests_per_second: 100
 """
 HOUR = 3600.0
+#: One that FAILED, and one that did not though images of it failed.
+BACKFILLS = [
+    {
+        "replicationBackfillId": region,
+        "destination": {"region": region, "registryId": ACCOUNT},
+        "status": status,
+        "progress": {"failedReplicationCount": 3},
+    }
+    for region, status in (("eu-west-1", "FAILED"), ("us-west-2", "COMPLETE"))
+]
 
 
 @pytest.fixture
@@ -194,6 +204,7 @@ def troubled_aws() -> Iterator[EmbeddedAWS]:
         push("failed")
         odd = [{"region": "eu-west-1", "registryId": ACCOUNT, "status": "TELEPORTED"}]
         aws.set_status(ACCOUNT, REGION, "team/app", push("odd"), odd)
+        aws.set_backfills(ACCOUNT, REGION, BACKFILLS)
         aws.fault = lambda call: (
             Refuse(400, "AccessDeniedException", "no")
             if call.params.get("repositoryName") == "secret/app"
@@ -227,6 +238,7 @@ def test_failures_of_a_real_exporter_fire_the_alerts(
         exporter(tmp_path, troubled_aws, scraped, config=TROUBLED) as running_exporter,
     ):
         fires("Failed", "Missing", "StatusUnknown", "Stuck")
+        fires("ECRBackfillFailed", "ECRBackfillImagesFailed")
         fires("TargetDenied", "TargetEmpty", "TargetNotFound", "ExporterImagesSkipped")
         # A rate needs a second sample, so the first replication that is counted fires nothing.
         troubled_aws.push(ACCOUNT, REGION, "team/app", "late")

@@ -25,10 +25,11 @@ from support.fakes import ACCOUNT as FAKE_ACCOUNT
 from support.fakes import REGION as FAKE_REGION
 from support.fakes import FakeAWS, FakeECR, Inline, Rig, Stuck, refusal
 from support.lender import Lender
-from support.live import HOME, IRELAND, PARTNER, Live, living, populated
+from support.live import CONFIG, HOME, IRELAND, PARTNER, Live, living, populated
 
 from exporter.aws.credentials import RENEW_BEFORE
 from exporter.aws.errors import ECRError
+from exporter.config import settings as config
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.polling.calls import LOST_AFTER
@@ -376,6 +377,60 @@ def test_an_action_is_revoked(live: Live, aws: EmbeddedAWS, operation: str, targ
     )
     assert denied
     heals(live, aws)
+
+
+BACKFILL = {
+    "replicationBackfillId": "1",
+    "destination": IRELAND,
+    "status": "IN_PROGRESS",
+    "progress": {"totalReplicationCount": 9, "completedReplicationCount": 3},
+}
+
+
+def shown_backfills(live: Live) -> dict[str, float]:
+    """The images of the backfill by state."""
+    return {labels["state"]: value for labels, value in live.series("ecr_registry_backfill_images")}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Refuse(400, "AccessDeniedException", "no"), Refuse(400, "UnknownOperationException", "what?")],
+    ids=lambda refusal: refusal.code,
+)
+def test_backfills_are_refused(session: boto3.Session, aws: EmbeddedAWS, refusal: Refuse) -> None:
+    aws.set_backfills(ACCOUNT, "us-east-1", [BACKFILL])
+    aws.fault = at_home(refusal, "ListReplicationBackfills")
+    with settled(session, aws.endpoint_url) as live:
+        (line,) = live.lines("backfills_not_listed")
+        assert refusal.code in line["error"]
+        assert shown_backfills(live) == {}
+        assert aws.count("ListReplicationBackfills", account=ACCOUNT) == 1
+        aws.fault = lambda _: None
+        assert live.exporter.poller.reload(config.parse(CONFIG, file="config.yaml"))
+        eventually(lambda: shown_backfills(live) == {"total": 9, "completed": 3})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"backfills": [BACKFILL, None]}, {"registryId": PARTNER, "backfills": []}],
+    ids=["unreadable row", "another registry"],
+)
+def test_the_backfills_cannot_be_read(session: boto3.Session, aws: EmbeddedAWS, answer: object) -> None:
+    aws.set_backfills(ACCOUNT, "us-east-1", [BACKFILL])
+    faults: list[Fault | None] = [json_answer(answer), json_answer(answer)]
+
+    def some(call: Call) -> Fault | None:
+        found = at_home(faults[-1], "ListReplicationBackfills")(call) if faults and faults[-1] else None
+        if found:
+            faults.pop()
+        return found
+
+    aws.fault = some
+    with settled(session, aws.endpoint_url) as live:
+        eventually(lambda: shown_backfills(live) == {"total": 9, "completed": 3}, within=10)
+        assert not faults
+        (line,) = live.lines("aws_request_failed")
+        assert "ListReplicationBackfills: UnusableAnswer" in line["error"]
 
 
 def test_an_image_is_pushed_while_the_rules_cannot_be_read(live: Live, aws: EmbeddedAWS) -> None:

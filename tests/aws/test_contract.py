@@ -21,10 +21,14 @@ from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings
 from exporter.demo import ACCOUNT as DEMO_ACCOUNT
 from exporter.replication.model import (
+    BACKFILL_PAGE_SIZE,
     LOOKUP_SIZE,
+    Backfill,
+    BackfillStatus,
     Destination,
     Image,
     Name,
+    Page,
     Reason,
     Replication,
     Rule,
@@ -50,6 +54,8 @@ class World(Protocol):
 
     def report(self, repository: str, digest: str, *replications: Replication) -> None: ...
 
+    def backfill(self, *backfills: Backfill) -> None: ...
+
 
 class Faked:
     account = ACCOUNT
@@ -66,6 +72,10 @@ class Faked:
     def rules(self, *destinations: Destination, prefix: str = "") -> None:
         filters = (prefix,) if prefix else ()
         self.ecr.rules = (Rule(destinations, filters, filters),)
+
+    def backfill(self, *backfills: Backfill) -> None:
+        self.ecr.page_size = BACKFILL_PAGE_SIZE
+        self.ecr.backfills = backfills
 
 
 class Embedded:
@@ -100,6 +110,24 @@ class Embedded:
             for r in replications
         ]
         self.aws.set_status(self.account, REGION, repository, digest, rows)
+
+    def backfill(self, *backfills: Backfill) -> None:
+        rows = [
+            {
+                "replicationBackfillId": backfill.id,
+                "destination": {
+                    "region": backfill.destination.region,
+                    "registryId": backfill.destination.registry_id,
+                },
+                "status": backfill.status,
+                "startedAt": backfill.started_at,
+                "endedAt": backfill.ended_at,
+                "progress": {f"{state}ReplicationCount": number for state, number in backfill.images}
+                | {"failureCodes": backfill.failure_codes},
+            }
+            for backfill in backfills
+        ]
+        self.aws.set_backfills(self.account, REGION, rows)
 
 
 class Moto:
@@ -136,6 +164,9 @@ class Moto:
 
     def report(self, *_: object) -> None:
         pytest.skip("moto has no DescribeImageReplicationStatus")
+
+    def backfill(self, *_: object) -> None:
+        pytest.skip("moto has no ListReplicationBackfills")
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +266,20 @@ def test_what_is_reported(world: World) -> None:
     assert world.client.status("team/app", digest) == reported
     world.report("team/app", digest)
     assert world.client.status("team/app", digest) == ()
+
+
+def test_the_backfills_in_pages_of_fifty(world: World) -> None:
+    running = Backfill(
+        "1", IRELAND, BackfillStatus.IN_PROGRESS, PUSHED_AT, None, (("total", 7), ("failed", 1))
+    )
+    failed = Backfill("2", IRELAND, BackfillStatus.FAILED, PUSHED_AT, PUSHED_AT + 60, (), ("DENIED", "GONE"))
+    others = [Backfill(str(n), IRELAND, BackfillStatus.PREPARING, PUSHED_AT) for n in range(3, 60)]
+    world.backfill()
+    assert world.client.backfills(None) == Page(())
+    world.backfill(running, failed, *others)
+    first = world.client.backfills(None)
+    assert first.items == (running, failed, *others[:48])
+    assert world.client.backfills(first.token) == Page(tuple(others[48:]))
 
 
 class TestWithoutMoto:

@@ -29,8 +29,8 @@ from exporter.aws.connector import AwsConnector
 from exporter.aws.credentials import RENEW_AGAIN, RENEW_BEFORE, RENEW_EVERY
 from exporter.aws.ecr import OPERATIONS, EcrClient
 from exporter.aws.errors import MAX_LABEL, MAX_MESSAGE, ECRError
-from exporter.aws.parsing import FIRST_PUSH, SKEW
-from exporter.aws.session import session_factory
+from exporter.aws.parsing import FIRST_PUSH, MAX_CODES, SKEW
+from exporter.aws.session import Access, SharedSession, session_factory
 from exporter.aws.timeouts import CONNECT_TIMEOUT, MOST_READ, READ_TIMEOUT
 from exporter.config.settings import RegistrySettings
 from exporter.config.validators import Secret
@@ -38,6 +38,7 @@ from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.replication.model import (
     LOOKUP_SIZE,
     PAGE_SIZE,
+    Backfill,
     Destination,
     Image,
     Name,
@@ -45,6 +46,7 @@ from exporter.replication.model import (
     Reason,
     Registry,
     Replication,
+    Source,
     Status,
 )
 
@@ -63,6 +65,7 @@ CALLS: dict[str, Callable[[EcrClient], Any]] = {
     "DescribeImages": lambda client: client.images("team/app", None),
     "DescribeImages (look-up)": lambda client: client.find("team/app", [Name("v1", "")]),
     "DescribeImageReplicationStatus": lambda client: client.status("team/app", DIGEST),
+    "ListReplicationBackfills": lambda client: client.backfills(None),
 }
 ECR_CALLS = {name: call for name, call in CALLS.items() if name != "GetCallerIdentity"}
 ALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
@@ -393,7 +396,9 @@ def anything() -> st.SearchStrategy[Any]:
     names = st.sampled_from(
         """replicationStatuses region registryId status failureCode imageDetails imageDigest imageTags
         imagePushedAt lastActivatedAt nextToken repositories repositoryName replicationConfiguration rules
-        destinations repositoryFilters filter filterType deleteReplication enabled imageId surprise""".split()
+        destinations repositoryFilters filter filterType deleteReplication enabled imageId backfills
+        replicationBackfillId destination progress totalReplicationCount failedReplicationCount failureCodes
+        startedAt endedAt registryId surprise""".split()
     )
     words = st.sampled_from(["FAILED", "COMPLETE", "PREFIX_MATCH", DIGEST, "2026-01-01T00:00:00Z"])
     return st.recursive(
@@ -405,7 +410,7 @@ def anything() -> st.SearchStrategy[Any]:
 
 def answers() -> st.SearchStrategy[Any]:
     """Anything at all, and anything under the names where the client looks first."""
-    tops = {"replicationStatuses", "imageDetails", "repositories", "replicationConfiguration"}
+    tops = {"replicationStatuses", "imageDetails", "repositories", "replicationConfiguration", "backfills"}
     rows = {name: anything() | st.lists(anything(), max_size=3) for name in sorted(tops)}
     return anything() | st.fixed_dictionaries({}, optional={**rows, "nextToken": anything()})
 
@@ -433,6 +438,17 @@ def is_replication(found: Any) -> bool:
     )
 
 
+def is_backfill(found: Any) -> bool:
+    return (
+        isinstance(found, Backfill)
+        and is_destination(found.destination)
+        and 0 < len(found.status) <= MAX_LABEL
+        and all(isinstance(at, float | None) for at in (found.started_at, found.ended_at))
+        and all(type(number) is int and number >= 0 for _, number in found.images)
+        and all(0 < len(code) <= MAX_LABEL for code in found.failure_codes)
+    )
+
+
 def is_well_typed(result: object) -> bool:
     match result:
         case Registry(registry_id=str(), rules=rules):
@@ -443,7 +459,10 @@ def is_well_typed(result: object) -> bool:
                 for rule in rules
             )
         case Page(items=items, token=None | str() as token):
-            return token != "" and all((isinstance(i, str) and i != "") or is_image(i) for i in items)
+            return token != "" and all(
+                is_backfill(i) if isinstance(i, Backfill) else (isinstance(i, str) and i != "") or is_image(i)
+                for i in items
+            )
         case tuple():
             return all(is_replication(item) or is_image(item) for item in result)
     return False
@@ -624,6 +643,69 @@ class TestPartialAnswers:
         Recorder(aws, said({"repositories": [{"repositoryName": "team/app"}, row]}))
         assert unusable(lambda: client.repositories(None))
 
+    def test_backfills(self, aws: EmbeddedAWS, client: EcrClient) -> None:
+        place = {"region": "eu-west-1", "registryId": OTHER}
+        progress = {
+            "totalReplicationCount": 9,
+            "failedReplicationCount": 0,
+            "failureCodes": ["B", "A" * 1000, "B"],
+        }
+        rows = [
+            {},
+            {"status": "FAILED", "destination": None, "progress": None, "surprise": 1},
+            {"status": "T" * 1000, "progress": {"failureCodes": None}},
+            {"destination": place, "failureCode": "A", "progress": progress, "endedAt": EARLIER},
+            {"replicationBackfillId": "1", "startedAt": EARLIER, "endedAt": 0, "status": "STOPPED"},
+            {"progress": {"failureCodes": [str(n) for n in range(1000)]}},
+        ]
+        Recorder(aws, said({"backfills": rows, "nextToken": "t"}))
+        nowhere, partner = Destination("", ""), Destination("eu-west-1", OTHER)
+        codes = ("A", "B", "A" * MAX_LABEL)
+        assert client.backfills(None) == Page(
+            (
+                Backfill("", nowhere, "UNKNOWN"),
+                Backfill("", nowhere, "FAILED", failure_codes=("UNKNOWN",)),
+                Backfill("", nowhere, "T" * MAX_LABEL),
+                Backfill("", partner, "UNKNOWN", None, EARLIER, (("total", 9), ("failed", 0)), codes),
+                Backfill("1", nowhere, "STOPPED", EARLIER),
+                Backfill("", nowhere, "UNKNOWN", failure_codes=tuple(str(n) for n in range(MAX_CODES))),
+            ),
+            "t",
+        )
+
+    @pytest.mark.parametrize("answer", [{"backfills": []}, {"registryId": ACCOUNT}])
+    def test_no_backfills(self, aws: EmbeddedAWS, client: EcrClient, answer: object) -> None:
+        Recorder(aws, said(answer))
+        assert client.backfills(None) == Page(())
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"nextToken": "t"},
+            {"backfills": [{}, None]},
+            {"backfills": 7},
+            {"backfills": [{"destination": "eu-west-1"}]},
+            {"backfills": [{"progress": 7}]},
+            {"backfills": [{"progress": {"totalReplicationCount": "7"}}]},
+            {"backfills": [{"progress": {"failedReplicationCount": -1}}]},
+            {"backfills": [{"progress": {"completedReplicationCount": True}}]},
+            {"backfills": [{"progress": {"completedReplicationCount": 10**400}}]},
+            {"backfills": [{"progress": {"failureCodes": [7]}}]},
+            {"backfills": [{"replicationBackfillId": 7}]},
+        ],
+        ids=lambda answer: str(answer)[:80],
+    )
+    def test_backfills_that_cannot_be_read_are_not_taken_for_none(
+        self, aws: EmbeddedAWS, client: EcrClient, answer: object
+    ) -> None:
+        Recorder(aws, said(answer))
+        assert unusable(lambda: client.backfills(None))
+
+    def test_backfills_of_another_registry_are_refused(self, aws: EmbeddedAWS, client: EcrClient) -> None:
+        client.registry()  # names the account
+        Recorder(aws, said({"registryId": OTHER, "backfills": [{}]}))
+        assert unusable(lambda: client.backfills(None))
+
     @pytest.mark.parametrize(
         "half",
         [
@@ -732,6 +814,13 @@ def test_credentials_of_another_account_do_not_read_its_images(aws: EmbeddedAWS)
         assert (error.reason, error.everything) == (Reason.ACCESS_DENIED, False)
     assert client.registry().registry_id == OTHER
     assert client.images("team/app", None).items[0].digest == digest
+
+
+def test_an_operation_that_boto3_does_not_know(aws: EmbeddedAWS, session: boto3.Session) -> None:
+    shared = SharedSession(session=lambda: session, endpoint_url=aws.endpoint_url)
+    access = Access(shared, RegistrySettings(), source=Source(ACCOUNT, REGION), connections=1)
+    error = failure(lambda: access.call("ecr", "TeleportImages"))
+    assert (error.reason, error.code, error.everything) == (Reason.INVALID, "UnknownOperation", False)
 
 
 class TestRole:

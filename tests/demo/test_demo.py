@@ -644,6 +644,29 @@ class TestWorld:
         world.step(clock.now)
         assert 10 <= len(tags_of(ecr, "team/api")) <= 16
 
+    def test_a_backfill_makes_progress(self, ecr: Any, world: World, clock: Clock) -> None:
+        def listed() -> list[tuple[str, str, int, int]]:
+            rows = ecr.list_replication_backfills()["backfills"]
+            return [
+                (
+                    row["destination"]["registryId"],
+                    row["status"],
+                    row["progress"]["completedReplicationCount"],
+                    row["progress"]["failedReplicationCount"],
+                )
+                for row in rows
+            ]
+
+        assert listed() == [(ACCOUNT, "IN_PROGRESS", 240, 0), (OTHER, "FAILED", 0, 1200)]
+        for minutes, status, completed in (
+            (5, "IN_PROGRESS", 360),
+            (40, "COMPLETE", 1200),
+            (15, "IN_PROGRESS", 240),
+        ):
+            clock.now += minutes * 60
+            world.step(clock.now)
+            assert listed()[0] == (ACCOUNT, status, completed, 0)
+
     @pytest.mark.usefixtures("world")
     def test_what_the_configuration_names_exists(self, ecr: Any) -> None:
         assert demo.world.STUCK in tags_of(ecr, "team/api")

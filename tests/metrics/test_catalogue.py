@@ -16,11 +16,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.fakes import ACCOUNT, HOME, IRELAND, OREGON, FakeClock, digest_of
 
-from exporter.metrics.catalogue import CATALOGUE, PREFIX, D, Row, S, markdown
+from exporter.metrics.catalogue import CATALOGUE, PREFIX, D, Row, S
 from exporter.metrics.exposition import Exposition
+from exporter.metrics.reference import markdown
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import (
+    Backfill,
     Destination,
     FailureScope,
     ImageState,
@@ -116,6 +118,18 @@ def hand_made() -> Store:
                 Rule((IRELAND, OTHER), ("team/", "x"), ("team/", "x")),
                 Rule((OREGON,), delete_replication=True),
             ),
+        ),
+        backfills=(
+            Backfill(
+                "1",
+                IRELAND,
+                "FAILED",
+                PUSHED,
+                PUSHED + 90,
+                (("total", 9), ("completed", 2), ("failed", 7)),
+                ("DENIED", "GONE"),
+            ),
+            Backfill("2", OREGON, "PAUSED"),
         ),
         begun=True,
         repositories_known=True,

@@ -49,6 +49,7 @@ NEW_RULE = (
     f'ecr_registry_replication_rule_info{{{S},{D},repository_filter="infra/",delete_replication="false"}}'
 )
 MIRRORING_RULE = RULE.replace("false", "true")
+BACKFILL_STARTED = f"ecr_registry_backfill_started_timestamp_seconds{{{S},{D}}}"
 DESTINATIONS = f'ecr_repository_replication_destinations{{repository="team/app",{S}}}'
 
 
@@ -79,6 +80,14 @@ def listings(outcome: str) -> str:
 
 def bucket(le: str) -> str:
     return f'ecr_image_replication_duration_seconds_bucket{{{S},{D},le="{le}"}}'
+
+
+def backfill(name: str) -> str:
+    return f'ecr_registry_backfill_status{{{S},{D},status="{name}"}}'
+
+
+def backfilled(state: str) -> str:
+    return f'ecr_registry_backfill_images{{{S},{D},state="{state}"}}'
 
 
 def shard(ordinal: int) -> dict[str, float]:
@@ -355,6 +364,58 @@ CASES = (
         moves=False,
     ),
     Case(
+        "ECRBackfillFailed",
+        "warning",
+        good={backfill("FAILED"): 0, backfill("IN_PROGRESS"): 1},
+        bad={backfill("FAILED"): 1, backfill("IN_PROGRESS"): 0},
+        fires_after=2,
+        resolves_within=17,
+        labels={**SOURCE, **DESTINATION, "status": "FAILED"},
+        summary="The backfill from 111122223333/us-east-1 to 111122223333/eu-west-1 failed.",
+    ),
+    Case(
+        "ECRBackfillImagesFailed",
+        "warning",
+        good={backfill("FAILED"): 0, backfilled("failed"): 0},
+        bad={backfill("FAILED"): 0, backfilled("failed"): 3},
+        fires_after=2,
+        resolves_within=17,
+        labels={**SOURCE, **DESTINATION, "state": "failed"},
+        summary="The backfill from 111122223333/us-east-1 to 111122223333/eu-west-1 did not copy 3 images.",
+    ),
+    Case(
+        "ECRBackfillImagesFailed",
+        "warning",
+        good={backfill("FAILED"): 1, backfilled("failed"): 3},
+        bad={backfill("FAILED"): 0, backfilled("failed"): 3},
+        fires_after=2,
+        resolves_within=17,
+        labels={**SOURCE, **DESTINATION, "state": "failed"},
+        summary="The backfill from 111122223333/us-east-1 to 111122223333/eu-west-1 did not copy 3 images.",
+        about="unless it failed itself",
+    ),
+    Case(
+        "ECRBackfillStalled",
+        "warning",
+        good={
+            backfill("IN_PROGRESS"): 1,
+            BACKFILL_STARTED: 0,
+            backfilled("completed"): lambda moment: moment.minute,
+            backfilled("failed"): 0,
+        },
+        bad={
+            backfill("IN_PROGRESS"): 1,
+            BACKFILL_STARTED: 0,
+            backfilled("completed"): lambda moment: moment.minute - moment.phase,
+            backfilled("failed"): 0,
+        },
+        fires_after=130,
+        resolves_within=17,
+        labels={**SOURCE, **DESTINATION, "status": "IN_PROGRESS"},
+        summary="The backfill from 111122223333/us-east-1 to 111122223333/eu-west-1 has made no"
+        " progress for 2h.",
+    ),
+    Case(
         "ECRReplicationExporterShardMissing",
         "critical",
         good={**shard(0), **shard(1), **shard(2)},
@@ -463,6 +524,11 @@ HEALTHY: Mapping[str, Value] = {
     bucket("+Inf"): counting(1),
     RULE: 1,
     DESTINATIONS: 1,
+    backfill("FAILED"): 0,
+    backfill("IN_PROGRESS"): 1,
+    backfilled("completed"): clock,
+    backfilled("failed"): 0,
+    BACKFILL_STARTED: 0,
     DESCRIBED: counting(1),
     LISTED: clock,
     f'ecr_target_images{{target="team/*",{S}}}': 3,

@@ -20,6 +20,7 @@ from exporter.polling.poller import Poller
 from exporter.polling.workers import WorkerPool
 from exporter.replication.model import (
     LOOKUP_SIZE,
+    Backfill,
     Destination,
     FailureScope,
     Image,
@@ -89,6 +90,7 @@ class FakeECR:
     rules: tuple[Rule, ...] = EVERYTHING
     repositories: dict[str, dict[str, Image]] = field(default_factory=dict)
     statuses: dict[tuple[str, str], tuple[Replication, ...]] = field(default_factory=dict)
+    backfills: tuple[Backfill, ...] = ()
     #: Called with operation and repository before each call; returns the error to raise, or None.
     fault: Fault = lambda *_: None
     calls: Counter[str] = field(default_factory=Counter)
@@ -158,6 +160,10 @@ class FakeECR:
             raise refusal(Reason.IMAGE_NOT_FOUND)
         return self.statuses.get((repository, digest), ())
 
+    def backfills_page(self, token: str | None) -> Page[Backfill]:
+        self._called("ListReplicationBackfills")
+        return self._page("ListReplicationBackfills", self.backfills, token)
+
     def _images(self, repository: str) -> dict[str, Image]:
         if repository not in self.repositories:
             raise refusal(Reason.REPOSITORY_NOT_FOUND)
@@ -211,6 +217,10 @@ class FakeClient:
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         self._check("DescribeImageReplicationStatus", repository)
         return self._ecr.status(repository, digest)
+
+    def backfills(self, token: str | None) -> Page[Backfill]:
+        self._check("ListReplicationBackfills")
+        return self._ecr.backfills_page(token)
 
     def _check(self, operation: str, repository: str = "") -> None:
         if error := self._permit(operation, repository):

@@ -21,7 +21,17 @@ from exporter.aws.ecr import EcrClient, TagStatus
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.pacing import PENDING_BACKOFF
 from exporter.polling.poller import Poller
-from exporter.replication.model import PAGE_SIZE, Image, Name, Page, Reason, Replication, Rule, Status
+from exporter.replication.model import (
+    PAGE_SIZE,
+    Backfill,
+    Image,
+    Name,
+    Page,
+    Reason,
+    Replication,
+    Rule,
+    Status,
+)
 from exporter.replication.model import Registry as Described
 from exporter.replication.store import Store
 from support.fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, refusal
@@ -246,6 +256,11 @@ class Registry:
             self.gaps.append(self._sent - before)
         self.answered[digest] = self._sent
         return _COMPLETE
+
+    def backfills(self, token: str | None) -> Page[Backfill]:
+        del token
+        self._called("ListReplicationBackfills")
+        return Page(())
 
 
 class _Workers:

@@ -1,0 +1,149 @@
+"""The backfills of one registry, with which AWS copies what was pushed before a rule existed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from exporter.aws.ecr import EcrClient
+from exporter.aws.errors import ECRError
+from exporter.polling.access import Access
+from exporter.polling.calls import Call, Job
+from exporter.polling.context import Asker, Context
+from exporter.polling.listing import Listing
+from exporter.polling.rate_limit import Operation
+from exporter.replication.model import Backfill, BackfillStatus, Destination, FailureScope, Page, Reason
+
+_BACKFILLS = Job(Operation.BACKFILLS)
+_SCOPE = FailureScope("backfills")
+#: Seconds between two listings: usually, while a backfill runs, and after AWS refused one.
+INTERVAL = 300.0
+RUNNING_INTERVAL = 60.0
+REFUSED_INTERVAL = 3600.0
+#: Seconds for which a backfill that ended is shown. AWS lists it for 90 days.
+SHOWN_AFTER_END = 86_400.0
+
+
+class BackfillsPoller(Asker):
+    """Lists the backfills, and logs those that begin and end.
+
+    The operation may be absent from a partition or denied. Then nothing is known of backfills, and nothing
+    else changes.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._listing: Listing[Backfill] | None = None
+        self._refused = False
+        #: Whether each backfill ended, by id, as the log has it; None before the first listing.
+        self._logged: dict[object, bool] | None = None
+
+    def configure(self, accesses: Iterable[Access]) -> None:
+        """Ask with one of these accesses."""
+        self.choice.configure(accesses)
+
+    def ask(self) -> None:
+        """List the backfills now."""
+        self._pacing.book(_BACKFILLS)
+
+    def ask_if_refused(self) -> None:
+        """List them now if AWS refused it the last time: the permission may be there."""
+        if self._refused:
+            self.ask()
+
+    def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
+        del job
+        self._listing = self._listing or Listing("ecr:ListReplicationBackfills")
+        return partial(client.backfills, self._listing.token)
+
+    def answered(self, call: Call, answer: Page[Backfill]) -> None:
+        """Take a page. What is known changes with the last one."""
+        listing = self._listing
+        if listing:
+            listing.answered(answer)
+        if listing is None or not listing.complete:
+            self.ask_again(call.job)
+            return
+        self._listing, self._refused = None, False
+        self._context.works(_SCOPE)
+        recent = self._recent(listing.items)
+        with self._store.lock:
+            self._registry.backfills = _newest(listing.items, among=recent)
+            self._registry.backfills_at = self._clock.monotonic()
+        self._log(recent)
+        wait = INTERVAL if all(backfill.ended for backfill in recent) else RUNNING_INTERVAL
+        # What is shown is confirmed before it is too old.
+        self.ask_again(call.job, due=self._pacing.later(min(wait, self._pacing.settings.stale_after / 2)))
+
+    def failed(self, call: Call, error: ECRError) -> None:
+        """Take that a call failed. The targets do not fail because of it."""
+        context, first_page = self._context, not (self._listing and self._listing.pages)
+        self._listing = None
+        # A token that AWS takes no longer is INVALID too.
+        if error.reason in (Reason.ACCESS_DENIED, Reason.INVALID) and first_page and not error.everything:
+            context.works(_SCOPE)
+            if not self._refused:
+                self._refused = True
+                context.warned("backfills_not_listed", reason=error.reason, error=str(error))
+            due = self._pacing.later(REFUSED_INTERVAL)
+        else:
+            due = context.fail(_SCOPE, error, call, cap=INTERVAL, fails_targets=False)
+        self.ask_again(call.job, due=due)
+
+    def _recent(self, backfills: Iterable[Backfill]) -> list[Backfill]:
+        """Those that run, that ended a short time ago, or whose end AWS does not report."""
+        oldest = self._clock.time() - SHOWN_AFTER_END
+        return [b for b in backfills if not b.ended or b.ended_at is None or b.ended_at >= oldest]
+
+    def _log(self, backfills: Iterable[Backfill]) -> None:
+        """Log what began and ended since the last listing. At the first one, log what runs."""
+        before = self._logged
+        self._logged = {}
+        for backfill in backfills:
+            key = backfill.id or backfill.destination
+            self._logged[key] = backfill.ended
+            if not backfill.ended and key not in (before or {}):
+                self._context.noted(
+                    "backfill_started",
+                    backfill=backfill.id,
+                    destination=_place(backfill),
+                    status=backfill.status,
+                )
+            elif backfill.ended and before is not None and not before.get(key):
+                self._log_end(backfill)
+
+    def _log_end(self, backfill: Backfill) -> None:
+        images = dict(backfill.images)
+        completed, failed = images.get("completed"), images.get("failed")
+        if backfill.status == BackfillStatus.FAILED or failed:
+            self._context.warned(
+                "backfill_failed",
+                backfill=backfill.id,
+                destination=_place(backfill),
+                status=backfill.status,
+                completed=completed,
+                failed=failed,
+                failure_codes=", ".join(backfill.failure_codes),
+            )
+        else:
+            self._context.noted(
+                "backfill_ended",
+                backfill=backfill.id,
+                destination=_place(backfill),
+                status=backfill.status,
+                completed=completed,
+            )
+
+
+def _newest(backfills: Iterable[Backfill], *, among: Iterable[Backfill]) -> tuple[Backfill, ...]:
+    """The newest backfill to each destination, in the order of destinations, if it is among these."""
+    newest: dict[Destination, Backfill] = {}
+    for backfill in sorted(backfills, key=lambda b: (b.started_at or 0.0, not b.ended)):
+        newest[backfill.destination] = backfill
+    shown = set(among)
+    return tuple(found for _, found in sorted(newest.items()) if found in shown)
+
+
+def _place(backfill: Backfill) -> str:
+    return f"{backfill.destination.registry_id}/{backfill.destination.region}"
