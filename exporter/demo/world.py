@@ -15,7 +15,8 @@ from typing import Any, Self
 import boto3
 
 from exporter.demo.aws import ACCOUNT, REGION, DemoAWS
-from exporter.demo.ecr import Delay, Refuse, digest_of
+from exporter.demo.ecr import Delay, digest_of
+from exporter.demo.registries import Refuse
 from exporter.replication.model import Destination
 
 PARTNER = "444455556666"
