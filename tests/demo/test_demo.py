@@ -19,7 +19,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
-from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang, replication_rule
 
 from exporter import demo
 from exporter.demo import ACCOUNT, REGION, Call, Refuse, World
@@ -39,12 +39,6 @@ class Clock:
         return self.now
 
 
-def rule(*destinations: Destination, prefix: str = "") -> dict[str, Any]:
-    return {
-        "destinations": [{"region": to.region, "registryId": to.registry_id} for to in destinations],
-    } | ({"repositoryFilters": [{"filter": prefix, "filterType": "PREFIX_MATCH"}]} if prefix else {})
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -54,7 +48,7 @@ def clock() -> Clock:
 def aws(clock: Clock) -> Iterator[EmbeddedAWS]:
     with EmbeddedAWS(clock=clock) as aws:
         aws.create_repository(*HOME, "team/app")
-        aws.set_rules(*HOME, [rule(IRELAND)])
+        aws.set_rules(*HOME, [replication_rule(IRELAND)])
         yield aws
 
 
@@ -232,7 +226,10 @@ class TestLookUps:
 class TestReplication:
     def test_it_takes_its_time(self, aws: EmbeddedAWS, ecr: Any, clock: Clock) -> None:
         aws.delay = lambda to: 10.0 if to == OREGON else 3.0
-        aws.set_rules(*HOME, [rule(IRELAND), rule(OREGON), rule(IRELAND, prefix="team/")])
+        aws.set_rules(
+            *HOME,
+            [replication_rule(IRELAND), replication_rule(OREGON), replication_rule(IRELAND, prefix="team/")],
+        )
         digest = aws.push(*HOME, "team/app", "v1")
         assert states(ecr, digest) == {"eu-west-1": "IN_PROGRESS", "us-west-2": "IN_PROGRESS"}
         clock.now += 3
@@ -248,7 +245,9 @@ class TestReplication:
     def test_the_rules_of_the_push_decide(self, aws: EmbeddedAWS, ecr: Any) -> None:
         aws.set_rules(*HOME, [])
         early = aws.push(*HOME, "team/app", "v1")
-        aws.set_rules(*HOME, [rule(IRELAND, prefix="team/"), rule(OREGON, prefix="prod")])
+        aws.set_rules(
+            *HOME, [replication_rule(IRELAND, prefix="team/"), replication_rule(OREGON, prefix="prod")]
+        )
         late = aws.push(*HOME, "team/app", "v2")
         aws.set_rules(*HOME, [])
         assert states(ecr, early) == {}
@@ -291,7 +290,7 @@ class TestReplication:
     def test_the_registry_tells_its_rules(self, ecr: Any) -> None:
         answer = ecr.describe_registry()
         assert answer["registryId"] == ACCOUNT
-        assert answer["replicationConfiguration"] == {"rules": [rule(IRELAND)]}
+        assert answer["replicationConfiguration"] == {"rules": [replication_rule(IRELAND)]}
 
 
 class TestTags:
@@ -361,7 +360,7 @@ class TestOverTheWire:
         assert tags_of(ecr) == {second: {"latest"}}
 
     def test_rules(self, aws: EmbeddedAWS, ecr: Any) -> None:
-        rules = [rule(OREGON, prefix="prod"), rule(IRELAND, OREGON)]
+        rules = [replication_rule(OREGON, prefix="prod"), replication_rule(IRELAND, OREGON)]
         ecr.put_replication_configuration(replicationConfiguration={"rules": rules})
         assert ecr.describe_registry()["replicationConfiguration"] == {"rules": rules}
         assert states(ecr, aws.push(*HOME, "team/app", "v1")).keys() == {"eu-west-1", "us-west-2"}
