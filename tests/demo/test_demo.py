@@ -624,12 +624,38 @@ class TestWorld:
         assert "IN_PROGRESS" not in found[new]
         assert 6 <= len(found.keys() - before.keys() - {new}) <= 12
 
-    def test_it_does_not_grow(self, ecr: Any, world: World, clock: Clock) -> None:
+    def copies(self, aws: EmbeddedAWS) -> dict[str, set[str]]:
+        """The copies of platform/base in Ireland."""
+        return tags_of(aws.client("ecr", region=IRELAND.region), "platform/base")
+
+    def test_copies_are_damaged_ten_seconds_after_the_start(
+        self, aws: EmbeddedAWS, ecr: Any, world: World, clock: Clock
+    ) -> None:
+        before = self.copies(aws)
+        named = {tag: digest for digest, tags in before.items() for tag in tags}
+        assert named.keys() == {"12.5", "11.1", "11.2", "11.3", "11.4"}
+        clock.now += 10
+        world.step(clock.now)
+        clock.now += 10
+        world.step(clock.now)
+        after = self.copies(aws)
+        assert before.keys() - after.keys() == {named["11.1"], named["11.4"]}  # deleted, archived
+        assert after[named["11.2"]] == {"11.2-old"}
+        assert after[named["11.3"]] == {"11.3"}
+        (pushed_again,) = [digest for digest, tags in tags_of(ecr, "platform/base").items() if "11.3" in tags]
+        assert after[pushed_again] == set()
+        assert states(ecr, pushed_again, "platform/base") == {"eu-west-1": "COMPLETE"}
+
+    def test_it_does_not_grow(self, aws: EmbeddedAWS, ecr: Any, world: World, clock: Clock) -> None:
         for _ in range(3600):
             clock.now += 1
             world.step(clock.now)
         found = self.reported(ecr)
-        assert sum(len(images) for images in found.values()) == 3 * 10 + 3
+        assert sum(len(images) for images in found.values()) == 3 * 10 + 8
+        for account, region in ((ACCOUNT, "eu-west-1"), (ACCOUNT, "us-west-2"), (OTHER, "eu-west-1")):
+            client = aws.client("ecr", account=account, region=region)
+            for row in client.describe_repositories()["repositories"]:
+                assert len(tags_of(client, row["repositoryName"])) <= 10
         assert found["platform/base"]["12.4"] == set()
         assert found["team/api"]["v2.4.0"] == {"IN_PROGRESS"}
 
