@@ -34,7 +34,7 @@ from random import Random
 from typing import NamedTuple
 
 from soak_truth import Place, Shown, Truth, Watching, read
-from soak_world import HOMES, OTHER, PARTNER, Churn, Faults, Scrapers
+from soak_world import DESTINATIONS, HOMES, OTHER, PARTNER, Churn, Faults, Scrapers
 from support.command import Command, ask, running
 from support.embedded_aws import EmbeddedAWS
 
@@ -68,10 +68,11 @@ RELOAD_EVERY = (4.0, 12.0)
 #: Allowed growth in MiB. The allocator keeps the memory of a burst. After credentials expired, two sessions
 #: exist until the old one is collected, which takes about 10 MiB.
 MORE_MEMORY = 12.0
-#: Threads and descriptors: each registry has workers with one connection each. The others belong to the
-#: process and to scrapes. Growth counts only above MOST, and if it is larger than MORE.
-MOST_THREADS, MORE_THREADS = len(HOMES) * MAX_IN_FLIGHT + 12, 4
-MOST_DESCRIPTORS, MORE_DESCRIPTORS = len(HOMES) * MAX_IN_FLIGHT + 20, 8
+#: Threads and descriptors: each registry and destination has workers with one connection each. The others
+#: belong to the process and to scrapes. Growth counts only above MOST, and if it is larger than MORE.
+_POLLED = len(HOMES) + len(DESTINATIONS) * SEES_COPIES
+MOST_THREADS, MORE_THREADS = _POLLED * MAX_IN_FLIGHT + 12, 4
+MOST_DESCRIPTORS, MORE_DESCRIPTORS = _POLLED * MAX_IN_FLIGHT + 20, 8
 #: Shorter runs, in seconds, are not checked for growth.
 SHORTEST_CHECKED = 120.0
 
@@ -415,8 +416,9 @@ class Soak:
             if not calm or at - self._failing_since > NAMES_WITHIN:
                 yield f"targets fail: {', '.join(sorted(shown.failing_targets))}"
         if not calm:
-            if shown.least_rate < RATE / 3:
-                yield f"the rate is down to {shown.least_rate:.1f}"
+            for home in HOMES:
+                if (rate := shown.rates.get(home, 0.0)) < RATE / 3:
+                    yield f"the rate of {home.region} is down to {rate:.1f}"
             if shown.overdue > 1.0:
                 yield f"calls are overdue by {shown.overdue:.1f} s"
 

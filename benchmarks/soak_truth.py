@@ -128,8 +128,8 @@ class Shown:
     #: Whether the copy is present, or what is wrong with it.
     copies: Mapping[tuple[Home, str, str, Place], str]
     failing_targets: frozenset[str]
-    #: The lowest request rate limit of the registries.
-    least_rate: float
+    #: The request rate limits of registries and destinations.
+    rates: Mapping[Home, float]
     overdue: float
     reload_successful: bool
     reload_time: float
@@ -179,7 +179,7 @@ def read(page: str) -> Shown:
             for labels, value in samples.get("ecr_target_success", ())
             if value == 0
         ),
-        least_rate=min((value for _, value in samples.get(f"{own}request_rate_limit", ())), default=0.0),
+        rates={_home(labels): value for labels, value in samples.get(f"{own}request_rate_limit", ())},
         overdue=max((value for _, value in samples.get(f"{own}poll_overdue_seconds", ())), default=0.0),
         reload_successful=samples[f"{own}config_last_reload_successful"][0][1] == 1,
         reload_time=samples[f"{own}config_last_reload_success_timestamp_seconds"][0][1],
@@ -187,9 +187,12 @@ def read(page: str) -> Shown:
     )
 
 
+def _home(labels: Mapping[str, str]) -> Home:
+    return Home(labels["source_registry_id"], labels["source_region"])
+
+
 def _image(labels: Mapping[str, str]) -> tuple[Home, str, str]:
-    home = Home(labels["source_registry_id"], labels["source_region"])
-    return home, labels["repository"], labels["tag"]
+    return _home(labels), labels["repository"], labels["tag"]
 
 
 def _place(labels: Mapping[str, str]) -> Place:

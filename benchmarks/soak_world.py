@@ -23,13 +23,17 @@ from exporter.replication.model import Destination
 
 OTHER, PARTNER = "222233334444", "444455556666"
 HOMES = (Home(ACCOUNT, REGION), Home(OTHER, "eu-central-1"))
+#: Regions that hold copies only. One of them fails in the episodes of destinations.
+COPY_REGIONS = ("eu-west-1", "us-west-2")
+DESTINATIONS = (
+    *(Destination(region, home.account) for home in HOMES for region in COPY_REGIONS),
+    *(Destination(region, PARTNER) for region in ("us-west-1", "us-west-2")),
+)
 REPOSITORIES = ("team/api", "team/web", "lib/base", "lib/tools")
 #: Images of a repository. Older ones are deleted.
 MOST_IMAGES = 20
 #: Repositories with new names that are created and deleted, at the same time and for each home.
 PASSING = 2
-#: Regions that hold copies only. One of them fails in the episodes of destinations.
-COPY_REGIONS = ("eu-west-1", "us-west-2")
 #: Seconds between two changes.
 CHANGE_EVERY = (0.2, 0.8)
 
