@@ -211,12 +211,15 @@ class Truth:
     #: (home, repository, tag) -> digest of watched names, and (home, repository, digest, place) -> status.
     names: Histories = field(default_factory=Histories)
     statuses: Histories = field(default_factory=Histories)
-    #: (home, repository, tag, digest, place) -> the states of the copy of a watched name.
+    #: The same of all tags, for configurations that watch them later: tag -> digest, and
+    #: (home, repository, tag, digest, place) -> the states of the copy.
+    tags: Histories = field(default_factory=Histories)
     copies: Histories = field(default_factory=Histories)
 
     def record(self) -> None:
         """Record the state of AWS. Called after each change and at intervals."""
         names: dict[tuple[Home, str, str], str] = {}
+        tags: dict[tuple[Home, str, str], str] = {}
         statuses: dict[tuple[Home, str, str, Place], str] = {}
         held: dict[tuple[Place, str], Copies] = {}
         for home in self.homes:
@@ -231,6 +234,7 @@ class Truth:
                 expected = set(_expected_by(rules, repository))
                 for image in images:
                     digest = image["imageDigest"]
+                    tags |= {(home, repository, tag): digest for tag in image.get("imageTags", ())}
                     found = self.reported(home, repository, digest)
                     for place in {*expected, *found}:
                         if (place, repository) not in held:
@@ -244,22 +248,22 @@ class Truth:
         self.names.record(names, at)
         self.statuses.record(statuses, at)
         if self.sees_copies:
-            self.copies.record(dict(self._states(names, statuses, held, at)), at)
+            self.tags.record(tags, at)
+            self.copies.record(dict(self._states(tags, statuses, held, at)), at)
 
     def _states(
         self,
-        names: Mapping[tuple[Home, str, str], str],
+        tags: Iterable[tuple[Home, str, str]],
         statuses: Iterable[tuple[Home, str, str, Place]],
         held: Mapping[tuple[Place, str], Copies],
         at: float,
     ) -> Iterator[tuple[tuple[Home, str, str, str, Place], frozenset[str]]]:
-        """The copies of each name, also of the images that it named a moment ago."""
+        """The copies under each tag, also of the images that it named a moment ago."""
         places: dict[tuple[Home, str, str], list[Place]] = {}
         for home, repository, digest, place in statuses:
             places.setdefault((home, repository, digest), []).append(place)
-        for name in names:
-            home, repository, tag = name
-            for digest in self.names.within(name, at - MOVED_KEPT) - {None}:
+        for home, repository, tag in tags:
+            for digest in self.tags.within((home, repository, tag), at - MOVED_KEPT) - {None}:
                 for place in places.get((home, repository, digest), ()):
                     states = held[place, repository].states(tag, digest)
                     yield (home, repository, tag, digest, place), states
@@ -342,7 +346,7 @@ class Truth:
             home, repository, tag, place = key
             begin = since(place)
             true: set[str] = set()
-            for digest in self.names.within((home, repository, tag), begin) - {None}:
+            for digest in self.tags.within((home, repository, tag), begin) - {None}:
                 for states in self.copies.within((home, repository, tag, digest, place), begin):
                     true |= states or set()
             if state not in true:
