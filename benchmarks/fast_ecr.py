@@ -1,7 +1,8 @@
 """A simulated ECR for `make bench`, in its own process. It uses little processor time.
 
-Every image is COMPLETE at three destinations and held there, and only pushes change the registry. All accounts
-and Regions answer the same. Answers are encoded once and signatures are ignored. exporter/demo has an ECR that behaves like the real one.
+Every image is COMPLETE at three destinations and held there, and only pushes change the registry. All
+accounts and Regions give the same answers, which are encoded once. Signatures are ignored.
+exporter/demo has an ECR that behaves like the real one.
 
 A benchmark controls it with GET requests:
 
