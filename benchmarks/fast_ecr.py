@@ -1,7 +1,8 @@
 """A simulated ECR for `make bench`, in its own process. It uses little processor time.
 
-Every image is COMPLETE at three destinations, and only pushes change the registry. Answers are encoded once
-and signatures are ignored. exporter/demo has an ECR that behaves like the real one.
+Every image is COMPLETE at three destinations and held there, and only pushes change the registry. All
+accounts and Regions give the same answers, which are encoded once. Signatures are ignored.
+exporter/demo has an ECR that behaves like the real one.
 
 A benchmark controls it with GET requests:
 
@@ -72,6 +73,8 @@ class Registry:
         if operation == STATUS:
             return body.rstrip()[:-1] + self._statuses  # the answer repeats the request
         params = json.loads(body)
+        if operation == "DescribeImages" and "imageIds" in params:
+            return self._named(params["repositoryName"], params["imageIds"])
         if operation == "DescribeImages":
             return self._page(params["repositoryName"], int(params.get("nextToken", 0)), params["maxResults"])
         if operation == "DescribeRepositories":
@@ -79,6 +82,12 @@ class Registry:
             return encoded({"repositories": rows})
         rule = {"destinations": [{"region": r, "registryId": a} for r, a in DESTINATIONS]}
         return encoded({"registryId": ACCOUNT, "replicationConfiguration": {"rules": [rule]}})
+
+    def _named(self, repository: str, image_ids: list[dict[str, str]]) -> bytes:
+        """The images with these names, all of which exist."""
+        digests = {int(name["imageDigest"][-32:], 16) for name in image_ids if "imageDigest" in name}
+        tags = {int(name["imageTag"].removeprefix("build-")) for name in image_ids if "imageTag" in name}
+        return encoded({"imageDetails": [self._image(repository, build) for build in sorted(digests | tags)]})
 
     def _page(self, repository: str, first: int, size: int) -> bytes:
         key = repository, first, size

@@ -1,6 +1,7 @@
-"""A week of one large registry in virtual time: calls, refused calls and delays.
+"""A week of one large registry and its destinations in virtual time: calls, refused calls and delays.
 
 Run it with `make simulate`. The real engine polls a simulated ECR (tests/support/simulation.py).
+`--calm --warm-up 6 --days 1` gives the calls of a day without the start and without failures of AWS.
 """
 
 from __future__ import annotations
@@ -8,15 +9,23 @@ from __future__ import annotations
 import argparse
 import gc
 import time
+from collections import Counter
 from random import Random
+from typing import Any
 
-from support.simulation import Registry, Simulation, calls_per_second, outage, percentiles
+from support.fakes import ACCOUNT
+from support.simulation import Copies, Registry, Simulation, calls_per_second, outage, percentiles
 
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
+from exporter.replication.model import Destination
 
 DAY = 86400.0
 HOUR = 3600.0
 REPOSITORIES = 24
+#: Where every image is replicated to; `--destinations` takes the first of them.
+DESTINATIONS = tuple(
+    Destination(region, ACCOUNT) for region in ("eu-west-1", "us-west-2", "ap-southeast-2", "sa-east-1")
+)
 PUSHES_A_DAY, BURSTS_A_DAY = 500, 25
 #: Replication takes 8 s in the median and four minutes in the 99th percentile.
 MEDIAN_SECONDS, SIGMA = 8.0, 1.5
@@ -56,67 +65,91 @@ def bursts(simulation: Simulation, registry: Registry, days: float, random: Rand
 def main() -> None:
     arguments = parsed()
     days = arguments.days
+    destinations = DESTINATIONS[: arguments.destinations]
+    intervals: dict[str, Any] = {
+        "discovery_interval": arguments.discovery_interval,
+        "settled_interval": arguments.settled_interval,
+    }
+    if arguments.replica_interval is not None:
+        intervals["replica_interval"] = arguments.replica_interval
     settings = Settings(
         targets=(TargetSettings("*"),),
         registries=(RegistrySettings(name="us-east-1", region="us-east-1"),),
         requests_per_second=arguments.requests_per_second,
-        discovery_interval=arguments.discovery_interval,
-        settled_interval=arguments.settled_interval,
+        **intervals,
     )
-    registry = Registry(sizes(arguments.images), seed=arguments.seed)
-    simulation = Simulation(settings, registry, seed=arguments.seed)
+    registry = Registry(sizes(arguments.images), destinations=destinations, seed=arguments.seed)
+    everywhere = [registry, *(Copies(registry, destination) for destination in destinations)]
+    simulation = Simulation(settings, *everywhere, seed=arguments.seed)
+    gc.disable()  # there are no reference cycles, and the collector takes a sixth of the time
+    began = time.perf_counter(), time.process_time()
+    simulation.run(arguments.warm_up * HOUR)
+    for each in everywhere:
+        each.forget_calls()
     bursts(simulation, registry, days, Random(arguments.seed))
     started = simulation.clock.now
     bad = []
     hour = HOUR * days / 7  # the outages scale with the simulated time
-    for begins, lasts, state in OUTAGES:
+    for begins, lasts, state in () if arguments.calm else OUTAGES:
         outage(registry, simulation, begins=begins * hour, lasts=lasts * hour, **state)
         bad.append((started + begins * hour, started + (begins + lasts) * hour))
-    gc.disable()  # there are no reference cycles, and the collector takes a sixth of the time
-    began = time.perf_counter(), time.process_time()
     simulation.run(days * DAY)
     took = time.perf_counter() - began[0], time.process_time() - began[1]
-    report(simulation, registry, arguments, bad, took)
+    report(simulation, everywhere, arguments, bad, took)
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--destinations", type=int, choices=range(1, len(DESTINATIONS) + 1), default=3)
     parser.add_argument("--days", type=float, default=7.0)
+    parser.add_argument("--warm-up", type=float, default=0.0, help="hours before the days, without pushes")
+    parser.add_argument("--calm", action="store_true", help="AWS does not fail")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests-per-second", type=float, default=10.0)
     parser.add_argument("--discovery-interval", type=float, default=300.0, help="seconds")
     parser.add_argument("--settled-interval", type=float, default=2 * DAY, help="seconds")
+    parser.add_argument("--replica-interval", type=float, help="seconds; 0 for never")
     return parser.parse_args()
 
 
 def report(
     simulation: Simulation,
-    registry: Registry,
+    everywhere: list[Registry],
     arguments: argparse.Namespace,
     bad: list[tuple[float, float]],
     took: tuple[float, float],
 ) -> None:
     settings, clock = simulation.settings, simulation.clock
+    registry, *destinations = everywhere
     span = arguments.days * DAY
-    total = registry.calls.total()
+    calls = sum((each.calls for each in everywhere), Counter[str]())
+    total, refused = calls.total(), sum(each.refused for each in everywhere)
+    looks = bool(sum(each.calls.total() for each in destinations))
     needed = calls_per_second(
         settings,
         pages=registry.pages,
-        settled=arguments.images,
+        settled=0 if looks else arguments.images,
+        failed=round(FAILS * PUSHES_A_DAY * arguments.days / 2),
         pushes=PUSHES_A_DAY / DAY,
         replication=MEAN_SECONDS,
+        copies=[sum(registry.pages)] * len(destinations) if looks else (),
+        replica_interval=getattr(settings, "replica_interval", 0.0),
     )
     print(f"{arguments.images} images in {REPOSITORIES} repositories ({sum(registry.pages)} pages), ", end="")
+    print(f"{len(destinations)} destinations, ", end="")
     print(f"{arguments.days:g} days, {len(registry.pushes)} pushes, ", end="")
     print(f"{settings.requests_per_second:g} calls/s allowed")
     print("simulated in {:.0f} s, with {:.0f} s of processor time\n".format(*took))
-    row("calls", "number", "per second")
-    for operation, number in registry.calls.most_common():
-        row(operation, f"{number}", f"{number / span:.3f}")
-    row("all", f"{total}", f"{total / span:.3f}")
-    row("the sizing formula", "", f"{needed:.3f}")
-    row("refused", f"{registry.refused}", f"{registry.refused / total:.2%}")
+    image_days = arguments.images * arguments.days
+    row("calls", "number", "per second", "image and day")
+    for each in everywhere:
+        for operation, number in each.calls.most_common():
+            rates = (f"{number / span:.3f}", f"{number / image_days:.3f}")
+            row(f"{each.region} {operation}", f"{number}", *rates)
+    row("all", f"{total}", f"{total / span:.3f}", f"{total / image_days:.3f}")
+    row("the sizing formula", "", f"{needed:.3f}", f"{needed * DAY / arguments.images:.3f}")
+    row("refused", f"{refused}", f"{refused / total:.2%}")
     row("busiest second", f"{max(registry.per_second.values())}", "")
     print()
     row("seconds", "p50", "p99", "max")
@@ -151,7 +184,7 @@ def quantiles(label: str, values: object) -> None:
 
 
 def row(label: str, *cells: str) -> None:
-    print(f"{label:36}" + "".join(f"{cell:>12}" for cell in cells))
+    print(f"{label:44}" + "".join(f"{cell:>14}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ seconds instead of minutes and hours. The exit code is 1 unless all of this is t
 - Each status on /metrics was true of its image within the last `STATUS_WITHIN` seconds, and each name within
   `NAMES_WITHIN`. Series that did not change in this time are present. While AWS fails and the exporter
   recovers, series may be absent or as old as `stale_after`, but not false.
+- The same holds for the copies at destinations, with `COPY_WITHIN`. While one Region of destinations fails,
+  everything else is checked as if nothing failed.
 - The exporter recovers from a fault within `RECOVERED_WITHIN` seconds: the first rule holds for a while, no
   target fails and no call is overdue.
 - Memory, threads and file descriptors do not grow. The warm-up ends after a quarter of the run and after each
@@ -31,16 +33,18 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from soak_truth import Shown, Truth, Watching, read
-from soak_world import HOMES, OTHER, Churn, Faults, Scrapers
+from soak_truth import Place, Shown, Truth, Watching, read
+from soak_world import DESTINATIONS, HOMES, OTHER, PARTNER, Churn, Faults, Scrapers
 from support.command import Command, ask, running
 from support.embedded_aws import EmbeddedAWS
 
+from exporter.config.settings import Settings, keys
 from exporter.demo import REGION
 from exporter.polling.workers import MAX_IN_FLIGHT
 
 #: The configured intervals in seconds.
 DISCOVERY, PENDING, FAILED, SETTLED, STALE_AFTER = 2.0, 2.0, 4.0, 8.0, 20.0
+REPLICA = 2.0
 RATE = 60.0
 #: Seconds that a busy machine may add to any step.
 SLACK = 6.0
@@ -48,6 +52,10 @@ SLACK = 6.0
 NAMES_WITHIN = 2 * DISCOVERY + SLACK
 #: A status is valid for the longest interval. A listing finds a tag that moved.
 STATUS_WITHIN = SETTLED + DISCOVERY + SLACK
+#: Two looks at a destination, and a listing of the source.
+COPY_WITHIN = 2 * REPLICA + DISCOVERY + SLACK
+#: Whether this exporter can look at destinations.
+SEES_COPIES = "replica_interval" in keys(Settings)
 #: After an episode of n seconds a back-off may last for 2n + 1 s, a hanging call for 10 s. The rate recovers
 #: last after throttling, so a minute is added.
 EPISODE, CALM = (4.0, 12.0), (15.0, 30.0)
@@ -60,10 +68,11 @@ RELOAD_EVERY = (4.0, 12.0)
 #: Allowed growth in MiB. The allocator keeps the memory of a burst. After credentials expired, two sessions
 #: exist until the old one is collected, which takes about 10 MiB.
 MORE_MEMORY = 12.0
-#: Threads and descriptors: each registry has workers with one connection each. The others belong to the
-#: process and to scrapes. Growth counts only above MOST, and if it is larger than MORE.
-MOST_THREADS, MORE_THREADS = len(HOMES) * MAX_IN_FLIGHT + 12, 4
-MOST_DESCRIPTORS, MORE_DESCRIPTORS = len(HOMES) * MAX_IN_FLIGHT + 20, 8
+#: Threads and descriptors: each registry and destination has workers with one connection each. The others
+#: belong to the process and to scrapes. Growth counts only above MOST, and if it is larger than MORE.
+_POLLED = len(HOMES) + len(DESTINATIONS) * SEES_COPIES
+MOST_THREADS, MORE_THREADS = _POLLED * MAX_IN_FLIGHT + 12, 4
+MOST_DESCRIPTORS, MORE_DESCRIPTORS = _POLLED * MAX_IN_FLIGHT + 20, 8
 #: Shorter runs, in seconds, are not checked for growth.
 SHORTEST_CHECKED = 120.0
 
@@ -81,6 +90,14 @@ failed_interval: {FAILED:.0f}s
 settled_interval: {SETTLED:.0f}s
 stale_after: {STALE_AFTER:.0f}s
 requests_per_second: {RATE:.0f}
+"""
+if SEES_COPIES:
+    _COMMON += f"""
+replica_interval: {REPLICA:.0f}s
+destinations:
+  - registry_id: "{PARTNER}"
+    role_arn: arn:aws:iam::{PARTNER}:role/ecr-replica-reader
+    external_id: planted-secret
 """
 #: The configurations of reloads: targets in addition to `latest`, as text and as selections.
 CONFIGURATIONS = (
@@ -354,8 +371,10 @@ class Soak:
         for problem in shown.problems:
             self.findings.add(problem)
         strict = [
-            *self.truth.false_series(shown, names_since=at - NAMES_WITHIN, status_since=at - STATUS_WITHIN),
+            *self.truth.false_series(shown, at - NAMES_WITHIN, lambda _: at - STATUS_WITHIN),
+            *self.truth.false_copies(shown, lambda _: at - COPY_WITHIN),
             *self.truth.absent_series(shown, since=at - NAMES_WITHIN),
+            *self.truth.absent_copies(shown, since=at - COPY_WITHIN),
             *self._not_recovered(shown, at),
         ]
         if self.phases.phase == "calm":
@@ -363,22 +382,43 @@ class Soak:
             if not strict:
                 self.lag = max(self.lag, self.truth.lag(shown, at))
         else:
-            oldest = max(self.phases.began - STATUS_WITHIN, at - SETTLED - STALE_AFTER - SLACK)
-            for problem in self.truth.false_series(shown, names_since=oldest, status_since=oldest):
+            for problem in self._false_in_a_fault(shown, at):
                 self.findings.add(f"{problem} (during {self.phases.kind})")
         self.phases.checked(at, strict)
 
+    def _false_in_a_fault(self, shown: Shown, at: float) -> Iterator[str]:
+        """Where AWS fails, anything may be as old as the fault or `stale_after`. Elsewhere it may not."""
+
+        def since(place: Place | None, within: float, interval: float) -> float:
+            if self._one_region_fails() and (place is None or place.region != self.faults.region):
+                return at - within
+            return max(self.phases.began - within, at - interval - STALE_AFTER - SLACK)
+
+        names_since = since(None, NAMES_WITHIN, SETTLED)
+        yield from self.truth.false_series(
+            shown, names_since, lambda place: since(place, STATUS_WITHIN, SETTLED)
+        )
+        yield from self.truth.false_copies(shown, lambda place: since(place, COPY_WITHIN, REPLICA))
+        if self._one_region_fails():
+            yield from self.truth.absent_series(shown, since=at - NAMES_WITHIN)
+            yield from self._not_recovered(shown, at)
+
+    def _one_region_fails(self) -> bool:
+        return self.phases.phase == "fault" and bool(self.faults.region)
+
     def _not_recovered(self, shown: Shown, at: float) -> Iterator[str]:
         """Problems that recovery ends. In calm a target may fail briefly if its repository was deleted."""
+        calm = self.phases.phase == "calm" or self._one_region_fails()
         if not shown.failing_targets:
             self._failing_since = None
         else:
             self._failing_since = self._failing_since or at
-            if self.phases.phase != "calm" or at - self._failing_since > NAMES_WITHIN:
+            if not calm or at - self._failing_since > NAMES_WITHIN:
                 yield f"targets fail: {', '.join(sorted(shown.failing_targets))}"
-        if self.phases.phase != "calm":
-            if shown.least_rate < RATE / 3:
-                yield f"the rate is down to {shown.least_rate:.1f}"
+        if not calm:
+            for home in HOMES:
+                if (rate := shown.rates.get(home, 0.0)) < RATE / 3:
+                    yield f"the rate of {home.region} is down to {rate:.1f}"
             if shown.overdue > 1.0:
                 yield f"calls are overdue by {shown.overdue:.1f} s"
 
@@ -461,7 +501,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, EmbeddedAWS() as aws:
         directory = Path(name)
         file = directory / "config.yaml"
-        arguments.truth = Truth(aws, HOMES, configure(file, 0))
+        arguments.truth = Truth(aws, HOMES, configure(file, 0), SEES_COPIES)
         arguments.churn = Churn(aws, arguments.truth, Random(arguments.seed + 2))
         keys = aws.session().get_credentials()
         assert keys is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from exporter.demo import Call, CallKind, Refuse
 
 #: Seconds of history: longer than any window.
 KEPT = 240.0
+#: Seconds for which the copies of an image are recorded after its tag moved away from it.
+MOVED_KEPT = 30.0
 
 
 class Home(NamedTuple):
@@ -36,6 +38,29 @@ class Place(NamedTuple):
 
     region: str
     account: str
+
+
+class Copies:
+    """What one repository of a destination holds."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = {row["imageDigest"]: row for row in rows}
+        self._named = {tag: row["imageDigest"] for row in rows for tag in row.get("imageTags", ())}
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._rows
+
+    def states(self, tag: str, digest: str) -> frozenset[str]:
+        """The states that describe the image under its tag. There are several if two problems coincide."""
+        row, named = self._rows.get(digest), self._named.get(tag)
+        states = {"other_image"} if named not in (None, digest) else set()
+        if row and row["imageStatus"] != "ACTIVE":
+            states.add("archived")
+        elif named == digest:
+            states.add("present")
+        if named is None:
+            states.add("untagged" if row else "absent")
+        return frozenset(states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +125,11 @@ class Shown:
 
     status: Mapping[tuple[Home, str, str, Place], str]
     digests: Mapping[tuple[Home, str, str], str]
+    #: Whether the copy is present, or what is wrong with it.
+    copies: Mapping[tuple[Home, str, str, Place], str]
     failing_targets: frozenset[str]
-    #: The lowest request rate limit of the registries.
-    least_rate: float
+    #: The request rate limits of registries and destinations.
+    rates: Mapping[Home, float]
     overdue: float
     reload_successful: bool
     reload_time: float
@@ -124,6 +151,19 @@ def read(page: str) -> Shown:
         if value == 1:
             status[key] = labels["status"]
     problems = [f"{key} is in {n} states at once" for key, n in ones.items() if n != 1]
+    problems_of: dict[tuple[Home, str, str, Place], str] = {}
+    for labels, _ in samples.get("ecr_image_replica_problem_info", ()):
+        key = (*_image(labels), _place(labels))
+        if key in problems_of:
+            problems.append(f"{key} has two problems")
+        problems_of[key] = labels["reason"]
+    copies: dict[tuple[Home, str, str, Place], str] = {}
+    for labels, value in samples.get("ecr_image_replica_present", ()):
+        key = (*_image(labels), _place(labels))
+        if (value == 1) == (key in problems_of):
+            problems.append(f"{key}: replica_present and replica_problem_info disagree")
+        copies[key] = problems_of.get(key, "present")
+    problems += [f"{key} has a problem and no replica_present" for key in problems_of.keys() - copies.keys()]
     failed = {key for key, state in status.items() if state == "FAILED"}
     coded = {
         (*_image(labels), _place(labels))
@@ -133,12 +173,13 @@ def read(page: str) -> Shown:
     return Shown(
         status=status,
         digests={_image(labels): labels["digest"] for labels, _ in samples.get("ecr_image_info", ())},
+        copies=copies,
         failing_targets=frozenset(
             f"{labels['target']} in {labels['source_registry_id']}"
             for labels, value in samples.get("ecr_target_success", ())
             if value == 0
         ),
-        least_rate=min((value for _, value in samples.get(f"{own}request_rate_limit", ())), default=0.0),
+        rates={_home(labels): value for labels, value in samples.get(f"{own}request_rate_limit", ())},
         overdue=max((value for _, value in samples.get(f"{own}poll_overdue_seconds", ())), default=0.0),
         reload_successful=samples[f"{own}config_last_reload_successful"][0][1] == 1,
         reload_time=samples[f"{own}config_last_reload_success_timestamp_seconds"][0][1],
@@ -146,9 +187,12 @@ def read(page: str) -> Shown:
     )
 
 
+def _home(labels: Mapping[str, str]) -> Home:
+    return Home(labels["source_registry_id"], labels["source_region"])
+
+
 def _image(labels: Mapping[str, str]) -> tuple[Home, str, str]:
-    home = Home(labels["source_registry_id"], labels["source_region"])
-    return home, labels["repository"], labels["tag"]
+    return _home(labels), labels["repository"], labels["tag"]
 
 
 def _place(labels: Mapping[str, str]) -> Place:
@@ -162,14 +206,22 @@ class Truth:
     aws: EmbeddedAWS
     homes: tuple[Home, ...]
     watching: tuple[Watching, ...]
+    #: Whether the exporter looks at destinations.
+    sees_copies: bool
     #: (home, repository, tag) -> digest of watched names, and (home, repository, digest, place) -> status.
     names: Histories = field(default_factory=Histories)
     statuses: Histories = field(default_factory=Histories)
+    #: The same of all tags, for configurations that watch them later: tag -> digest, and
+    #: (home, repository, tag, digest, place) -> the states of the copy.
+    tags: Histories = field(default_factory=Histories)
+    copies: Histories = field(default_factory=Histories)
 
     def record(self) -> None:
         """Record the state of AWS. Called after each change and at intervals."""
         names: dict[tuple[Home, str, str], str] = {}
+        tags: dict[tuple[Home, str, str], str] = {}
         statuses: dict[tuple[Home, str, str, Place], str] = {}
+        held: dict[tuple[Place, str], Copies] = {}
         for home in self.homes:
             rules = self._ask(home, "DescribeRegistry")["replicationConfiguration"]["rules"]
             for row in self._ask(home, "DescribeRepositories", maxResults=1000)["repositories"]:
@@ -182,17 +234,52 @@ class Truth:
                 expected = set(_expected_by(rules, repository))
                 for image in images:
                     digest = image["imageDigest"]
+                    tags |= {(home, repository, tag): digest for tag in image.get("imageTags", ())}
                     found = self.reported(home, repository, digest)
-                    for place, status in {**dict.fromkeys(expected, "MISSING"), **found}.items():
-                        statuses[home, repository, digest, place] = status
+                    for place in {*expected, *found}:
+                        if (place, repository) not in held:
+                            rows = self.held(Home(place.account, place.region), repository)
+                            held[place, repository] = Copies(rows)
+                        # Without a report, an image that is seen at its destination is COMPLETE.
+                        seen = self.sees_copies and digest in held[place, repository]
+                        unreported = "COMPLETE" if seen else "MISSING"
+                        statuses[home, repository, digest, place] = found.get(place, unreported)
         at = time.monotonic()
         self.names.record(names, at)
         self.statuses.record(statuses, at)
+        if self.sees_copies:
+            self.tags.record(tags, at)
+            self.copies.record(dict(self._states(tags, statuses, held, at)), at)
+
+    def _states(
+        self,
+        tags: Iterable[tuple[Home, str, str]],
+        statuses: Iterable[tuple[Home, str, str, Place]],
+        held: Mapping[tuple[Place, str], Copies],
+        at: float,
+    ) -> Iterator[tuple[tuple[Home, str, str, str, Place], frozenset[str]]]:
+        """The copies under each tag, also of the images that it named a moment ago."""
+        places: dict[tuple[Home, str, str], list[Place]] = {}
+        for home, repository, digest, place in statuses:
+            places.setdefault((home, repository, digest), []).append(place)
+        for home, repository, tag in tags:
+            for digest in self.tags.within((home, repository, tag), at - MOVED_KEPT) - {None}:
+                for place in places.get((home, repository, digest), ()):
+                    states = held[place, repository].states(tag, digest)
+                    yield (home, repository, tag, digest, place), states
 
     def images(self, home: Home, repository: str) -> list[dict[str, Any]]:
         return list(
             self._ask(home, "DescribeImages", repositoryName=repository, maxResults=1000)["imageDetails"]
         )
+
+    def held(self, registry: Home, repository: str) -> list[dict[str, Any]]:
+        """All images of a repository, with archived ones; empty if there is no such repository."""
+        every = {"repositoryName": repository, "maxResults": 1000, "filter": {"imageStatus": "ANY"}}
+        try:
+            return list(self._ask(registry, "DescribeImages", **every)["imageDetails"])
+        except Refuse:
+            return []
 
     def exists(self, home: Home, repository: str, digest: str) -> bool:
         try:
@@ -218,7 +305,9 @@ class Truth:
 
     # -- checks ------------------------------------------------------------------------------
 
-    def false_series(self, shown: Shown, *, names_since: float, status_since: float) -> Iterator[str]:
+    def false_series(
+        self, shown: Shown, names_since: float, status_since: Callable[[Place], float]
+    ) -> Iterator[str]:
         """Series on the page that were not true at any time since the given times."""
         for key, status in shown.status.items():
             home, repository, tag, place = key
@@ -228,7 +317,7 @@ class Truth:
                 continue
             true: set[Any] = set()
             for digest in digests:
-                true |= self.statuses.within((home, repository, digest, place), status_since)
+                true |= self.statuses.within((home, repository, digest, place), status_since(place))
             if status not in true:
                 yield f"{_label(key)} is shown as {status}; true values are {sorted(map(str, true))}"
         for name, digest in shown.digests.items():
@@ -250,6 +339,27 @@ class Truth:
             for place in places.get((name[0], name[1], next(iter(digests))), ()):
                 if (*name, place) not in shown.status:
                     yield f"{_label((*name, place))} has no status"
+
+    def false_copies(self, shown: Shown, since: Callable[[Place], float]) -> Iterator[str]:
+        """Copies whose shown state was not true at any time since the time that is given by their place."""
+        for key, state in shown.copies.items():
+            home, repository, tag, place = key
+            begin = since(place)
+            true: set[str] = set()
+            for digest in self.tags.within((home, repository, tag), begin) - {None}:
+                for states in self.copies.within((home, repository, tag, digest, place), begin):
+                    true |= states or set()
+            if state not in true:
+                yield f"the copy of {_label(key)} is shown as {state}; true values are {sorted(true)}"
+
+    def absent_copies(self, shown: Shown, since: float) -> Iterator[str]:
+        """Copies of names that did not change since that time and that the page says nothing about."""
+        for home, repository, tag, digest, place in self.copies:
+            same = self.names.within((home, repository, tag), since) == {digest}
+            always = None not in self.copies.within((home, repository, tag, digest, place), since)
+            key = (home, repository, tag, place)
+            if same and always and key not in shown.copies:
+                yield f"the copy of {_label(key)} is not shown"
 
     def lag(self, shown: Shown, at: float) -> float:
         """The longest time in seconds by which a series of the page is behind AWS."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import math
@@ -15,13 +16,19 @@ from urllib.parse import urlsplit
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from soak_truth import Home, Truth
-from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang, replication_rule
 
 from exporter.demo import ACCOUNT, REGION, Call, Refuse
 from exporter.replication.model import Destination
 
 OTHER, PARTNER = "222233334444", "444455556666"
 HOMES = (Home(ACCOUNT, REGION), Home(OTHER, "eu-central-1"))
+#: Regions that hold copies only. One of them fails in the episodes of destinations.
+COPY_REGIONS = ("eu-west-1", "us-west-2")
+DESTINATIONS = (
+    *(Destination(region, home.account) for home in HOMES for region in COPY_REGIONS),
+    *(Destination(region, PARTNER) for region in ("us-west-1", "us-west-2")),
+)
 REPOSITORIES = ("team/api", "team/web", "lib/base", "lib/tools")
 #: Images of a repository. Older ones are deleted.
 MOST_IMAGES = 20
@@ -29,13 +36,6 @@ MOST_IMAGES = 20
 PASSING = 2
 #: Seconds between two changes.
 CHANGE_EVERY = (0.2, 0.8)
-
-
-def _rule(prefix: str, *to: tuple[str, str]) -> dict[str, Any]:
-    return {
-        "destinations": [{"region": region, "registryId": account} for region, account in to],
-        "repositoryFilters": [{"filter": prefix, "filterType": "PREFIX_MATCH"}],
-    }
 
 
 class Churn:
@@ -80,6 +80,8 @@ class Churn:
             self._create: 4,
             self._remove: 4,
             self._replicate: 2,
+            self._harm_copy: 16,
+            self._copy_by_hand: 4,
         }
         kind = self._random.choices(list(kinds), list(kinds.values()))[0]
         home = self._random.choice(HOMES)
@@ -130,7 +132,10 @@ class Churn:
         self._push(home, repository, self._random.choice(deleted) if deleted else None)
 
     def _pin(self, home: Home, repository: str) -> None:
-        """ECR changes the status of an image that may be COMPLETE."""
+        """ECR changes the status of an image that may be COMPLETE, and its copies are deleted.
+
+        An image that is seen at its destinations is not asked about again.
+        """
         for image in self._random.sample(images := self._expendable(home, repository), min(1, len(images))):
             digest = image["imageDigest"]
             report = self._truth.reported(home, repository, digest)
@@ -138,6 +143,10 @@ class Churn:
                 ({"status": "FAILED", "failureCode": "SOAKED"}, {"status": "TELEPORTED"})
             )
             pinned = [{"region": to.region, "registryId": to.account} | state for to in report]
+            for place in report:
+                there = Home(place.account, place.region)
+                if any(row["imageDigest"] == digest for row in self._truth.held(there, repository)):
+                    self._aws.delete_image(*there, repository, digest)
             if pinned:
                 self._aws.set_status(*home, repository, digest, pinned)
                 self._pinned.append((home, repository, digest))
@@ -162,17 +171,55 @@ class Churn:
             home, name = self._passing.pop(0)
             self._aws.delete_repository(*home, name)
 
+    def _destination(self, home: Home) -> Home:
+        """A registry that images of the home are replicated to."""
+        places = [*((home.account, region) for region in COPY_REGIONS), (PARTNER, "us-west-2")]
+        return Home(*self._random.choice(places))
+
+    def _harm_copy(self, home: Home, repository: str) -> None:
+        """Delete, untag, archive or restore a copy, or give its tag to another. Delete the oldest."""
+        there = self._destination(home)
+        copies = sorted(self._truth.held(there, repository), key=lambda image: image["imagePushedAt"])
+        for old in copies[: -2 * MOST_IMAGES]:
+            self._aws.delete_image(*there, repository, old["imageDigest"])
+        if not (copies := copies[-2 * MOST_IMAGES :]):
+            return
+        image, other = self._random.choice(copies), self._random.choice(copies)
+        digest, tags = image["imageDigest"], image.get("imageTags", ())
+        match self._random.choice(("delete", "untag", "archive", "restore", "take")):
+            case "delete":
+                self._aws.delete_image(*there, repository, digest)
+            case "untag" if tags:
+                self._aws.untag(*there, repository, tags[0])
+            case "archive":
+                self._aws.archive_image(*there, repository, digest)
+            case "restore":
+                self._aws.restore_image(*there, repository, digest)
+            case "take" if tags:
+                self._aws.push(*there, repository, tags[0], digest=other["imageDigest"])
+
+    def _copy_by_hand(self, home: Home, repository: str) -> None:
+        there = self._destination(home)
+        if images := self._truth.images(home, repository):
+            image = self._random.choice(images)
+            with contextlib.suppress(Refuse):  # it exists
+                self._aws.create_repository(*there, repository)
+            for tag in image.get("imageTags", [None]):
+                self._aws.push(*there, repository, tag, digest=image["imageDigest"])
+
     def _replicate(self, home: Home, _: str) -> None:
         """Replace the rules, with or without one destination."""
         self._rules(home, more=self._random.random() < 0.5)
 
     def _rules(self, home: Home, *, more: bool) -> None:
         rules = [
-            _rule("team/", ("eu-west-1", home.account), ("us-west-2", home.account)),
-            _rule("team/w", ("us-west-1", PARTNER)),  # this destination refuses it
-            _rule("lib/", ("eu-west-1", home.account)),
+            replication_rule(*(Destination(region, home.account) for region in COPY_REGIONS), prefix="team/"),
+            replication_rule(Destination("us-west-1", PARTNER), prefix="team/w"),  # which refuses it
+            replication_rule(Destination("eu-west-1", home.account), prefix="lib/", mirrors_deletions=True),
         ]
-        self._aws.set_rules(*home, [*rules, *([_rule("lib/", ("us-west-2", PARTNER))] if more else [])])
+        if more:
+            rules.append(replication_rule(Destination("us-west-2", PARTNER), prefix="lib/"))
+        self._aws.set_rules(*home, rules)
 
 
 # -- faults ------------------------------------------------------------------------------------------
@@ -205,6 +252,8 @@ class Faults:
         self._lock = threading.Lock()
         self._released = threading.Event()
         self.played: Counter[str] = Counter()
+        #: The Region in which alone calls fail; "" for all of AWS.
+        self.region = ""
         self.kinds: Mapping[str, Callable[[], Callable[[Call], Fault | None]]] = {
             "throttling": self._throttling,
             "errors": lambda: self._often(0.7, self._error),
@@ -214,11 +263,19 @@ class Faults:
             "expired": self._expired,
             "denied": self._denied,
             "mixed": lambda: self._often(0.5, self._anything),
+            "destination hangs": lambda: self._in_one_region(lambda: Hang(30.0, self._released)),
+            "destination denied": lambda: self._in_one_region(
+                lambda: Refuse(400, "AccessDeniedException", "no")
+            ),
+            "destination throttled": lambda: self._in_one_region(
+                lambda: Refuse(400, "ThrottlingException", "Rate exceeded")
+            ),
         }
 
     def begin(self, kind: str) -> None:
         """Begin an episode of a kind of fault."""
         self._released = threading.Event()
+        self.region = ""
         play = self.kinds[kind]()
 
         def fault(call: Call) -> Fault | None:
@@ -235,6 +292,10 @@ class Faults:
 
     def _often(self, share: float, fault: Callable[[], Fault]) -> Callable[[Call], Fault | None]:
         return lambda _: fault() if self._random.random() < share else None
+
+    def _in_one_region(self, fault: Callable[[], Fault]) -> Callable[[Call], Fault | None]:
+        region = self.region = self._random.choice(COPY_REGIONS)
+        return lambda call: fault() if call.kind.region == region else None
 
     def _error(self) -> Fault:
         status, code = self._random.choice(

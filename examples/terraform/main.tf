@@ -37,7 +37,7 @@ variable "role_name" {
 }
 
 variable "reader_role_arns" {
-  description = "ARNs of the roles in other accounts that the exporter assumes (its registries[].role_arn)."
+  description = "ARNs of the roles in other accounts that the exporter assumes (registries[].role_arn, destinations[].role_arn)."
   type        = list(string)
   default     = []
 }

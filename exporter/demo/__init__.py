@@ -8,7 +8,8 @@ It reads no environment variable, reads and writes no file, and connects to 127.
 """
 
 from exporter.demo.aws import ACCOUNT, REGION, DemoAWS
-from exporter.demo.ecr import Call, CallKind, Delay, Refuse, digest_of
+from exporter.demo.ecr import Call, CallKind, Delay, digest_of
+from exporter.demo.registries import Refuse
 from exporter.demo.world import DEMO_CONFIG, Demo, World, start
 
 __all__ = [

@@ -25,7 +25,8 @@ import botocore.session
 from botocore.config import Config
 from botocore.configprovider import ConfigValueStore, ConstantProvider
 
-from exporter.demo.ecr import ECR, Call, CallKind, Delay, Refuse
+from exporter.demo.ecr import ECR, Call, CallKind, Delay
+from exporter.demo.registries import Refuse
 
 try:
     from moto.core.request import Request

@@ -1,5 +1,9 @@
 """A simulated ECR: registries in memory, with the pages, limits and errors of the real API.
 
+Destinations hold copies. Where AWS documents nothing, the simulation decides: a tag that is added to an image
+travels like a new image; an image that is deleted while its copy is under way does not arrive; deletions are
+mirrored at once; a look-up by name finds only images of the requested status.
+
 moto's ECR is not used. It has no DescribeImageReplicationStatus, pages or limits, and its look-ups are slow.
 """
 
@@ -10,10 +14,23 @@ import json
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
+from heapq import heappop, heappush
+from itertools import count
+from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
+from exporter.demo.registries import (
+    DEFAULT_SETTINGS,
+    MANIFEST,
+    Arrival,
+    Copy,
+    Image,
+    Refuse,
+    Registry,
+    Repository,
+)
 from exporter.replication.model import BACKFILL_PAGE_SIZE, LOOKUP_SIZE, PAGE_SIZE, Destination
 
 #: Seconds from a push until a destination that refuses replicas reports FAILED.
@@ -23,8 +40,6 @@ DENIED = "DESTINATION_REGISTRY_ACCESS_DENIED"
 #: ECR's pages when maxResults is not given (botocore service model).
 DEFAULT_PAGE = 100
 DEFAULT_BACKFILL_PAGE = 25
-
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 T = TypeVar("T")
 #: Seconds until the copy at a destination is COMPLETE; with infinity it stays IN_PROGRESS.
@@ -57,16 +72,6 @@ class Call:
         return str(self.params.get("registryId", self.kind.account))
 
 
-class Refuse(Exception):  # noqa: N818 - tests also pass it around as a fault
-    """An error answer of AWS."""
-
-    def __init__(self, status: int, code: str, message: str = "") -> None:
-        super().__init__(f"{code}: {message}")
-        self.status = status
-        self.code = code
-        self.message = message
-
-
 def digest_of(content: bytes) -> str:
     """The digest of the content, as in a registry."""
     return "sha256:" + sha256(content).hexdigest()
@@ -76,132 +81,9 @@ def _invalid(message: str) -> Refuse:
     return Refuse(400, "InvalidParameterException", message)
 
 
-class _Copy(NamedTuple):
-    destination: Destination
-    done_at: float
-    failure_code: str | None
-
-    def status(self, now: float) -> dict[str, str]:
-        place = {"region": self.destination.region, "registryId": self.destination.registry_id}
-        if now < self.done_at:
-            return place | {"status": "IN_PROGRESS"}
-        if self.failure_code:
-            return place | {"status": "FAILED", "failureCode": self.failure_code}
-        return place | {"status": "COMPLETE"}
-
-
-@dataclass(slots=True)
-class _Image:
-    #: Number of the push in the registry. It gives the order of listings and the position of page tokens.
-    serial: int
-    digest: str
-    pushed_at: float
-    copies: tuple[_Copy, ...]
-    media_type: str = _MANIFEST
-    tags: list[str] = field(default_factory=list)
-    pinned: Any = None
-
-    def statuses(self, now: float) -> Any:
-        return [copy.status(now) for copy in self.copies] if self.pinned is None else self.pinned
-
-
-@dataclass(slots=True)
-class _Repository:
-    registry_id: str
-    region: str
-    name: str
-    created_at: float
-    images: dict[str, _Image] = field(default_factory=dict)
-    tags: dict[str, _Image] = field(default_factory=dict)
-
-    def find(self, image_id: Mapping[str, str]) -> _Image:
-        """The image with the tag, the digest or both. Raises Refuse if there is none."""
-        digest, tag = image_id.get("imageDigest"), image_id.get("imageTag")
-        image = self.images.get(digest) if digest else self.tags.get(tag or "")
-        if image is None or (tag and tag not in image.tags):
-            raise Refuse(400, "ImageNotFoundException", f"{self.name} has no image {dict(image_id)}")
-        return image
-
-    def name_image(self, tag: str, image: _Image) -> None:
-        """Tag the image. The image that had the tag before stays without it, as in ECR."""
-        if tag in self.tags:
-            self.tags[tag].tags.remove(tag)
-        self.tags[tag] = image
-        image.tags.append(tag)
-
-    def remove(self, image: _Image) -> None:
-        del self.images[image.digest]
-        for tag in image.tags:
-            del self.tags[tag]
-
-    def untag(self, tag: str) -> None:
-        """Remove a tag. An image without tags is deleted, as BatchDeleteImage does."""
-        image = self.find({"imageTag": tag})
-        if image.tags == [tag]:
-            self.remove(image)
-        else:
-            image.tags.remove(tag)
-            del self.tags[tag]
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "repositoryArn": f"arn:aws:ecr:{self.region}:{self.registry_id}:repository/{self.name}",
-            "registryId": self.registry_id,
-            "repositoryName": self.name,
-            "repositoryUri": f"{self.registry_id}.dkr.ecr.{self.region}.amazonaws.com/{self.name}",
-            "createdAt": self.created_at,
-            "imageTagMutability": "MUTABLE",
-        }
-
-    def image_row(self, image: _Image) -> dict[str, Any]:
-        return {
-            "registryId": self.registry_id,
-            "repositoryName": self.name,
-            "imageDigest": image.digest,
-            "imageSizeInBytes": 50_000_000,
-            "imagePushedAt": image.pushed_at,
-            "imageManifestMediaType": image.media_type,
-            "artifactMediaType": "application/vnd.oci.image.config.v1+json",
-            "imageStatus": "ACTIVE",
-        } | ({"imageTags": list(image.tags)} if image.tags else {})
-
-
-@dataclass(slots=True)
-class _Registry:
-    registry_id: str
-    region: str
-    rules: list[Any] = field(default_factory=list)
-    backfills: list[Any] = field(default_factory=list)
-    repositories: dict[str, _Repository] = field(default_factory=dict)
-    pushes: int = 0
-
-    def repository(self, name: str) -> _Repository:
-        """The repository with the name. Raises Refuse if there is none."""
-        if name not in self.repositories:
-            raise Refuse(
-                400, "RepositoryNotFoundException", f"registry {self.registry_id} has no repository {name}"
-            )
-        return self.repositories[name]
-
-    def destinations(self, repository: str) -> list[Destination]:
-        found = (
-            Destination(to["region"], to["registryId"])
-            for rule in self.rules
-            if _covers(rule, repository)
-            for to in rule["destinations"]
-        )
-        return list(dict.fromkeys(found))
-
-
-def _covers(rule: Mapping[str, Any], repository: str) -> bool:
-    filters = rule.get("repositoryFilters") or []
-    return not filters or repository.startswith(tuple(each["filter"] for each in filters))
-
-
-def _wanted(tag_status: str) -> Callable[[_Image], bool]:
-    if tag_status == "ANY":
-        return lambda _: True
-    return lambda image: bool(image.tags) == (tag_status == "TAGGED")
+def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a repository among the parameters of a call."""
+    return {name: params[name] for name in DEFAULT_SETTINGS if name in params}
 
 
 def _page(
@@ -245,7 +127,8 @@ class ECR:
     """The registries of all accounts, in memory. All methods are for any thread.
 
     A push fixes the replication of the image: the rules at that time give the destinations, and `denied` says
-    which of them refuse. After that the state depends only on the clock. Destinations hold no replicas.
+    which of them refuse. After that its status depends only on the clock. A copy that is COMPLETE is an image
+    of its destination, where it can be tagged, archived or deleted like any other.
     The methods that change the world raise Refuse like the API if something does not exist.
     """
 
@@ -255,20 +138,33 @@ class ECR:
         #: Registries whose policy refuses replicas. A change affects later pushes only.
         self.denied: set[Destination] = set()
         self._lock = threading.RLock()
-        self._registries: dict[tuple[str, str], _Registry] = {}
+        self._registries: dict[tuple[str, str], Registry] = {}
+        #: A heap of the copies under way that will arrive.
+        self._arrivals: list[Arrival] = []
+        self._numbers = count(1)
 
     # -- changes of the world --
 
-    def create_repository(self, registry_id: str, region: str, name: str) -> None:
+    def create_repository(
+        self, registry_id: str, region: str, name: str, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Create a repository. `settings` are those of CreateRepository, such as imageTagMutability."""
         with self._lock:
             repositories = self._registry(registry_id, region).repositories
             if name in repositories:
                 raise Refuse(400, "RepositoryAlreadyExistsException", f"{name} exists already")
-            repositories[name] = _Repository(registry_id, region, name, self.clock())
+            created = Repository(registry_id, region, name, self.clock())
+            created.settings |= settings or {}
+            repositories[name] = created
+
+    def set_settings(self, registry_id: str, region: str, name: str, settings: Mapping[str, Any]) -> None:
+        """Change settings of a repository, in the format of CreateRepository."""
+        with self._lock:
+            self._repository(registry_id, region, name).settings |= settings
 
     def delete_repository(self, registry_id: str, region: str, name: str) -> None:
         with self._lock:
-            self._repository(registry_id, region, name)
+            self._repository(registry_id, region, name).images.clear()
             del self._registry(registry_id, region).repositories[name]
 
     def push(
@@ -284,28 +180,49 @@ class ECR:
     ) -> str:
         """Push a new image, or tag an existing one (`digest`). Returns the digest.
 
-        A tag that moves leaves its old image in the repository, even without tags.
+        A tag that moves leaves its old image in the repository, even without tags. In an immutable repository
+        it does not move (ImageTagAlreadyExistsException).
         """
         with self._lock:
             home = self._repository(registry_id, region, repository)
+            if tag is not None and home.protects(tag, digest):
+                raise Refuse(400, "ImageTagAlreadyExistsException", f"{home.name} has an image {tag}")
+            at = self.clock() if pushed_at is None else pushed_at
+            takes = delay or self.delay
             image = home.images.get(digest or "")
             if image is None:
-                at = self.clock() if pushed_at is None else pushed_at
-                image = self._arrival(home, digest, at, delay or self.delay)
-                home.images[image.digest] = image
-            if tag is not None and tag not in image.tags:
+                image = self._pushed(home, digest, at, takes)
+            elif tag is None or tag in image.tags:
+                return image.digest
+            if tag is not None:
                 home.name_image(tag, image)
+            self._send(home, image, tag, at, takes)
             return image.digest
 
     def delete_image(self, registry_id: str, region: str, repository: str, digest: str) -> None:
         with self._lock:
             home = self._repository(registry_id, region, repository)
-            home.remove(home.find({"imageDigest": digest}))
+            self._delete(home, home.find({"imageDigest": digest}))
 
     def untag(self, registry_id: str, region: str, repository: str, tag: str) -> None:
         """Remove a tag. An image without tags is deleted, as BatchDeleteImage does."""
         with self._lock:
-            self._repository(registry_id, region, repository).untag(tag)
+            self._untag(self._repository(registry_id, region, repository), tag)
+
+    def archive_image(self, registry_id: str, region: str, repository: str, digest: str) -> None:
+        """Move an image to the archive. Archiving is not mirrored."""
+        with self._lock:
+            self._repository(registry_id, region, repository).find({"imageDigest": digest}).archived = True
+
+    def restore_image(self, registry_id: str, region: str, repository: str, digest: str) -> None:
+        """Restore an image from the archive. It is replicated again, with its tags."""
+        with self._lock:
+            home = self._repository(registry_id, region, repository)
+            image = home.find({"imageDigest": digest})
+            image.archived, image.activated_at = False, self.clock()
+            image.copies = self._copies(home, image, image.activated_at, self.delay)
+            for tag in image.tags or (None,):
+                self._send(home, image, tag, image.activated_at, self.delay)
 
     def set_rules(self, registry_id: str, region: str, rules: Sequence[Any]) -> None:
         """Replace the rules, in the format of AWS: {"destinations": [...], "repositoryFilters": [...]}."""
@@ -322,23 +239,72 @@ class ECR:
         with self._lock:
             self._repository(registry_id, region, repository).find({"imageDigest": digest}).pinned = statuses
 
-    def _registry(self, registry_id: str, region: str) -> _Registry:
-        return self._registries.setdefault((registry_id, region), _Registry(registry_id, region))
+    def _registry(self, registry_id: str, region: str) -> Registry:
+        """The registry at the time of the clock: with the copies that have arrived."""
+        now = self.clock()
+        while self._arrivals and self._arrivals[0].at <= now:
+            arrival = heappop(self._arrivals)
+            if arrival.source.images.get(arrival.image.digest) is arrival.image:
+                self._at(arrival.destination).receive(arrival)
+        return self._at(Destination(region, registry_id))
 
-    def _repository(self, registry_id: str, region: str, name: str) -> _Repository:
+    def _at(self, place: Destination) -> Registry:
+        key = (place.registry_id, place.region)
+        if key not in self._registries:
+            self._registries[key] = Registry(*key)
+        return self._registries[key]
+
+    def _repository(self, registry_id: str, region: str, name: str) -> Repository:
         return self._registry(registry_id, region).repository(name)
 
-    def _arrival(self, home: _Repository, digest: str | None, at: float, delay: Delay) -> _Image:
+    def _pushed(self, home: Repository, digest: str | None, at: float, delay: Delay) -> Image:
         registry = self._registry(home.registry_id, home.region)
         registry.pushes += 1
         name = f"{home.registry_id}/{home.region}/{home.name}/{registry.pushes}"
-        copies = tuple(self._copy(to, at, delay) for to in registry.destinations(home.name))
-        return _Image(registry.pushes, digest or digest_of(name.encode()), at, copies)
+        image = Image(registry.pushes, digest or digest_of(name.encode()), at)
+        image.copies = self._copies(home, image, at, delay)
+        home.images[image.digest] = image
+        return image
 
-    def _copy(self, destination: Destination, at: float, delay: Delay) -> _Copy:
+    def _copies(self, home: Repository, image: Image, at: float, delay: Delay) -> tuple[Copy, ...]:
+        """The replications that begin at `at`. A copy is not replicated: replication does not chain."""
+        destinations = self._registry(home.registry_id, home.region).destinations(home.name)
+        return () if image.is_copy else tuple(self._copy(to, at, delay) for to in destinations)
+
+    def _copy(self, destination: Destination, at: float, delay: Delay) -> Copy:
         if destination in self.denied:
-            return _Copy(destination, at + DENIED_AFTER, DENIED)
-        return _Copy(destination, at + delay(destination), None)
+            return Copy(destination, at + DENIED_AFTER, DENIED)
+        return Copy(destination, at + delay(destination), None)
+
+    def _send(self, home: Repository, image: Image, tag: str | None, at: float, delay: Delay) -> None:
+        """Let the image and its tag arrive where its copies go, with the copy or after another delay."""
+        number = next(self._numbers)
+        for to, done_at, failure_code in image.copies:
+            arrives = done_at if at < done_at else at + delay(to)
+            if failure_code is None and isfinite(arrives):
+                heappush(self._arrivals, Arrival(arrives, number, to, tag, home, image))
+
+    def _delete(self, home: Repository, image: Image) -> None:
+        home.remove(image)
+        for mirror in self._mirrors(home):
+            if image.digest in mirror.images:
+                mirror.remove(mirror.images[image.digest])
+
+    def _untag(self, home: Repository, tag: str) -> None:
+        image = home.find({"imageTag": tag})
+        if image.tags == [tag]:
+            self._delete(home, image)
+            return
+        home.untag(tag)
+        number = next(self._numbers)
+        for mirror in self._mirrors(home):
+            mirror.follow_untag(tag, image.digest, number)
+
+    def _mirrors(self, home: Repository) -> list[Repository]:
+        """The repositories to which deletions in this one are mirrored."""
+        registry = self._registry(home.registry_id, home.region)
+        there = [self._at(to).repositories for to in registry.destinations(home.name, only_mirrored=True)]
+        return [repositories[home.name] for repositories in there if home.name in repositories]
 
     # -- the API --
 
@@ -350,7 +316,7 @@ class ECR:
         with self._lock:
             return operation(self, call)
 
-    def _home(self, call: Call) -> _Repository:
+    def _home(self, call: Call) -> Repository:
         return self._repository(call.registry_id, call.kind.region, call.params["repositoryName"])
 
     def _describe_registry(self, call: Call) -> dict[str, Any]:
@@ -363,8 +329,15 @@ class ECR:
         return {"replicationConfiguration": configuration}
 
     def _create_repository(self, call: Call) -> dict[str, Any]:
-        self.create_repository(call.registry_id, call.kind.region, call.params["repositoryName"])
+        self.create_repository(
+            call.registry_id, call.kind.region, call.params["repositoryName"], _settings(call.params)
+        )
         return {"repository": self._home(call).row()}
+
+    def _put_setting(self, call: Call) -> dict[str, Any]:
+        home, settings = self._home(call), _settings(call.params)
+        home.settings |= settings
+        return {"registryId": home.registry_id, "repositoryName": home.name} | settings
 
     def _delete_repository(self, call: Call) -> dict[str, Any]:
         home = self._home(call)
@@ -380,26 +353,28 @@ class ECR:
         names, token = _page(call, sorted(registry.repositories), lambda name: name)
         return {"repositories": [registry.repositories[name].row() for name in names]} | token
 
-    def _listed(self, home: _Repository, call: Call) -> list[_Image]:
-        wanted = _wanted(call.params.get("filter", {}).get("tagStatus", "ANY"))
-        return [image for image in home.images.values() if wanted(image)]
+    def _listed(self, home: Repository, call: Call) -> list[Image]:
+        which = call.params.get("filter", {})
+        tag_status, image_status = which.get("tagStatus", "ANY"), which.get("imageStatus", "ACTIVE")
+        return [image for image in home.images.values() if image.matches(tag_status, image_status)]
 
     def _describe_images(self, call: Call) -> dict[str, Any]:
         home = self._home(call)
         if image_ids := call.params.get("imageIds"):
-            images: Sequence[_Image] = self._found(home, image_ids, call)
+            images: Sequence[Image] = self._found(home, image_ids, call)
             token: dict[str, str] = {}
         else:
             images, token = _page(call, self._listed(home, call), lambda image: image.serial)
         return {"imageDetails": [home.image_row(image) for image in images]} | token
 
-    def _found(self, home: _Repository, image_ids: Sequence[Mapping[str, str]], call: Call) -> list[_Image]:
+    def _found(self, home: Repository, image_ids: Sequence[Mapping[str, str]], call: Call) -> list[Image]:
         """Each image once, even if several of its names are given. One unknown name fails the call."""
         if len(image_ids) > LOOKUP_SIZE:
             raise _invalid(f"{len(image_ids)} imageIds; the limit is {LOOKUP_SIZE}")
         if call.params.keys() & {"maxResults", "nextToken"}:
             raise _invalid("maxResults and nextToken are not allowed with imageIds")
-        images = [home.find(image_id) for image_id in image_ids]
+        image_status = call.params.get("filter", {}).get("imageStatus", "ACTIVE")
+        images = [home.find(image_id, image_status=image_status) for image_id in image_ids]
         return list({image.digest: image for image in images}.values())
 
     def _list_images(self, call: Call) -> dict[str, Any]:
@@ -417,7 +392,7 @@ class ECR:
         if digest in home.images and (tag is None or tag in home.images[digest].tags):
             raise Refuse(400, "ImageAlreadyExistsException", f"{home.name} already has this image")
         self.push(home.registry_id, home.region, home.name, tag, digest=digest)
-        home.images[digest].media_type = call.params.get("imageManifestMediaType", _MANIFEST)
+        home.images[digest].media_type = call.params.get("imageManifestMediaType", MANIFEST)
         image_id = {"imageDigest": digest} | ({"imageTag": tag} if tag else {})
         return {
             "image": {
@@ -441,10 +416,17 @@ class ECR:
                 continue
             deleted.append({"imageDigest": image.digest} | image_id)
             if "imageTag" in image_id:
-                home.untag(image_id["imageTag"])
+                self._untag(home, image_id["imageTag"])
             else:
-                home.remove(image)
+                self._delete(home, image)
         return {"imageIds": deleted, "failures": failures}
+
+    def _update_image_storage_class(self, call: Call) -> dict[str, Any]:
+        home = self._home(call)
+        image = home.find(call.params["imageId"])
+        change = self.archive_image if call.params["targetStorageClass"] == "ARCHIVE" else self.restore_image
+        change(home.registry_id, home.region, home.name, image.digest)
+        return {"repositoryName": home.name, "imageStatus": image.status}
 
     def _describe_image_replication_status(self, call: Call) -> dict[str, Any]:
         home = self._home(call)
@@ -477,5 +459,8 @@ class ECR:
         "ListImages": _list_images,
         "ListReplicationBackfills": _list_replication_backfills,
         "PutImage": _put_image,
+        "PutImageScanningConfiguration": _put_setting,
+        "PutImageTagMutability": _put_setting,
         "PutReplicationConfiguration": _put_replication_configuration,
+        "UpdateImageStorageClass": _update_image_storage_class,
     }

@@ -16,7 +16,8 @@ from uuid import UUID
 import boto3
 
 from exporter.demo.aws import ACCOUNT, REGION, DemoAWS
-from exporter.demo.ecr import DENIED, Delay, Refuse, digest_of
+from exporter.demo.ecr import DENIED, Delay, digest_of
+from exporter.demo.registries import Refuse
 from exporter.replication.model import Destination
 
 PARTNER = "444455556666"
@@ -30,6 +31,9 @@ BASE = "platform/base"
 #: Digest of a release whose copies stay IN_PROGRESS.
 STUCK = digest_of(b"team/api:v2.4.0")
 
+#: Releases of BASE whose copy in Ireland is damaged INCIDENT_AFTER seconds after the start, and how.
+DELETED, UNTAGGED, MOVED, ARCHIVED = "11.1", "11.2", "11.3", "11.4"
+INCIDENT_AFTER = 10.0
 #: Builds that the lifecycle rule keeps in a repository.
 KEPT_BUILDS = 10
 #: Seconds between two pushes and for a copy, as minimum and maximum.
@@ -45,6 +49,9 @@ DEMO_CONFIG = f"""\
 registries:
   - name: demo
     region: {REGION}
+destinations:
+  - registry_id: "{PARTNER}"
+    role_arn: arn:aws:iam::{PARTNER}:role/ecr-replica-reader
 targets:
   - repository: team/*       # the five newest of the teams' images
     tags: ["build-*", latest]
@@ -53,12 +60,15 @@ targets:
     tag: "12.4"
   - repository: {BASE}
     tag: "12.5"
+  - repository: {BASE}  # their copies in {IRELAND.region} get deleted, untagged, replaced and archived
+    tags: ["11.*"]
   - repository: team/api       # v2.4.0, which stays IN_PROGRESS
     digest: {STUCK}
 discovery_interval: 5s
 pending_interval: 2s
 failed_interval: 15s
 settled_interval: 1m
+replica_interval: 5s
 stale_after: 5m
 requests_per_second: 20
 """
@@ -73,10 +83,10 @@ def _rule(prefix: str, *destinations: Destination, mirrors_deletions: bool = Fal
 
 
 RULES = (
-    _rule("team/", IRELAND, OREGON),
-    _rule("team/web", PARTNER_IRELAND),
+    _rule("team/", IRELAND, OREGON, mirrors_deletions=True),
+    _rule("team/web", PARTNER_IRELAND, mirrors_deletions=True),
     _rule("team/worker", PARTNER_OREGON),  # its registry policy does not allow replication
-    _rule("platform/", IRELAND, mirrors_deletions=True),
+    _rule("platform/", IRELAND),
 )
 
 
@@ -112,12 +122,19 @@ class World:
         self._number = 100
         self._next_push = now
         self._began = now - BACKFILL_RUNS_SINCE
+        self._incident_at = now + INCIDENT_AFTER
         for name in (*TEAMS, BASE):
-            aws.create_repository(ACCOUNT, REGION, name)
+            # Replication creates repositories without this setting.
+            aws.create_repository(
+                ACCOUNT, REGION, name, {"imageScanningConfiguration": {"scanOnPush": name == BASE}}
+            )
         aws.denied.add(PARTNER_OREGON)
         self._push(BASE, "12.4", at=now - 12 * DAY)
         aws.set_rules(ACCOUNT, REGION, RULES)
         self._push(BASE, "12.5", at=now - 2 * DAY)
+        self._releases = {
+            tag: self._push(BASE, tag, at=now - 30 * DAY) for tag in (DELETED, UNTAGGED, MOVED, ARCHIVED)
+        }
         self._push("team/api", "v2.4.0", at=now - 45 * MINUTE, digest=STUCK, delay=lambda _: math.inf)
         for ago in range(6, 0, -1):
             for name in TEAMS:
@@ -131,12 +148,26 @@ class World:
             with contextlib.suppress(Refuse):  # a user may have deleted the repository
                 self._build(self._random.choice(TEAMS), self._next_push)
             self._next_push += self._random.uniform(*PUSH_EVERY)
+        if self._incident_at <= now:
+            self._incident_at = math.inf
+            with contextlib.suppress(Refuse):
+                self._damage_copies(now)
+
+    def _damage_copies(self, now: float) -> None:
+        """Delete, untag and archive copies in Ireland. Push a release again whose tag is immutable there."""
+        aws, there = self._aws, (ACCOUNT, IRELAND.region, BASE)
+        aws.set_settings(*there, {"imageTagMutability": "IMMUTABLE"})
+        aws.delete_image(*there, self._releases[DELETED])
+        aws.push(*there, f"{UNTAGGED}-old", digest=self._releases[UNTAGGED])
+        aws.untag(*there, UNTAGGED)
+        aws.archive_image(*there, self._releases[ARCHIVED])
+        self._push(BASE, MOVED, at=now)
 
     def _build(self, repository: str, at: float) -> None:
         """Push a build and tag it latest. Delete the oldest build above KEPT_BUILDS."""
         self._number += 1
         digest = self._push(repository, f"build-{self._number}", at=at)
-        self._aws.push(ACCOUNT, REGION, repository, "latest", digest=digest)
+        self._push(repository, "latest", at=at, digest=digest)
         builds = self._builds[repository]
         builds.append(digest)
         if len(builds) > KEPT_BUILDS:

@@ -19,7 +19,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
-from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
+from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang, replication_rule
 
 from exporter import demo
 from exporter.demo import ACCOUNT, REGION, Call, Refuse, World
@@ -39,12 +39,6 @@ class Clock:
         return self.now
 
 
-def rule(*destinations: Destination, prefix: str = "") -> dict[str, Any]:
-    return {
-        "destinations": [{"region": to.region, "registryId": to.registry_id} for to in destinations],
-    } | ({"repositoryFilters": [{"filter": prefix, "filterType": "PREFIX_MATCH"}]} if prefix else {})
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -54,7 +48,7 @@ def clock() -> Clock:
 def aws(clock: Clock) -> Iterator[EmbeddedAWS]:
     with EmbeddedAWS(clock=clock) as aws:
         aws.create_repository(*HOME, "team/app")
-        aws.set_rules(*HOME, [rule(IRELAND)])
+        aws.set_rules(*HOME, [replication_rule(IRELAND)])
         yield aws
 
 
@@ -232,7 +226,10 @@ class TestLookUps:
 class TestReplication:
     def test_it_takes_its_time(self, aws: EmbeddedAWS, ecr: Any, clock: Clock) -> None:
         aws.delay = lambda to: 10.0 if to == OREGON else 3.0
-        aws.set_rules(*HOME, [rule(IRELAND), rule(OREGON), rule(IRELAND, prefix="team/")])
+        aws.set_rules(
+            *HOME,
+            [replication_rule(IRELAND), replication_rule(OREGON), replication_rule(IRELAND, prefix="team/")],
+        )
         digest = aws.push(*HOME, "team/app", "v1")
         assert states(ecr, digest) == {"eu-west-1": "IN_PROGRESS", "us-west-2": "IN_PROGRESS"}
         clock.now += 3
@@ -248,7 +245,9 @@ class TestReplication:
     def test_the_rules_of_the_push_decide(self, aws: EmbeddedAWS, ecr: Any) -> None:
         aws.set_rules(*HOME, [])
         early = aws.push(*HOME, "team/app", "v1")
-        aws.set_rules(*HOME, [rule(IRELAND, prefix="team/"), rule(OREGON, prefix="prod")])
+        aws.set_rules(
+            *HOME, [replication_rule(IRELAND, prefix="team/"), replication_rule(OREGON, prefix="prod")]
+        )
         late = aws.push(*HOME, "team/app", "v2")
         aws.set_rules(*HOME, [])
         assert states(ecr, early) == {}
@@ -291,7 +290,7 @@ class TestReplication:
     def test_the_registry_tells_its_rules(self, ecr: Any) -> None:
         answer = ecr.describe_registry()
         assert answer["registryId"] == ACCOUNT
-        assert answer["replicationConfiguration"] == {"rules": [rule(IRELAND)]}
+        assert answer["replicationConfiguration"] == {"rules": [replication_rule(IRELAND)]}
 
 
 class TestTags:
@@ -361,7 +360,7 @@ class TestOverTheWire:
         assert tags_of(ecr) == {second: {"latest"}}
 
     def test_rules(self, aws: EmbeddedAWS, ecr: Any) -> None:
-        rules = [rule(OREGON, prefix="prod"), rule(IRELAND, OREGON)]
+        rules = [replication_rule(OREGON, prefix="prod"), replication_rule(IRELAND, OREGON)]
         ecr.put_replication_configuration(replicationConfiguration={"rules": rules})
         assert ecr.describe_registry()["replicationConfiguration"] == {"rules": rules}
         assert states(ecr, aws.push(*HOME, "team/app", "v1")).keys() == {"eu-west-1", "us-west-2"}
@@ -625,12 +624,38 @@ class TestWorld:
         assert "IN_PROGRESS" not in found[new]
         assert 6 <= len(found.keys() - before.keys() - {new}) <= 12
 
-    def test_it_does_not_grow(self, ecr: Any, world: World, clock: Clock) -> None:
+    def copies(self, aws: EmbeddedAWS) -> dict[str, set[str]]:
+        """The copies of platform/base in Ireland."""
+        return tags_of(aws.client("ecr", region=IRELAND.region), "platform/base")
+
+    def test_copies_are_damaged_ten_seconds_after_the_start(
+        self, aws: EmbeddedAWS, ecr: Any, world: World, clock: Clock
+    ) -> None:
+        before = self.copies(aws)
+        named = {tag: digest for digest, tags in before.items() for tag in tags}
+        assert named.keys() == {"12.5", "11.1", "11.2", "11.3", "11.4"}
+        clock.now += 10
+        world.step(clock.now)
+        clock.now += 10
+        world.step(clock.now)
+        after = self.copies(aws)
+        assert before.keys() - after.keys() == {named["11.1"], named["11.4"]}  # deleted, archived
+        assert after[named["11.2"]] == {"11.2-old"}
+        assert after[named["11.3"]] == {"11.3"}
+        (pushed_again,) = [digest for digest, tags in tags_of(ecr, "platform/base").items() if "11.3" in tags]
+        assert after[pushed_again] == set()
+        assert states(ecr, pushed_again, "platform/base") == {"eu-west-1": "COMPLETE"}
+
+    def test_it_does_not_grow(self, aws: EmbeddedAWS, ecr: Any, world: World, clock: Clock) -> None:
         for _ in range(3600):
             clock.now += 1
             world.step(clock.now)
         found = self.reported(ecr)
-        assert sum(len(images) for images in found.values()) == 3 * 10 + 3
+        assert sum(len(images) for images in found.values()) == 3 * 10 + 8
+        for account, region in ((ACCOUNT, "eu-west-1"), (ACCOUNT, "us-west-2"), (OTHER, "eu-west-1")):
+            client = aws.client("ecr", account=account, region=region)
+            for row in client.describe_repositories()["repositories"]:
+                assert len(tags_of(client, row["repositoryName"])) <= 10
         assert found["platform/base"]["12.4"] == set()
         assert found["team/api"]["v2.4.0"] == {"IN_PROGRESS"}
 

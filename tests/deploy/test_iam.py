@@ -2,18 +2,25 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import botocore.session
 import hcl2
 import pytest
+import yaml
 
 from exporter.aws.ecr import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+TERRAFORM = ROOT / "examples" / "terraform"
+CLOUDFORMATION = sorted((ROOT / "examples" / "cloudformation").iterdir())
 STATEMENTS = json.loads((DOCS / "iam-policy.json").read_text())["Statement"]
+#: The policy of the role that reads destinations in another account.
+AT_DESTINATIONS = json.loads((DOCS / "iam-policy-destination.json").read_text())["Statement"]
 GUIDE = (DOCS / "iam.md").read_text()
 EXAMPLES = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL)]
 #: Calls that are about the registry as a whole: IAM knows no narrower resource for them.
@@ -46,8 +53,10 @@ def test_only_what_has_no_repository_is_granted_on_everything() -> None:
 
 
 def test_the_guide_explains_every_action() -> None:
-    table = "".join(line for line in GUIDE.splitlines() if line.startswith("| `ecr:"))
-    assert set(re.findall("ecr:([A-Za-z]+)", table)) == granted(STATEMENTS)
+    first, second = GUIDE.split("\n## Destinations\n")
+    for section, statements in ((first, STATEMENTS), (second, AT_DESTINATIONS)):
+        table = "".join(line for line in section.splitlines() if line.startswith("| `ecr:"))
+        assert set(re.findall("ecr:([A-Za-z]+)", table)) == granted(statements)
 
 
 @pytest.mark.parametrize("policy", EXAMPLES)
@@ -62,8 +71,83 @@ def test_a_repository_policy_grants_what_is_about_repositories() -> None:
 
 
 def test_the_terraform_example_grants_the_same_policy() -> None:
-    folder = ROOT / "examples" / "terraform"
-    text = (folder / "main.tf").read_text()
+    text = (TERRAFORM / "main.tf").read_text()
     assert len(hcl2.loads(text)["resource"]) == 3
     granted = re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
-    assert [(folder / name).resolve() for name in granted] == [DOCS / "iam-policy.json"]
+    assert [(TERRAFORM / name).resolve() for name in granted] == [DOCS / "iam-policy.json"]
+
+
+# -- the reader role of a destination's account -----------------------------------------------------
+
+
+def test_a_reader_of_destinations_may_look_at_images_and_repositories_only() -> None:
+    assert granted(AT_DESTINATIONS) == {"DescribeImages", "DescribeRepositories"}
+    assert [statement["Resource"] for statement in AT_DESTINATIONS] == ["arn:aws:ecr:*:*:repository/*"]
+
+
+@pytest.mark.parametrize("template", CLOUDFORMATION, ids=lambda path: path.name)
+def test_cfn_lint_accepts_the_template(template: Path) -> None:
+    cfn_lint = Path(sys.executable).parent / "cfn-lint"
+    strict = ("--non-zero-exit-code", "informational", "--template")
+    done = subprocess.run([cfn_lint, *strict, template], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class _Template(yaml.SafeLoader):
+    """Reads the short forms of CloudFormation's functions as their arguments: `!Ref Name` is Name."""
+
+
+_Template.add_multi_constructor("!", lambda loader, _, node: loader.construct_scalar(node))
+
+
+def test_the_cloudformation_role_is_for_the_exporter_with_the_external_id_only() -> None:
+    text = (ROOT / "examples" / "cloudformation" / "destination-reader.yaml").read_text()
+    (role,) = yaml.load(text, _Template)["Resources"].values()
+    (trust,) = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"AWS": "ExporterRoleArn"}
+    assert trust["Action"] == "sts:AssumeRole"
+    assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": "ExternalId"}}
+    (policy,) = role["Properties"]["Policies"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert granted([statement]) == granted(AT_DESTINATIONS)
+    assert statement["Resource"] == (
+        "arn:${AWS::Partition}:ecr:*:${AWS::AccountId}:repository/${RepositoryPattern}"
+    )
+    assert "ManagedPolicyArns" not in role["Properties"]
+
+
+def test_the_terraform_role_is_for_the_exporter_with_the_external_id_only() -> None:
+    parsed = _unquoted(hcl2.loads((TERRAFORM / "destination-reader" / "main.tf").read_text()))
+    documents = {
+        name: body["statement"]
+        for data in parsed["data"]
+        for name, body in data.get("aws_iam_policy_document", {}).items()
+    }
+    (trust,) = documents["trust"]
+    assert trust["actions"] == ["sts:AssumeRole"]
+    assert [who["identifiers"] for who in trust["principals"]] == [["${var.exporter_role_arn}"]]
+    assert [(each["variable"], each["values"]) for each in trust["condition"]] == [
+        ("sts:ExternalId", ["${var.external_id}"])
+    ]
+    (statement,) = documents["replicas"]
+    assert granted([{"Action": statement["actions"]}]) == granted(AT_DESTINATIONS)
+    (resource,) = statement["resources"]
+    assert resource.startswith("arn:${data.aws_partition.this.partition}:ecr:*:")
+    assert resource.endswith(":repository/${var.repository_pattern}")
+    attached = {kind: body for resource in parsed["resource"] for kind, body in resource.items()}
+    assert attached.keys() == {"aws_iam_role", "aws_iam_role_policy"}
+    assert attached["aws_iam_role"]["reader"]["assume_role_policy"] == (
+        "${data.aws_iam_policy_document.trust.json}"
+    )
+    assert attached["aws_iam_role_policy"]["replicas"]["policy"] == (
+        "${data.aws_iam_policy_document.replicas.json}"
+    )
+
+
+def _unquoted(parsed: Any) -> Any:
+    """What hcl2 parsed, without the quotes that it leaves around strings."""
+    if isinstance(parsed, dict):
+        return {_unquoted(key): _unquoted(value) for key, value in parsed.items()}
+    if isinstance(parsed, list):
+        return [_unquoted(each) for each in parsed]
+    return parsed.removeprefix('"').removesuffix('"') if isinstance(parsed, str) else parsed

@@ -13,6 +13,7 @@ from botocore.config import Config
 
 from exporter.demo import ACCOUNT, REGION, Call, CallKind, DemoAWS, Refuse
 from exporter.demo.aws import Answer, Handler, HttpRequest
+from exporter.replication.model import Destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,20 @@ class _Faulty(Answer):
     """An answer and the fault with which it is sent."""
 
     fault: Fault
+
+
+def replication_rule(
+    *destinations: Destination, prefix: str = "", mirrors_deletions: bool = False
+) -> dict[str, Any]:
+    """A replication rule in the format of AWS. Without a prefix it covers every repository."""
+    rule: dict[str, Any] = {
+        "destinations": [{"region": to.region, "registryId": to.registry_id} for to in destinations]
+    }
+    if prefix:
+        rule["repositoryFilters"] = [{"filter": prefix, "filterType": "PREFIX_MATCH"}]
+    if mirrors_deletions:
+        rule["deleteReplication"] = {"enabled": True}
+    return rule
 
 
 class _FaultyHandler(Handler):

@@ -17,13 +17,14 @@ from itertools import count
 from math import ceil, log
 from random import Random
 
-from exporter.aws.ecr import EcrClient, TagStatus
+from exporter.aws.ecr import EcrClient
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.pacing import PENDING_BACKOFF
 from exporter.polling.poller import Poller
 from exporter.replication.model import (
     PAGE_SIZE,
     Backfill,
+    Destination,
     Image,
     Name,
     Page,
@@ -34,16 +35,14 @@ from exporter.replication.model import (
 )
 from exporter.replication.model import Registry as Described
 from exporter.replication.store import Store
-from support.fakes import ACCOUNT, EVERYTHING, IRELAND, REGION, FakeClock, FakeJournal, refusal
+from support.fakes import ACCOUNT, IRELAND, REGION, FakeClock, FakeJournal, refusal
 
 #: Seconds after which the client gives up on an answer that never arrives.
 TIME_OUT = 10.0
 YEAR = 365 * 86400.0
 
 STATUS = "DescribeImageReplicationStatus"
-_UNDER_WAY = (Replication(IRELAND, Status.IN_PROGRESS),)
-_COMPLETE = (Replication(IRELAND, Status.COMPLETE),)
-_FAILED = (Replication(IRELAND, Status.FAILED, "DESTINATION_REGISTRY_ACCESS_DENIED"),)
+_FAILURE_CODES = {Status.FAILED: "DESTINATION_REGISTRY_ACCESS_DENIED"}
 
 
 @dataclass(slots=True, eq=False)
@@ -74,9 +73,12 @@ class _Shelf:
             self.pages.append(Page(tuple(chunk), str(number) if number < len(chunks) else None))
         #: The place of each image, the oldest image first.
         self._places = deque(places)
+        self.by_name = {name: image for image in images for name in (image.digest, *image.tags)}
         #: Pushes that no complete listing contains yet, by page; those that the current listing has read.
         self.unlisted: dict[int, list[Push]] = {}
         self.seen: list[Push] = []
+        #: Pushes whose copies have not arrived, by page.
+        self.moving: dict[int, list[Push]] = {}
 
     def replace_oldest(self, image: Image, push: Push) -> str:
         """Replace the oldest image, as a lifecycle policy does. Returns the digest of the replaced image."""
@@ -86,7 +88,19 @@ class _Shelf:
         page = self.pages[number]
         self.pages[number] = Page((*page.items[:slot], image, *page.items[slot + 1 :]), page.token)
         self.unlisted.setdefault(number, []).append(push)
-        return page.items[slot].digest
+        self.moving.setdefault(number, []).append(push)
+        replaced = page.items[slot]
+        for name in (replaced.digest, *replaced.tags):
+            del self.by_name[name]
+        self.by_name.update((name, image) for name in (image.digest, *image.tags))
+        return replaced.digest
+
+    def arrived(self, number: int, now: float) -> Page[Image]:
+        """The page of a listing at a destination: without the pushes whose copies are under way or failed."""
+        self.moving[number] = [p for p in self.moving.get(number, ()) if p.fails or p.ends > now]
+        away = {push.digest for push in self.moving[number]}
+        page = self.pages[number]
+        return Page(tuple(i for i in page.items if i.digest not in away), page.token) if away else page
 
 
 class Registry:
@@ -97,6 +111,7 @@ class Registry:
         sizes: Iterable[int],
         *,
         region: str = REGION,
+        destinations: Sequence[Destination] = (IRELAND,),
         page_size: int = PAGE_SIZE,
         oldest: float = YEAR,
         seed: int = 0,
@@ -114,7 +129,11 @@ class Registry:
         self.revoked = False
         #: Digests whose status calls fail, and the replication rules.
         self.unanswered: set[str] = set()
-        self.rules: tuple[Rule, ...] = EVERYTHING
+        self.rules: tuple[Rule, ...] = (Rule(tuple(destinations)),) if destinations else ()
+        self._statuses = {
+            status: tuple(Replication(to, status, _FAILURE_CODES.get(status, "")) for to in destinations)
+            for status in (Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED)
+        }
         #: What the registry counted.
         self.calls: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()  # status calls by repository
@@ -159,6 +178,12 @@ class Registry:
     def _image(self, pushed_at: float) -> Image:
         number = next(self._serial)
         return Image(f"sha256:{number:064x}", (f"v{number}",), pushed_at)
+
+    def forget_calls(self) -> None:
+        """Count the calls, refusals and status calls from now on."""
+        for counter in (self.calls, self.asked, self.per_second):
+            counter.clear()
+        self.refused = 0
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -213,10 +238,8 @@ class Registry:
         self._called("DescribeRepositories")
         return Page(tuple(self._shelves))
 
-    def images(
-        self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
-    ) -> Page[Image]:
-        del tags, archived
+    def images(self, repository: str, token: str | None, **filters: object) -> Page[Image]:
+        del filters  # every image is tagged and active
         self._called("DescribeImages", repository)
         shelf = self._shelves[repository]
         number = int(token or 0)
@@ -231,14 +254,18 @@ class Registry:
                 shelf.unlisted[number] = [push for push in pushes if push.listed is None]
         return page
 
-    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
-        del archived
+    def find(self, repository: str, names: Sequence[Name], **filters: object) -> tuple[Image, ...]:
+        del filters
         self._called("DescribeImages", repository)
-        items = [image for page in self._shelves[repository].pages for image in page.items]
-        found = {i.digest: i for i in items for n in names if n.digest == i.digest or n.tag in i.tags}
-        if len(found) < len(names):
+        found = [self._shelves[repository].by_name.get(name.digest or name.tag) for name in names]
+        images = {image.digest: image for image in found if image and self._holds(image)}
+        if not all(image and image.digest in images for image in found):
             raise refusal(Reason.IMAGE_NOT_FOUND)
-        return tuple(found.values())
+        return tuple(images.values())
+
+    def _holds(self, image: Image) -> bool:
+        del image
+        return True
 
     def status(self, repository: str, digest: str) -> tuple[Replication, ...]:
         if (push := self._moving.get(digest)) and push.asked is None:
@@ -249,18 +276,37 @@ class Registry:
         if digest in self._gone:
             raise refusal(Reason.IMAGE_NOT_FOUND)
         if push and self.clock.now < push.ends:
-            return _UNDER_WAY
+            return self._statuses[Status.IN_PROGRESS]
         if push and push.fails:
-            return _FAILED
+            return self._statuses[Status.FAILED]
         if (before := self.answered.get(digest)) is not None:
             self.gaps.append(self._sent - before)
         self.answered[digest] = self._sent
-        return _COMPLETE
+        return self._statuses[Status.COMPLETE]
 
     def backfills(self, token: str | None) -> Page[Backfill]:
         del token
         self._called("ListReplicationBackfills")
         return Page(())
+
+
+class Copies(Registry):
+    """A destination of a simulated registry: it holds the images whose copies have arrived."""
+
+    def __init__(self, source: Registry, destination: Destination) -> None:
+        super().__init__((), region=destination.region, destinations=(), seed=len(destination.region))
+        self._moving = source._moving
+        self._shelves = source._shelves
+
+    def images(self, repository: str, token: str | None, **filters: object) -> Page[Image]:
+        self._called("DescribeImages", repository)
+        if filters.get("tags") == "UNTAGGED":
+            return Page(())
+        return self._shelves[repository].arrived(int(token or 0), self.clock.now)
+
+    def _holds(self, image: Image) -> bool:
+        push = self._moving.get(image.digest)
+        return push is None or not (push.fails or push.ends > self.clock.now)
 
 
 class _Workers:
@@ -291,7 +337,7 @@ class _Connector:
 
 
 class Simulation:
-    """The poller and its registries, one in each Region, with one virtual clock."""
+    """The poller and its registries and destinations, one in each Region, with one virtual clock."""
 
     def __init__(self, settings: Settings, *registries: Registry, seed: int = 0) -> None:
         self.clock = registries[0].clock
@@ -313,7 +359,7 @@ class Simulation:
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *_: None,
-            workers=lambda name: _Workers(self, by_region[name]),
+            workers=lambda name: _Workers(self, by_region[name.rpartition("/")[2]]),
         )
         self._sample()
 
@@ -343,9 +389,13 @@ def calls_per_second(
     failed: int = 0,
     pushes: float = 0.0,
     replication: float = 0.0,
+    copies: Sequence[int] = (),
+    replica_interval: float = 0.0,
 ) -> float:
     """The sizing formula of docs/scaling.md. `pushes` is a rate a second, `replication` is in seconds.
 
+    `copies` are the pages of all repositories at each destination that is looked at every `replica_interval`
+    seconds. Images that are seen there are not `settled`: they need no status call.
     The poller shortens intervals by 5 % on average, so that calls spread out over time.
     """
     listings = sum(pages) + ceil(len(pages) / PAGE_SIZE) + 1
@@ -355,7 +405,8 @@ def calls_per_second(
     constant = settings.pending_interval / PENDING_BACKOFF
     calls = min(replication, constant) / settings.pending_interval
     calls += log(max(1.0, replication / constant)) / PENDING_BACKOFF
-    return (rate + pushes * calls) / 0.95 + pushes
+    rate += sum(copies) / replica_interval if replica_interval else 0.0
+    return (rate + pushes * calls) / 0.95 + pushes * (1 + len(copies))
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
