@@ -14,6 +14,7 @@ from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context
 from exporter.polling.listing import Listing, Lookup
 from exporter.polling.rate_limit import Operation
+from exporter.polling.repository_settings import SettingsPoller
 from exporter.replication.facts import DestinationFacts
 from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Page, Reason
 from exporter.replication.replicas import NOTHING, Contents
@@ -46,9 +47,12 @@ class _Look:
 class ReplicaPoller(Asker):
     """Looks at one repository of a destination. A look under way shows nothing."""
 
-    def __init__(self, context: Context, facts: DestinationFacts, repository: str) -> None:
+    def __init__(
+        self, context: Context, facts: DestinationFacts, repository: str, settings: SettingsPoller
+    ) -> None:
         super().__init__(context)
         self._facts = facts
+        self._settings = settings
         self._name = repository
         self._sightings = context.shared.sightings
         self._job = Job(Operation.REPLICAS, repository)
@@ -78,6 +82,7 @@ class ReplicaPoller(Asker):
 
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
+        self._settings.seen(self._name, exists=True)
         if everything and not self._look:
             self._done()
         elif self._facts.looks[self._name] is None and not self._look:
@@ -168,6 +173,7 @@ class ReplicaPoller(Asker):
     def _take(self, look: _Look) -> None:
         self._look = None
         self._works()
+        self._settings.seen(self._name, exists=look.contents is not NOTHING)
         self._sightings.looked(self._name, self._facts.destination, look.contents)
         if look.whole:
             self._done()
@@ -254,11 +260,13 @@ def _names(digest: str, names: Iterable[Name]) -> Iterable[Name]:
 class Replicas:
     """Looks at the repositories of one destination."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: SettingsPoller) -> None:
         self._context = context
+        self._settings = settings
         clock, source = context.shared.clock, context.facts.source
         self._destination = Destination(source.region, source.registry_id)
         self.facts = DestinationFacts(self._destination, context.facts, since=clock.monotonic())
+        context.shared.sightings.settings[self._destination] = settings
         #: By repository.
         self.pollers: dict[str, ReplicaPoller] = {}
         self._interval = 0.0
@@ -273,7 +281,7 @@ class Replicas:
             self.pollers.pop(name).retire()
         for name in repositories:
             if name not in self.pollers:
-                self.pollers[name] = ReplicaPoller(self._context, self.facts, name)
+                self.pollers[name] = ReplicaPoller(self._context, self.facts, name, self._settings)
             elif interval != self._interval:
                 self.pollers[name].intervals_changed()
             self.pollers[name].choice.configure(accesses)
@@ -293,3 +301,4 @@ class Replicas:
         for poller in self.pollers.values():
             poller.retire()
         self.pollers.clear()
+        del self._context.shared.sightings.settings[self._destination]

@@ -104,6 +104,7 @@ def hand_made() -> Store:
         image("v5"),
         image("", Replication(IRELAND, Status.COMPLETE), digest="untagged"),
     )
+    team.settings_differ = ((IRELAND, "encryption"), (IRELAND, "scan_on_push"), (OTHER, "scan_on_push"))
     gone = repository("team/gone")
     gone.exists = False
     gone.failures[FailureScope("images", "team/gone")] = Reason.REPOSITORY_NOT_FOUND
