@@ -293,12 +293,14 @@ class Poller:
         """Look at the destinations of the watched images that can be read, and at no others."""
         self._shared.sightings.changed = False
         wanted = self._shared.sightings.wanted() if self._settings.replica_interval else {}
-        watched = {polled.source: polled.registry for polled in self._registries}
-        for source, registry in watched.items():
-            registry.look_at(wanted.pop(Destination(source.region, source.registry_id), ()))
-        accesses = {to: readers(to, self._settings.destinations, self._groups) for to in wanted}
+        watched = {Destination(p.source.region, p.source.registry_id): p.registry for p in self._registries}
+        accesses = {
+            to: readers(to, self._settings.destinations, self._groups) for to in wanted if to not in watched
+        }
         for destination in [to for to in self._destinations if not accesses.get(to)]:
             self._destinations.pop(destination).retire()
+        for destination, registry in watched.items():
+            registry.look_at(wanted.get(destination, ()))
         for destination, its_accesses in accesses.items():
             if its_accesses:
                 self._look_at(destination, wanted[destination], its_accesses)
