@@ -25,6 +25,7 @@ discovery_interval: 1s
 pending_interval: 1s
 failed_interval: 2s
 settled_interval: 1m
+replica_interval: 0s
 requests_per_second: 100
 """
 #: Destinations.
