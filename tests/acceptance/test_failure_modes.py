@@ -708,7 +708,7 @@ def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> 
 def polled_rig(ecr: FakeECR, workers: Callable[[str], WorkerPool] = Inline) -> Rig:
     digest = ecr.push("team/app", "v1", at=1.8e9)
     ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
-    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
+    settings = Settings((TargetSettings("*"),), registries=(RegistrySettings(),), replica_interval=0.0)
     rig = Rig(settings, ecr, workers=workers)
     rig.run(120)
     assert rig.target("*").success is True
