@@ -14,7 +14,7 @@ from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context
 from exporter.polling.listing import Listing, Lookup
 from exporter.polling.rate_limit import Operation
-from exporter.replication.facts import DestinationFacts
+from exporter.replication.facts import DestinationFacts, Look
 from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Page, Reason
 from exporter.replication.replicas import NOTHING, Contents
 from exporter.replication.steps import Steps, sliced
@@ -64,7 +64,8 @@ class ReplicaPoller(Asker):
         self._untagged_at = float("-inf")
         #: Whether ECR refuses to look names up in the archive too.
         self._lists_only = False
-        facts.looks[repository] = None
+        with self._store.lock:
+            facts.looks[repository] = Look(self._due)
         self._sightings.look(repository, facts.destination, self)
         self.ask_again(self._job)
 
@@ -80,7 +81,7 @@ class ReplicaPoller(Asker):
         """Take that the registry's own listing showed all copies, or not `everything`."""
         if everything and not self._look:
             self._done()
-        elif self._facts.looks[self._name] is None and not self._look:
+        elif self._facts.looks[self._name].time is None and not self._look:
             self._due = self._clock.monotonic()
             self._book()
 
@@ -179,10 +180,12 @@ class ReplicaPoller(Asker):
         now, interval = self._clock.monotonic(), self._pacing.settings.replica_interval
         # The first looks of all repositories come together, so the second ones are spread. Later ones keep
         # their distance, which costs fewer calls than intervals that are shortened at random.
-        spread = 1.0 if self._facts.looks[self._name] else self._context.shared.random.uniform(0.1, 1.0)
-        self._due = max(min(self._due, now) + spread * interval, now)
+        first = self._facts.looks[self._name].time is None
+        distance = interval * (self._context.shared.random.uniform(0.1, 1.0) if first else 1.0)
+        due = min(self._due, now) + distance
+        self._due = due if due > now else now + distance
         with self._store.lock:
-            self._facts.looks[self._name] = (now, self._clock.time())
+            self._facts.looked(self._name, Look(now, self._clock.time()))
         self._book()
 
     def failed(self, call: Call, error: ECRError) -> None:
@@ -218,18 +221,20 @@ class ReplicaPoller(Asker):
 
     def intervals_changed(self) -> None:
         """Count another interval from the last look."""
-        if look := self._facts.looks[self._name]:
-            self._due = look[0] + self._pacing.settings.replica_interval
+        look = self._facts.looks[self._name]
+        if look.time is not None:
+            self._due = look.at + self._pacing.settings.replica_interval
         if not self._look:
             self._book()
 
     def forget_old(self, now: float) -> None:
         """Take that what was seen is not known any more, if it could not be confirmed for too long."""
         settings, last = self._pacing.settings, self._facts.looks[self._name]
-        if last and now > last[0] + settings.replica_interval + settings.stale_after:
+        good_until = last.at + settings.replica_interval + settings.stale_after
+        if last.time is not None and now > good_until:
             self._sightings.looked(self._name, self._facts.destination, None)
             with self._store.lock:
-                self._facts.looks[self._name] = None
+                self._facts.looks[self._name] = last._replace(time=None)
 
     def retire(self) -> None:
         """It is looked at no longer: leave nothing behind."""
