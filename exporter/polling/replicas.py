@@ -57,6 +57,9 @@ class ReplicaPoller(Asker):
         #: Monotonic time of the next look at all copies; and names to look up before.
         self._due = self._clock.monotonic()
         self._soon: set[Name] = set()
+        #: Monotonic times: when to look them up, and until when to stay away after a failure.
+        self._soon_due = self._due
+        self._held_until = float("-inf")
         #: How many pages the last listing had; None before. Which names were not there at the last look-up.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
@@ -73,6 +76,9 @@ class ReplicaPoller(Asker):
 
     def look_soon(self, names: Iterable[Name]) -> None:
         """Look these names up soon: their copies have just arrived."""
+        if not self._soon:
+            # What arrives meanwhile does not put it off.
+            self._soon_due = self._pacing.later(COLLECT_FOR * self._pacing.settings.pending_interval)
         self._soon.update(names)
         if not self._look:
             self._book()
@@ -86,9 +92,8 @@ class ReplicaPoller(Asker):
             self._book()
 
     def _book(self) -> None:
-        settings = self._pacing.settings
-        soon = self._pacing.later(COLLECT_FOR * settings.pending_interval) if self._soon else self._due
-        self.ask_again(self._job, due=min(self._due, soon))
+        due = min(self._due, self._soon_due) if self._soon else self._due
+        self.ask_again(self._job, due=max(due, self._held_until))
 
     def _begin(self) -> _Look:
         destination, pages = self._facts.destination, self._pages
@@ -210,9 +215,11 @@ class ReplicaPoller(Asker):
         if self._context.reported(self._scope):
             with self._store.lock:
                 self._facts.failures[self._scope] = reason
+        self._held_until = due
         self.ask_again(self._job, due=due)
 
     def _works(self) -> None:
+        self._held_until = float("-inf")
         self._context.works(self._scope)
         with self._store.lock:
             self._facts.failures.pop(self._scope, None)
