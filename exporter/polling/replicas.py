@@ -86,6 +86,7 @@ class ReplicaPoller(Asker):
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
         if everything and not self._look:
+            self._works()
             self._done()
         elif self._facts.looks[self._name].time is None and not self._look:
             self._due = self._clock.monotonic()
