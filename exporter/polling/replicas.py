@@ -16,12 +16,12 @@ from exporter.polling.listing import Listing, Lookup
 from exporter.polling.rate_limit import Operation
 from exporter.replication.facts import DestinationFacts, Look
 from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Page, Reason
-from exporter.replication.replicas import NOTHING, Contents
+from exporter.replication.replicas import Contents
 from exporter.replication.steps import Steps, sliced
 
 #: Calls of one look-up after which the repository is listed instead: unknown names cost a call each.
 MOST_LOOKUPS = 10
-#: Seconds between two listings of untagged images that only tell why a known image is not present.
+#: Seconds between two listings of all images that only tell why a known image is not present.
 UNTAGGED_EVERY = 3600.0
 #: What waits to be looked up soon is collected for this part of `pending_interval`.
 COLLECT_FOR = 1 / 3
@@ -31,12 +31,11 @@ CHECK_EVERY = 10.0
 
 @dataclass(slots=True)
 class _Look:
-    """A look under way. `names` is None for a listing: of tagged images, and then of the others if needed."""
+    """A look under way. A listing is one of tagged images, and then one of all images if that is needed."""
 
     run: Listing[Image] | Lookup
     #: Whether it is about all copies.
     whole: bool = True
-    names: frozenset[Name] | None = None
     tags: TagStatus = "TAGGED"
     calls: int = 0
     #: What was seen until now.
@@ -63,7 +62,7 @@ class ReplicaPoller(Asker):
         #: How many pages the last listing had; None before. Which names were not there at the last look-up.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
-        #: Monotonic time at which untagged images were listed last.
+        #: Monotonic time at which all images were listed last.
         self._untagged_at = float("-inf")
         #: Whether ECR refuses to look names up in the archive too.
         self._lists_only = False
@@ -113,7 +112,11 @@ class ReplicaPoller(Asker):
             # A listing has no unknown names that cost calls, so it wins a tie.
             if calls < (pages if pages is not None else 2):
                 return _by_name(names, suspects=self._suspects)
-        return _Look(Listing("ecr:DescribeImages"))
+        return self._list()
+
+    def _list(self) -> _Look:
+        untagged = self._sightings.untagged(self._name, self._facts.destination)
+        return _Look(Listing("ecr:DescribeImages"), tags="ANY" if untagged else "TAGGED")
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -135,39 +138,44 @@ class ReplicaPoller(Asker):
             self.ask_again(call.job)
 
     def _go_on(self, look: _Look) -> None:
+        lookup = look.run if isinstance(look.run, Lookup) else None
         if not look.run.complete:
-            if look.names is not None and look.whole and look.calls >= MOST_LOOKUPS + (self._pages or 0):
-                self._look = _Look(Listing("ecr:DescribeImages"))
+            if lookup and look.calls >= MOST_LOOKUPS + (self._pages or 0):
+                if look.whole:
+                    self._suspects |= lookup.missing
+                self._look = self._list()
             self.ask_again(self._job)
             return
-        if isinstance(look.run, Lookup):
+        if lookup:
             if look.whole:
-                self._suspects = frozenset(look.run.missing)
+                self._suspects = frozenset(lookup.missing)
             self._take(look)
         elif look.tags == "TAGGED":
             self._pages = look.run.pages
             self._context.shared.turns.begin(self._tagged_images_listed(look))
         else:
             look.contents.everything = True
+            self._suspects = frozenset(n for n in self._suspects if not look.contents.has(n))
             self._take(look)
 
     def _tagged_images_listed(self, look: _Look) -> Steps[None]:
-        """List untagged images too, if that would tell something.
+        """List all images, if that would tell something.
 
-        Only they tell an absent image from an untagged one. What is known not to be present is told apart
-        once in UNTAGGED_EVERY.
+        Only untagged ones tell an absent image from an untagged one. What is known not to be present is told
+        apart once in UNTAGGED_EVERY. The tagged images are listed again, because an image that gets a tag
+        between a listing of tagged and one of untagged images is in neither.
         """
         now, destination = self._clock.monotonic(), self._facts.destination
         due = now >= self._untagged_at + UNTAGGED_EVERY
         for some in sliced(self._sightings.copies(self._name, destination)):
             if look.contents.lacks(some) if due else look.contents.has_news(some, destination):
                 self._untagged_at = now
-                look.run, look.tags = Listing("ecr:DescribeImages"), "UNTAGGED"
+                look.run, look.tags, look.contents = Listing("ecr:DescribeImages"), "ANY", Contents()
                 break
             yield
         if self._look is not look:
             return  # it is looked at no longer
-        if look.tags == "UNTAGGED":
+        if look.tags == "ANY":
             self.ask_again(self._job)
         else:
             self._take(look)
@@ -175,6 +183,7 @@ class ReplicaPoller(Asker):
     def _take(self, look: _Look) -> None:
         self._look = None
         self._works()
+        look.contents.arriving = frozenset(name.digest for name in self._soon if name.digest)
         self._sightings.looked(self._name, self._facts.destination, look.contents)
         if look.whole:
             self._done()
@@ -197,14 +206,17 @@ class ReplicaPoller(Asker):
     def failed(self, call: Call, error: ECRError) -> None:
         """Take that a call failed. What was seen before stays, until it is too old."""
         look, reason = self._look, error.reason
-        if look and reason is Reason.IMAGE_NOT_FOUND and isinstance(look.run, Lookup):
+        if not look:
+            self.ask_again(call.job)  # asked before the repository was looked at again
+            return
+        if reason is Reason.IMAGE_NOT_FOUND and isinstance(look.run, Lookup):
             look.run.not_found()
             self._go_on(look)
             return
         if reason is Reason.REPOSITORY_NOT_FOUND:
-            self._take(_Look(Listing("ecr:DescribeImages"), contents=NOTHING))
+            self._take(_Look(Listing("ecr:DescribeImages"), contents=Contents(everything=True)))
             return
-        if look and reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
+        if reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
             self._lists_only, self._look = True, None
             self.ask_again(self._job)
             return
@@ -256,7 +268,7 @@ class ReplicaPoller(Asker):
 
 def _by_name(names: frozenset[Name], *, whole: bool = True, suspects: frozenset[Name] = frozenset()) -> _Look:
     contents = Contents(everything=True, asked=names)
-    return _Look(Lookup(names, suspects=suspects), whole=whole, names=names, contents=contents)
+    return _Look(Lookup(names, suspects=suspects), whole=whole, contents=contents)
 
 
 def _names(digest: str, names: Iterable[Name]) -> Iterable[Name]:
