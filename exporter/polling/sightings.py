@@ -26,6 +26,10 @@ class Watcher(Protocol):
     def pages(self) -> int | None:
         """How many pages its last listing had; None if it is looked up by name."""
 
+    @property
+    def untagged(self) -> bool:
+        """Whether images without a tag are watched, besides those that are watched by digest."""
+
     def copies(self, destination: Destination) -> Sequence[ImageFacts]:
         """The images that are expected or reported at the destination."""
 
@@ -97,6 +101,10 @@ class Sightings:
         """How many pages a listing may have: as many as the longest one at a source; None if not known."""
         pages = [watcher.pages for watcher in self._of(repository, destination)]
         return max((number for number in pages if number is not None), default=None)
+
+    def untagged(self, repository: str, destination: Destination) -> bool:
+        """Whether copies without a tag are to be looked at, besides those that are watched by digest."""
+        return any(watcher.untagged for watcher in self._of(repository, destination))
 
     def looked(self, repository: str, destination: Destination, contents: Contents | None) -> None:
         """Take what a repository of a destination holds; None if that is not known any more."""

@@ -274,6 +274,11 @@ class StatusPoller(Asker):
         """How many pages the last listing of the source had; None if names are looked up."""
         return self._listing.pages
 
+    @property
+    def untagged(self) -> bool:
+        """Whether images without a tag are listed at the source."""
+        return self._listing.untagged
+
     def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
         """Find where the images are expected or reported; `reported` are destinations of the last answer."""
         self._reported = self._reported.union(reported)
