@@ -18,6 +18,7 @@ from exporter.polling.replicas import Replicas
 from exporter.polling.repositories import RepositoriesPoller
 from exporter.polling.rounds import TargetRounds
 from exporter.polling.rules import AccountPoller, OnAccount, RulesPoller
+from exporter.replication.model import Destination
 from exporter.replication.targets import Targets
 
 #: All that says how long an answer is good for, and when the next question is due.
@@ -90,12 +91,14 @@ class RegistryPoller(Dispatcher):
 
     def look_at(self, repositories: Collection[str]) -> None:
         """Look at the copies in these repositories, as a destination of other registries."""
-        if repositories and self.replicas is None:
-            self.replicas = Replicas(self._context)
-        if self.replicas:
+        source = self.facts.source
+        here = Destination(source.region, source.registry_id)
+        if self.replicas and not (repositories and self.replicas.facts.destination == here):
+            self.replicas.retire()
+            self.replicas = None
+        if repositories:
+            self.replicas = self.replicas or Replicas(self._context)
             self.replicas.configure(repositories, self._context.clients)
-            if not repositories:
-                self.replicas = None
 
     def reloaded(self) -> None:
         """Take that the configuration was loaded again, even if it is the same."""

@@ -238,7 +238,7 @@ class ReplicaPoller(Asker):
         self._works()
         with self._store.lock:
             del self._facts.looks[self._name]
-        self._sightings.unlook(self._name, self._facts.destination)
+        self._sightings.unlook(self._name, self._facts.destination, self)
 
 
 def _by_name(names: frozenset[Name], *, whole: bool = True, suspects: frozenset[Name] = frozenset()) -> _Look:
@@ -257,8 +257,8 @@ class Replicas:
     def __init__(self, context: Context) -> None:
         self._context = context
         clock, source = context.shared.clock, context.facts.source
-        self._destination = Destination(source.region, source.registry_id)
-        self.facts = DestinationFacts(self._destination, context.facts, since=clock.monotonic())
+        destination = Destination(source.region, source.registry_id)
+        self.facts = DestinationFacts(destination, context.facts, since=clock.monotonic())
         #: By repository.
         self.pollers: dict[str, ReplicaPoller] = {}
         self._interval = 0.0

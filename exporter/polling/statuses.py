@@ -285,9 +285,12 @@ class StatusPoller(Asker):
             found = expected | self._facts.required | self._reported
             found -= {Destination(source.region, source.registry_id)}
             found = frozenset(destination for destination in found if all(destination))
-        if found != self.destinations:
-            self.destinations = found
+        before, self.destinations = self.destinations, found
+        if found != before:
             self._sightings.changed = True
+        for destination in found - before:
+            if contents := self._sightings.last_listing(self._name, destination):
+                self.looked(destination, contents)
 
     def copies(self, destination: Destination) -> list[ImageFacts]:
         """The images that are expected or reported at the destination."""
