@@ -21,6 +21,7 @@ from panels import (
     GREY,
     ORANGE,
     RED,
+    REPLICA_COLOURS,
     STATUS_COLOURS,
     WIDTH,
     Panel,
@@ -83,6 +84,10 @@ NOT_COMPLETE = images('status!="COMPLETE"')
 BUCKETS = f"ecr_image_replication_duration_seconds_bucket{{{REGISTRY}}}"
 UNFINISHED = once(f'ecr_image_replication_status{{{REPOSITORY},status=~"IN_PROGRESS|MISSING"}}') + " == 1"
 FAILED = once(f"ecr_image_replication_failure_info{{{REPOSITORY}}}")
+REPLICA_PROBLEMS = (
+    f"ecr_image_replica_problem_info{{{REPOSITORY}}} and ignoring (reason, status)"
+    f' (ecr_image_replication_status{{{REPOSITORY},status="COMPLETE"}} == 1)'
+)
 CALLS = f"{OWN}aws_requests_total{{{REGISTRY}}}"
 #: Metrics that every process has, of ours alone.
 OURS = f"and on (job, instance) {OWN}build_info"
@@ -148,7 +153,7 @@ DESTINATIONS = Row(
         ),
         table(
             "Alerts",
-            once('ALERTS{alertname=~"ECR(Replication|Backfill).+"}'),
+            once('ALERTS{alertname=~"ECR(Replica|Backfill|Destination).+"}'),
             about="Alerts of the shipped rules that are pending or firing.",
             columns={
                 "alertname": "Alert",
@@ -188,6 +193,62 @@ DESTINATIONS = Row(
         ),
     ],
 )
+FROM_TO = {
+    "source_registry_id": "From account",
+    "source_region": "From Region",
+    "registry_id": "To account",
+    "region": "To Region",
+}
+REPLICAS = Row(
+    "Copies at the destinations",
+    [
+        matrix(
+            "Copies by state",
+            labelled(
+                "sum by (registry_id, region, state)"
+                f" ({once(f'ecr_repository_replica_images{{{REPOSITORY}}}')})",
+                "destination",
+                "registry_id",
+                "region",
+            ),
+            row="destination",
+            column="state",
+            colours=REPLICA_COLOURS,
+            about="What the destinations held at the last look, of the images of the chosen repositories.",
+        ),
+        table(
+            "Destinations that cannot be looked at",
+            once("ecr_destination_failure_info"),
+            about="Empty is well. What was seen last stays for replica_interval and stale_after.",
+            columns={"registry_id": "Account", "region": "Region", "reason": "Reason"},
+            width=6,
+        ),
+        lines(
+            "Age of the last look",
+            Query(
+                f"time() - {once('ecr_destination_last_success_timestamp_seconds')}",
+                "{{registry_id}}/{{region}}",
+            ),
+            about="Since each repository of the destination was looked at.",
+            unit="s",
+            width=6,
+        ),
+        table(
+            "Copies that are not present",
+            f"topk(200, {once(REPLICA_PROBLEMS)})",
+            about="Two hundred images whose replication is COMPLETE, and which the destination does not hold active"
+            " and under the tag.",
+            columns={
+                "repository": "Repository",
+                "tag": "Tag",
+                "digest": "Digest",
+                **FROM_TO,
+                "reason": "Reason",
+            },
+            width=WIDTH,
+        ),
+    ],
+)
 TROUBLE = Row(
     "Failing and stuck images",
     [
@@ -199,10 +260,7 @@ TROUBLE = Row(
                 "repository": "Repository",
                 "tag": "Tag",
                 "digest": "Digest",
-                "source_registry_id": "From account",
-                "source_region": "From Region",
-                "registry_id": "To account",
-                "region": "To Region",
+                **FROM_TO,
                 "failure_code": "Code",
                 "Value": "For",
             },
@@ -217,10 +275,7 @@ TROUBLE = Row(
                 "repository": "Repository",
                 "tag": "Tag",
                 "digest": "Digest",
-                "source_registry_id": "From account",
-                "source_region": "From Region",
-                "registry_id": "To account",
-                "region": "To Region",
+                **FROM_TO,
                 "status": "State",
                 "Value": "For",
             },
@@ -229,14 +284,6 @@ TROUBLE = Row(
         ),
     ],
 )
-
-
-FROM_TO = {
-    "source_registry_id": "From account",
-    "source_region": "From Region",
-    "registry_id": "To account",
-    "region": "To Region",
-}
 
 
 def backfill_images(state: str) -> str:
@@ -477,7 +524,7 @@ EXPORTER = Row(
         ),
     ],
 )
-ROWS = (OVERVIEW, DESTINATIONS, TROUBLE, BACKFILLS, LAG, BACKLOG, EXPORTER)
+ROWS = (OVERVIEW, DESTINATIONS, REPLICAS, TROUBLE, BACKFILLS, LAG, BACKLOG, EXPORTER)
 
 
 def variables() -> list[Mapping[str, Any]]:

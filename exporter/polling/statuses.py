@@ -28,7 +28,7 @@ from exporter.replication.model import (
     Replication,
     Status,
 )
-from exporter.replication.replicas import Contents, looked, only_at, settle
+from exporter.replication.replicas import Contents, before_arrival_forgotten, looked, only_at, settle
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 from exporter.replication.steps import Steps, finished, sliced
@@ -168,6 +168,8 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
+        arrived = self._arrived(before, after)
+        after = before_arrival_forgotten(after, arrived)
         self.find_destinations(r.destination for r in answer)
         self._observe(after, reported=frozenset(replication.destination for replication in answer))
         with self._store.lock:
@@ -178,7 +180,7 @@ class StatusPoller(Asker):
         self._context.works(FailureScope("status", self._name, digest))
         if not after.confirmed:
             self._ask(after, due=self._pacing.later(self._interval(after)))
-        self._look_soon(after, self._arrived(before, after), after.names)
+        self._look_soon(after, arrived, after.names)
         self.note_first_answer(digest)
 
     def works(self) -> None:

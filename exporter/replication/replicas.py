@@ -174,3 +174,17 @@ def only_at(image: ImageFacts, destinations: Collection[Destination]) -> ImageFa
         for of_name in image.replicas
     )
     return replace(image, replicas=_shared(replicas) if any(replicas) else ())
+
+
+def before_arrival_forgotten(image: ImageFacts, arrived: Collection[Destination]) -> ImageFacts:
+    """The facts of an image whose replication has just ended at these destinations.
+
+    A look before that time may have seen that it was not there yet, which is not known any more.
+    """
+    replicas = tuple(
+        tuple(r for r in of_name if r.destination not in arrived or r.state is ReplicaState.PRESENT)
+        for of_name in image.replicas
+    )
+    if replicas == image.replicas:
+        return image
+    return replace(image, replicas=_shared(replicas) if any(replicas) else ())

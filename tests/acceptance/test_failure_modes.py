@@ -38,6 +38,7 @@ from exporter.polling.workers import MAX_HANDED_OUT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"
+DESTINATION_TESTS = Path(__file__).parents[1] / "polling" / "test_replicas.py"
 JSON = "application/x-amz-json-1.1"
 STATUS = "DescribeImageReplicationStatus"
 
@@ -795,6 +796,14 @@ def test_a_credential_provider_hangs() -> None:
 
 
 def test_the_document_lists_exactly_these_tests() -> None:
-    named = re.findall(r"^\|.*\| `(test_\w+)` \|$", DOCUMENT.read_text(), re.MULTILINE)
+    """And, for destinations, tests of a file of their own."""
+    before, section = DOCUMENT.read_text().split("\n## Destinations\n")
+    destinations, after = section.split("\n## ", maxsplit=1)
+    row = re.compile(r"^\|.*\| `(test_\w+)` \|$", re.MULTILINE)
     tests = {name for name in globals() if name.startswith("test_")}
-    assert sorted(named) == sorted(tests - {"test_the_document_lists_exactly_these_tests"})
+    assert sorted(row.findall(before + after)) == sorted(
+        tests - {"test_the_document_lists_exactly_these_tests"}
+    )
+    named = row.findall(destinations)
+    assert len(named) == len(set(named)) > 5
+    assert set(named) <= set(re.findall(r"^def (test_\w+)", DESTINATION_TESTS.read_text(), re.MULTILINE))

@@ -145,6 +145,27 @@ def test_a_tag_that_moves_names_another_image_until_the_copy_arrives() -> None:
     assert replicas(rig)["latest"] == {"eu-west-1": "present"}
 
 
+def test_what_was_absent_before_its_replication_ended_is_not_absent_after_it() -> None:
+    """Also while the destination cannot be read."""
+    home, there = world()
+    copied(home, there, "old")
+    rig = Rig(looking(), home, there)
+    rig.run(60)
+    digest = home.push("team/app", "v1", at=rig.clock.time())
+    home.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig.run(1000)
+    assert replicas(rig)["v1"] == {"eu-west-1": "absent"}
+    there.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    there.push("team/app", "v1", at=rig.clock.time(), digest=digest)
+    home.report("team/app", digest, complete())
+    rig.run(600)
+    assert statuses(rig)["v1"] == "COMPLETE"
+    assert replicas(rig) == {"old": {"eu-west-1": "present"}, "v1": {}}
+    there.fault = lambda *_: None
+    rig.run(300)
+    assert replicas(rig)["v1"] == {"eu-west-1": "present"}
+
+
 def test_a_repository_that_is_not_there_holds_nothing() -> None:
     home, there = world()
     home.report("team/app", pushed(home, tag="v1", age=9 * HOUR), complete())
