@@ -138,20 +138,20 @@ class ReplicaPoller(Asker):
             self.ask_again(call.job)
 
     def _go_on(self, look: _Look) -> None:
-        lookup = look.run if isinstance(look.run, Lookup) else None
-        if not look.run.complete:
-            if lookup and look.calls >= MOST_LOOKUPS + (self._pages or 0):
+        run = look.run
+        if not run.complete:
+            if isinstance(run, Lookup) and look.calls >= MOST_LOOKUPS + (self._pages or 0):
                 if look.whole:
-                    self._suspects |= lookup.missing
+                    self._suspects |= run.missing
                 self._look = self._list()
             self.ask_again(self._job)
             return
-        if lookup:
+        if isinstance(run, Lookup):
             if look.whole:
-                self._suspects = frozenset(lookup.missing)
+                self._suspects = frozenset(run.missing)
             self._take(look)
         elif look.tags == "TAGGED":
-            self._pages = look.run.pages
+            self._pages = run.pages
             self._context.shared.turns.begin(self._tagged_images_listed(look))
         else:
             look.contents.everything = True
