@@ -236,8 +236,8 @@ REPLICAS = Row(
         table(
             "Copies that are not present",
             f"topk(200, {once(REPLICA_PROBLEMS)})",
-            about="Two hundred images whose replication is COMPLETE, and which the destination does not hold active"
-            " and under the tag.",
+            about="Two hundred images whose replication is COMPLETE, and which the destination does not hold"
+            " active and under the tag.",
             columns={
                 "repository": "Repository",
                 "tag": "Tag",
