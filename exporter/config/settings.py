@@ -277,8 +277,6 @@ def to_yaml(settings: Settings) -> str:
     """The complete effective settings; the same settings when parsed again, unless it holds secrets."""
     every = _ADAPTER.dump_python(settings, mode="json", exclude_none=True)
     changed = _ADAPTER.dump_python(settings, mode="json", exclude_defaults=True)
-    if not settings.destinations:
-        del every["destinations"]
     first = {"registries": changed.get("registries", [{}]), "targets": changed["targets"]}
     for entry, shown in zip(settings.registries, first["registries"], strict=True):
         if entry == replace(entry, name="").named:
