@@ -5,7 +5,7 @@ An answer changes the facts of its image and sets the time of the next question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -209,6 +209,8 @@ class StatusPoller(Asker):
             rules_expired=rules is None and self._registry.rules is not None,
             recent=age is not None and age < RECENT,
         )
+        expected = self._registry.expected(self._name) or NOWHERE
+        before = only_at(before, expected.union(before.required, (r.destination for r in replications)))
         (self._unverified.add if unverified else self._unverified.discard)(before.digest)
         since = states_since(
             before.since,
@@ -291,45 +293,61 @@ class StatusPoller(Asker):
         before, self.destinations = self.destinations, found
         if found != before:
             self._sightings.changed = True
+        for destination in before - found:
+            self.looked(destination, None)
         for destination in found - before:
             if contents := self._sightings.last_listing(self._name, destination):
                 self.looked(destination, contents)
 
     def copies(self, destination: Destination) -> list[ImageFacts]:
         """The images that are expected or reported at the destination."""
-        images = self._facts.images.values()
-        if destination in (self._registry.expected(self._name) or NOWHERE):
-            return list(images)
-        return [image for image in images if _is_wanted(image, destination)]
+        return list(self._wanted_at(destination))
+
+    def _wanted_at(self, destination: Destination) -> Iterator[ImageFacts]:
+        everywhere = destination in (self._registry.expected(self._name) or NOWHERE)
+        return (i for i in self._facts.images.values() if everywhere or _is_wanted(i, destination))
 
     def looked(self, destination: Destination, contents: Contents | None) -> None:
         """Take what the destination holds; None if that is not known any more."""
         if contents is not None:
             self._looked_at.add(destination)
+            if not any(self._wanted_at(destination)):
+                # ECR reports no image there any more, so it is looked at no longer.
+                self._reported -= {destination}
+                self.find_destinations()
         if before := self._looking.get(destination):
             finished(before)
         self._looking[destination] = steps = self._take_looks(destination, contents)
         self._context.shared.turns.begin(steps)
 
     def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
-        for some in sliced(self.copies(destination)):
-            for digest in (image.digest for image in some):
-                before = self._facts.images.get(digest)
-                after = looked(before, destination, contents) if before else None
-                if before is None or after is None or after is before:
+        for some in sliced(self._facts.images.keys()):
+            for before in filter(None, map(self._facts.images.get, some)):
+                after = self._after_look(before, destination, contents)
+                if after is before:
                     continue
-                if not self._pacing.settings.replica_interval:
-                    after = replace(after, replicas=())  # only watched registries show what they hold
-                after = self._settled(after)
                 with self._store.lock:
                     self._store.changed()
                     self._take_look(before, after)
                 if after.replications is not None:
-                    self.note_first_answer(digest)
+                    self.note_first_answer(after.digest)
             yield
+
+    def _after_look(
+        self, before: ImageFacts, destination: Destination, contents: Contents | None
+    ) -> ImageFacts:
+        expected = destination in (self._registry.expected(self._name) or NOWHERE)
+        wanted = expected or _is_wanted(before, destination)
+        after = looked(before, destination, contents if wanted else None)
+        if not self._pacing.settings.replica_interval:
+            after = replace(after, replicas=())  # only watched registries show what they hold
+        after = self._settled(after)
+        return before if after == before else after
 
     def _settled(self, image: ImageFacts) -> ImageFacts:
         """The facts of an image that need not be asked for, because it is present wherever it is expected."""
+        if image.replications is not None:
+            return image
         rules = self._registry.believed_rules(self._clock.monotonic(), self._pacing.settings.stale_after)
         if rules is None or not self._registry.rules_cover(image):
             return image
