@@ -91,16 +91,16 @@ class StatusPoller(Asker):
         else:
             self._ask(image, due=image.answered_at + self._pacing.settings.settled_interval)
 
-    def renamed(self, before: ImageFacts, image: ImageFacts) -> None:
+    def renamed(self, before: ImageFacts) -> None:
         """Take other names of an image, or other destinations at which it must arrive."""
-        if before.required != image.required:
-            self._ask(image)
-        elif image.state is ImageState.SETTLED:
-            new = set(image.names) - set(before.names)
-            self._look_soon(image, (r.destination for r in image.replications or ()), new)
+        image = self._facts.images[before.digest]
         if before.confirmed and not image.confirmed:
             with self._store.lock:
                 self._unconfirm(image)
+        if before.required != image.required:
+            self._ask(image)
+        if new := set(image.names) - set(before.names):
+            self._look_soon(image, _complete(image), new)
 
     def removed(self, digest: str) -> None:
         """Do not ask for an image any more."""
