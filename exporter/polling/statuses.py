@@ -118,7 +118,7 @@ class StatusPoller(Asker):
         return remembered.recall(
             image,
             clock=self._clock,
-            expected=self._registry.expected(self._name) or frozenset(),
+            expected=(self._registry.expected(self._name) or NOWHERE) | image.required,
             settled_interval=settings.settled_interval,
             stale_after=settings.stale_after,
         )
