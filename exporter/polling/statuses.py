@@ -357,7 +357,8 @@ class StatusPoller(Asker):
     def _take_look(self, before: ImageFacts, after: ImageFacts) -> None:
         """Count the next question after a look. The caller holds the lock."""
         if after.confirmed:
-            self._pacing.cancel(self._job(after.digest))
+            if not self.durations.awaits(after.digest):
+                self._pacing.cancel(self._job(after.digest))
             self._facts.put(replace(after, good_until=float("inf")))
         elif before.confirmed:
             self._unconfirm(after)
@@ -367,11 +368,14 @@ class StatusPoller(Asker):
             self._facts.put(after)
 
     def _unconfirm(self, image: ImageFacts) -> None:
-        """Ask again for an image that was seen everywhere until now. The caller holds the lock."""
+        """Ask again for an image that was seen everywhere until now. The caller holds the lock.
+
+        All images of a destination may come together, so they are spread over the interval.
+        """
         settings, now = self._pacing.settings, self._clock.monotonic()
         good_until = now + settings.settled_interval + settings.stale_after
         self._facts.put(replace(image, answered_at=now, good_until=good_until))
-        self._ask(image, due=self._pacing.later(settings.settled_interval))
+        self._ask(image, due=now + self._context.shared.random.uniform(0.0, settings.settled_interval))
 
     def _look_soon(
         self, image: ImageFacts, destinations: Iterable[Destination], names: Iterable[Name]
