@@ -193,11 +193,11 @@ def _or_glob(name: str, characters: str) -> str:
 
 
 #: Covers FIPS, dual-stack and other partitions.
-_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
+REGISTRY_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
 _ARN = r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)"
 _ADDRESS = 'write repository: {2}, and under registries: region: {1} and registry_id: "{0}"'
 _NO_REPOSITORIES = {
-    rf"{_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
+    rf"{REGISTRY_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
     _ARN: 'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
     r"([^:@]+)(?::[^:@]+)?@(.+)": "is more than a name; write repository: {0} and digest: {1}",
     r"([^:@]+):([^:@]+)": "is more than a name; write repository: {0} and tag: {1}",
