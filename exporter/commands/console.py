@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -11,6 +11,8 @@ from exporter.redaction import redact
 
 #: Returns to the start of the line and clears it.
 _CLEAR = "\r\x1b[K"
+#: The width of a terminal that does not tell it.
+_COLUMNS = 80
 
 
 def plain(text: str) -> str:
@@ -43,14 +45,19 @@ class Console:
         """Draw the live line again, after so many seconds of the command. Off a terminal, do nothing."""
         if self._live:
             states = ", ".join(f"{name} {state}" for name, state in self._states.items())
-            width = shutil.get_terminal_size().columns - 1
-            line = plain(f"[{format_duration(int(seconds))}] {states}")[:width]
+            line = plain(f"[{format_duration(int(seconds))}] {states}")[: self._columns() - 1]
             self._write(f"{_CLEAR}{line}")
             self._drawn = True
 
     def close(self) -> None:
         """Remove the live line."""
         self._write(self._cleared())
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
+        except OSError:
+            return _COLUMNS
 
     def _cleared(self) -> str:
         drawn, self._drawn = self._drawn, False

@@ -129,7 +129,7 @@ class Wait:
             self._console.show(look.states)
             found, late = verdict(look), self._left() <= 0
             if late:
-                return self._result(found or Outcome.TIMED_OUT, look)
+                return self._result(Outcome.TIMED_OUT if found is None else found, look)
             changed = look.copies != before.copies
             certain = found is Outcome.REPLICATED and look.complete
             if found is not None and (certain or (found is verdict(before) and not changed)):
