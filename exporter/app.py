@@ -21,7 +21,9 @@ from exporter import __version__, logs
 from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
 from exporter.cli import parse
+from exporter.commands.check import Check
 from exporter.commands.console import Console
+from exporter.commands.findings import Finding, as_json, as_text, is_problem
 from exporter.commands.wait import Question, UsageError, Wait
 from exporter.config import settings as config
 from exporter.config.settings import Settings
@@ -201,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if flags.command:
             return _COMMANDS[flags.command](flags)
-        return _check(flags) if flags.config_check else _serve(flags)
+        return _check_file(flags) if flags.config_check else _serve(flags)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -289,11 +291,33 @@ def _wait(flags: argparse.Namespace) -> int:
     return result.outcome
 
 
-#: By the name of the command.
-_COMMANDS = {"wait": _wait}
-
-
 def _check(flags: argparse.Namespace) -> int:
+    """Check the configuration against AWS."""
+    console = _console()
+    aws = AwsConnector()
+    loader = Loader(flags.config_file or "config.yaml", region=aws.region, regions=known_regions())
+    check = Check(
+        loader.load(),
+        connect=partial(aws.ecr, connections=1),
+        region=aws.region,
+        clock=time.time,
+        pause=threading.Event().wait,
+    )
+    began, findings = time.monotonic(), list[Finding]()
+    for finding in check.findings():
+        findings.append(finding)
+        console.draw(f"{finding.subject} {finding.level}", seconds=time.monotonic() - began)
+    console.close()
+    report = f"{json.dumps(as_json(findings))}\n" if flags.output == "json" else as_text(findings)
+    sys.stdout.write(report)
+    return int(is_problem(findings))
+
+
+#: By the name of the command.
+_COMMANDS = {"wait": _wait, "check": _check}
+
+
+def _check_file(flags: argparse.Namespace) -> int:
     """Check the files alone. The AWS settings of this machine do not matter."""
     file = flags.config_file or "config.yaml"
     restore_signals()

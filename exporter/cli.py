@@ -37,10 +37,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_flags(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_wait(commands)
+    _add_check(commands)
     flags = parser.parse_args(argv)
     if flags.command:
+        shared = ("command", "config_file") if flags.command == "check" else ("command",)
         serving = vars(parser.parse_args([])).items()
-        if any(getattr(flags, name) != value for name, value in serving if name != "command"):
+        if any(getattr(flags, name) != value for name, value in serving if name not in shared):
             parser.error(f"the flags of the exporter do not go before {flags.command}")
         return flags
     _check_telemetry_path(parser, flags.telemetry_path)
@@ -159,7 +161,34 @@ def _add_wait(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="look at the destinations too (default: at those in the account of the source or of the role)",
     )
-    add("--output", choices=("text", "json"), default="text", help="of the result on stdout (default: text)")
+    _add_output(parser)
+
+
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="check the configuration against AWS",
+        description="Check the configuration against AWS: credentials, permissions, rules, targets and "
+        "destinations. It only reads.",
+        epilog="Exit codes: 0 all is well, 1 there are problems, 2 wrong arguments or configuration; 128 and "
+        "its number after a signal.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        metavar="FILE",
+        type=_file,
+        default=argparse.SUPPRESS,
+        help="the configuration (default: config.yaml)",
+    )
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", choices=("text", "json"), default="text", help="of the result on stdout (default: text)"
+    )
 
 
 def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:

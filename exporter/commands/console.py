@@ -41,11 +41,10 @@ class Console:
                 if before.get(name) != state:
                     self.note(f"{name}: {state}")
 
-    def draw(self, seconds: float) -> None:
-        """Draw the live line again, after so many seconds of the command. Off a terminal, do nothing."""
+    def draw(self, text: str, *, seconds: float) -> None:
+        """Draw the live line, after so many seconds of the command. Off a terminal, do nothing."""
         if self._live:
-            states = ", ".join(f"{name} {state}" for name, state in self._states.items())
-            line = plain(f"[{format_duration(int(seconds))}] {states}")[: self._columns() - 1]
+            line = plain(f"[{format_duration(int(seconds))}] {text}")[: self._columns() - 1]
             self._write(f"{_CLEAR}{line}")
             self._drawn = True
 

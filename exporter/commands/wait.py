@@ -136,17 +136,18 @@ class Wait:
                 return self._result(found, look)
             pause = FIRST_PAUSE if changed else min(pause * GROWTH, LONGEST_PAUSE)
             asked = look.error.retry_after if look.error else None
-            self._pause(max(pause, asked or 0.0))
+            self._pause(max(pause, asked or 0.0), states=", ".join(" ".join(s) for s in look.states.items()))
             before = look
 
     def _left(self) -> float:
         """Seconds until the time-out, to the millisecond."""
         return round(self._began + self._question.timeout - self._clock(), 3)
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float, *, states: str) -> None:
+        """Pause so long, at most until the time-out. Meanwhile the states are drawn."""
         end = self._clock() + min(seconds, self._left())
         while (left := round(end - self._clock(), 3)) > 0:
-            self._console.draw(self._clock() - self._began)
+            self._console.draw(states, seconds=self._clock() - self._began)
             self._sleep(min(left, DRAW_EVERY))
 
     def _result(self, outcome: Outcome, look: Look) -> Result:

@@ -8,7 +8,8 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.command import PATIENCE, environment, eventually, run
@@ -31,7 +32,7 @@ def aws() -> Iterator[EmbeddedAWS]:
 
 
 @pytest.fixture
-def variables(aws: EmbeddedAWS) -> Mapping[str, str]:
+def variables(aws: EmbeddedAWS) -> Any:
     return {
         "AWS_ACCESS_KEY_ID": f"AKIADEMO{ACCOUNT}",
         "AWS_SECRET_ACCESS_KEY": "x",
@@ -40,7 +41,7 @@ def variables(aws: EmbeddedAWS) -> Mapping[str, str]:
     }
 
 
-def test_wait_writes_its_result_to_stdout_and_its_progress_to_stderr(variables: Mapping[str, str]) -> None:
+def test_wait_writes_its_result_to_stdout_and_its_progress_to_stderr(variables: Any) -> None:
     ended = run("wait", "team/app:v1", "--destination", "eu-west-1", "--output", "json", **variables)
     assert (ended.returncode, json.loads(ended.stdout)["result"]) == (0, "replicated")
     assert ended.stderr.splitlines()[1:] == [f"{ACCOUNT}/eu-west-1: COMPLETE, present"]
@@ -72,12 +73,12 @@ def test_wrong_arguments_are_told_on_one_line(arguments: list[str], message: str
     assert message in ended.stderr
 
 
-def test_a_region_that_is_not_known_is_told(variables: Mapping[str, str]) -> None:
+def test_a_region_that_is_not_known_is_told(variables: Any) -> None:
     ended = run("wait", "team/app:v1", "--destination=eu-wst-1", "--timeout=0", "--no-verify", **variables)
     assert (ended.returncode, "eu-wst-1 is not a Region that botocore knows" in ended.stderr) == (3, True)
 
 
-def test_a_terminal_has_a_live_line_that_is_gone_at_the_end(variables: Mapping[str, str]) -> None:
+def test_a_terminal_has_a_live_line_that_is_gone_at_the_end(variables: Any) -> None:
     terminal, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "exporter", "wait", "team/app:slow", "--timeout=1s"],
@@ -106,7 +107,7 @@ def test_a_terminal_has_a_live_line_that_is_gone_at_the_end(variables: Mapping[s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("hangs", [True, False], ids=["in a call", "between calls"])
 def test_a_signal_ends_it_at_once(
-    aws: EmbeddedAWS, variables: Mapping[str, str], number: signal.Signals, hangs: bool
+    aws: EmbeddedAWS, variables: Any, number: signal.Signals, hangs: bool
 ) -> None:
     if hangs:
         aws.fault = lambda _: Hang()
