@@ -167,8 +167,8 @@ _NO_REGIONS = {
 _REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
 Region = Annotated[str, text(_REGION, "a Region name, e.g. us-east-1", _NO_REGIONS, longest=64)]
 #: Covers FIPS, dual-stack and other partitions.
-_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
-_NO_ACCOUNTS = {rf"{_HOST}(?:/.*)?": "is the address of a registry; write {0}"}
+REGISTRY_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
+_NO_ACCOUNTS = {rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}"}
 Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555", _NO_ACCOUNTS)]
 _ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"
 _ROLE = "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader"
@@ -193,7 +193,7 @@ _ECR_ARN = "arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12})"
 _ARN = rf"{_ECR_ARN}:repository/(.+)"
 _ADDRESS = 'write repository: {2}, and under registries: region: {1} and registry_id: "{0}"'
 _NO_PLACES = {
-    rf"{_HOST}(?:/.*)?": "is the address of a registry; write {0}/{1}",
+    rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}/{1}",
     rf"{_ECR_ARN}(?::.*)?": "is an ARN; write {1}/{0}",
     rf"([0-9]{{12}})[:@.,]({_REGION})": "has no slash; write {0}/{1}",
     rf"({_REGION})[/:@.,]([0-9]{{12}})": "begins with the Region; write {1}/{0}",
@@ -203,7 +203,7 @@ _NO_PLACES = {
 _PLACE = "a destination: a Region, or an account (12 digits) and a Region, e.g. 444455556666/us-west-2"
 Place = Annotated[str, text(rf"(?:[0-9]{{12}}/)?{_REGION}", _PLACE, _NO_PLACES)]
 _NO_REPOSITORIES = {
-    rf"{_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
+    rf"{REGISTRY_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
     _ARN: 'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
     r"([^:@]+)(?::[^:@]+)?@(.+)": "is more than a name; write repository: {0} and digest: {1}",
     r"([^:@]+):([^:@]+)": "is more than a name; write repository: {0} and tag: {1}",
