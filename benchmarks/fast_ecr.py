@@ -26,7 +26,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 STATUS = "DescribeImageReplicationStatus"
 ACCOUNT, REGION = "111122223333", "us-east-1"
-DESTINATIONS = (("eu-west-1", ACCOUNT), ("us-west-2", ACCOUNT), ("eu-west-1", "444455556666"))
+PARTNER = "444455556666"
+DESTINATIONS = (("eu-west-1", ACCOUNT), ("us-west-2", ACCOUNT), ("eu-west-1", PARTNER))
 #: Seconds for which an unused allowance is saved.
 BURST = 1.0
 

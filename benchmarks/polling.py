@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from fast_ecr import REGION, STATUS, repository_name
+from fast_ecr import PARTNER, REGION, STATUS, repository_name
 
 from exporter.polling.workers import MAX_IN_FLIGHT
 
@@ -297,6 +297,40 @@ def stalls(baseline: Path | None = None) -> None:
     table("Longest time without a status call while listings change, milliseconds", rows)
 
 
+# -- settled images ----------------------------------------------------------------------------
+
+#: The intervals of `settled`, a sixtieth of 15m, 6h and 15m.
+SCALE = 60
+SETTLED = f"{UNBOUNDED}discovery_interval: 15s\nsettled_interval: 6m\n"
+LOOKS = f"replica_interval: 15s\ndestinations: [{{registry_id: '{PARTNER}'}}]\n"
+
+
+def settled_calls(config: str, *, images: int, repositories: int, home: Path = HERE.parent) -> float:
+    """Calls an hour for settled images, from a sixtieth of it that begins when all is settled and seen."""
+    with (
+        ecr(images=images, repositories=repositories) as server,
+        exporter(server, config, home=home) as running,
+    ):
+        # Images that are seen present everywhere are settled without a status call.
+        eventually(lambda: running.settled() >= images, within=images / 50 + PATIENCE, every=1.0)
+        threading.Event().wait(30)
+        before = len(server.control("/calls")["served"])
+        threading.Event().wait(6 * 3600 / SCALE)  # once around the settled interval
+        return (len(server.control("/calls")["served"]) - before) / 6
+
+
+def settled(baseline: Path | None = None, *, images: int = 10_000, repositories: int = 10) -> None:
+    """What settled images cost, of a checkout that looks at the copies and of one that asks for each."""
+    calls = partial(settled_calls, images=images, repositories=repositories)
+    rows = {"this checkout, with looks at three destinations": calls(SETTLED + LOOKS)}
+    if baseline:
+        rows[f"{baseline.name}, without looks"] = calls(SETTLED, home=baseline)
+    table(
+        f"{images} settled images in {repositories} repositories, calls an hour at 15m, 6h and 15m",
+        {what: f"{number:.0f}" for what, number in rows.items()},
+    )
+
+
 # -- at rest -----------------------------------------------------------------------------------
 
 
@@ -427,6 +461,7 @@ def between(moments: list[float], start: float, end: float) -> int:
 PARTS: Mapping[str, Callable[[], None]] = {
     "first-pass": first_pass,
     "stalls": stalls,
+    "settled": settled,
     "rest": rest,
     "memory": memory,
     "budget": budget,
@@ -436,7 +471,11 @@ PARTS: Mapping[str, Callable[[], None]] = {
 
 
 #: The parts that `--baseline` compares with another checkout.
-COMPARED: Mapping[str, Callable[[Path], None]] = {"first-pass": first_pass_compared, "stalls": stalls}
+COMPARED: Mapping[str, Callable[[Path], None]] = {
+    "first-pass": first_pass_compared,
+    "stalls": stalls,
+    "settled": settled,
+}
 
 
 def run(

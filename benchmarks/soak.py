@@ -38,7 +38,6 @@ from soak_world import DESTINATIONS, HOMES, OTHER, PARTNER, Churn, Faults, Scrap
 from support.command import Command, ask, running
 from support.embedded_aws import EmbeddedAWS
 
-from exporter.config.settings import Settings, keys
 from exporter.demo import REGION
 from exporter.polling.workers import MAX_IN_FLIGHT
 
@@ -54,8 +53,6 @@ NAMES_WITHIN = 2 * DISCOVERY + SLACK
 STATUS_WITHIN = SETTLED + DISCOVERY + SLACK
 #: Two looks at a destination, and a listing of the source.
 COPY_WITHIN = 2 * REPLICA + DISCOVERY + SLACK
-#: Whether this exporter can look at destinations.
-SEES_COPIES = "replica_interval" in keys(Settings)
 #: After an episode of n seconds a back-off may last for 2n + 1 s, a hanging call for 10 s. The rate recovers
 #: last after throttling, so a minute is added.
 EPISODE, CALM = (4.0, 12.0), (15.0, 30.0)
@@ -70,7 +67,7 @@ RELOAD_EVERY = (4.0, 12.0)
 MORE_MEMORY = 12.0
 #: Threads and descriptors: each registry and destination has workers with one connection each. The others
 #: belong to the process and to scrapes. Growth counts only above MOST, and if it is larger than MORE.
-_POLLED = len(HOMES) + len(DESTINATIONS) * SEES_COPIES
+_POLLED = len(HOMES) + len(DESTINATIONS)
 MOST_THREADS, MORE_THREADS = _POLLED * MAX_IN_FLIGHT + 12, 4
 MOST_DESCRIPTORS, MORE_DESCRIPTORS = _POLLED * MAX_IN_FLIGHT + 20, 8
 #: Shorter runs, in seconds, are not checked for growth.
@@ -90,9 +87,6 @@ failed_interval: {FAILED:.0f}s
 settled_interval: {SETTLED:.0f}s
 stale_after: {STALE_AFTER:.0f}s
 requests_per_second: {RATE:.0f}
-"""
-if SEES_COPIES:
-    _COMMON += f"""
 replica_interval: {REPLICA:.0f}s
 destinations:
   - registry_id: "{PARTNER}"
@@ -501,7 +495,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, EmbeddedAWS() as aws:
         directory = Path(name)
         file = directory / "config.yaml"
-        arguments.truth = Truth(aws, HOMES, configure(file, 0), SEES_COPIES)
+        arguments.truth = Truth(aws, HOMES, configure(file, 0))
         arguments.churn = Churn(aws, arguments.truth, Random(arguments.seed + 2))
         keys = aws.session().get_credentials()
         assert keys is not None

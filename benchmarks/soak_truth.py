@@ -206,8 +206,6 @@ class Truth:
     aws: EmbeddedAWS
     homes: tuple[Home, ...]
     watching: tuple[Watching, ...]
-    #: Whether the exporter looks at destinations.
-    sees_copies: bool
     #: (home, repository, tag) -> digest of watched names, and (home, repository, digest, place) -> status.
     names: Histories = field(default_factory=Histories)
     statuses: Histories = field(default_factory=Histories)
@@ -241,15 +239,14 @@ class Truth:
                             rows = self.held(Home(place.account, place.region), repository)
                             held[place, repository] = Copies(rows)
                         # Without a report, an image that is seen at its destination is COMPLETE.
-                        seen = self.sees_copies and digest in held[place, repository]
+                        seen = digest in held[place, repository]
                         unreported = "COMPLETE" if seen else "MISSING"
                         statuses[home, repository, digest, place] = found.get(place, unreported)
         at = time.monotonic()
         self.names.record(names, at)
         self.statuses.record(statuses, at)
-        if self.sees_copies:
-            self.tags.record(tags, at)
-            self.copies.record(dict(self._states(tags, statuses, held, at)), at)
+        self.tags.record(tags, at)
+        self.copies.record(dict(self._states(tags, statuses, held, at)), at)
 
     def _states(
         self,

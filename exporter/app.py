@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
 import sys
 import threading
 import time
@@ -19,6 +21,10 @@ from exporter import __version__, logs
 from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
 from exporter.cli import parse
+from exporter.commands.check import Check
+from exporter.commands.console import Console
+from exporter.commands.findings import Finding, as_json, as_text, is_problem
+from exporter.commands.wait import Question, UsageError, Wait
 from exporter.config import settings as config
 from exporter.config.settings import Settings
 from exporter.config.yaml_source import ConfigError, Problem
@@ -32,6 +38,7 @@ from exporter.lifecycle import (
     Reloads,
     Request,
     Requests,
+    end_on_signals,
     handle_signals,
     log_problems,
     restore_signals,
@@ -194,7 +201,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     logs.setup(flags.log_level, flags.log_format, sys.stderr)
     try:
-        return _check(flags) if flags.config_check else _serve(flags)
+        if flags.command:
+            return _COMMANDS[flags.command](flags)
+        return _check_file(flags) if flags.config_check else _serve(flags)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except ConfigError as error:
         if flags.config_check:
             sys.stderr.write(f"{error}\n")
@@ -240,7 +252,72 @@ def _serve(flags: argparse.Namespace) -> int:
         return _run(flags, requests, instruments, loader, aws)
 
 
+def _console() -> Console:
+    """The progress of a command. Signals end the process at once."""
+    console = Console(sys.stderr, live=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+    end_on_signals(console.close)
+    return console
+
+
+def _wait(flags: argparse.Namespace) -> int:
+    console = _console()
+    aws = AwsConnector()
+    image = flags.image
+    if image.region and flags.region not in (None, image.region):
+        raise UsageError(f"--region {flags.region} is not the Region of the image, {image.region}")
+    region = image.region or flags.region or aws.region
+    if not region:
+        raise UsageError("no Region is given, and none found in AWS_REGION or the AWS profile; use --region")
+    for place in (region, *flags.destinations):
+        if (name := place.rpartition("/")[2]) not in known_regions():
+            console.note(f"{name} is not a Region that botocore knows")
+    question = Question(
+        image,
+        region=region,
+        destinations=tuple(flags.destinations),
+        role_arn=flags.role_arn,
+        timeout=flags.timeout,
+        verify=flags.verify,
+    )
+    result = Wait(
+        question,
+        connect=partial(aws.ecr, connections=1),
+        clock=time.monotonic,
+        sleep=threading.Event().wait,
+        console=console,
+    ).run()
+    console.close()
+    sys.stdout.write(f"{json.dumps(result.json())}\n" if flags.output == "json" else result.text())
+    return result.outcome
+
+
 def _check(flags: argparse.Namespace) -> int:
+    """Check the configuration against AWS."""
+    console = _console()
+    aws = AwsConnector()
+    loader = Loader(flags.config_file or "config.yaml", region=aws.region, regions=known_regions())
+    check = Check(
+        loader.load(),
+        connect=partial(aws.ecr, connections=1),
+        region=aws.region,
+        clock=time.time,
+        pause=threading.Event().wait,
+    )
+    began, findings = time.monotonic(), list[Finding]()
+    for finding in check.findings():
+        findings.append(finding)
+        console.draw(f"{finding.subject} {finding.level}", seconds=time.monotonic() - began)
+    console.close()
+    report = f"{json.dumps(as_json(findings))}\n" if flags.output == "json" else as_text(findings)
+    sys.stdout.write(report)
+    return int(is_problem(findings))
+
+
+#: By the name of the command.
+_COMMANDS = {"wait": _wait, "check": _check}
+
+
+def _check_file(flags: argparse.Namespace) -> int:
     """Check the files alone. The AWS settings of this machine do not matter."""
     file = flags.config_file or "config.yaml"
     restore_signals()

@@ -1,4 +1,4 @@
-"""The command line: its flags, and one line for a wrong flag."""
+"""The command line: its flags and commands, and one line for a wrong one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import os
 import re
 import socket
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from exporter import __version__, logs
+from exporter.commands.image import checked, parse_image
+from exporter.config import validators as of
 from exporter.config.validators import parse_duration
 from exporter.replication.targets import Shard
 
+T = TypeVar("T")
 #: A path that every HTTP client sends as it is: no query, no escape, no segment that is empty, "." or "..".
 TELEMETRY_PATH = r"^(?:/\.?[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?$"
 
@@ -28,11 +31,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags. Exits with 2 if they are wrong."""
     parser = Command(
         prog="ecr-replication-exporter",
-        description="Prometheus exporter for Amazon ECR image replication.",
+        description="Prometheus exporter for Amazon ECR image replication. It serves without a command.",
         allow_abbrev=False,
     )
     _add_flags(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_wait(commands)
+    _add_check(commands)
     flags = parser.parse_args(argv)
+    if flags.command:
+        shared = ("command", "config_file") if flags.command == "check" else ("command",)
+        serving = vars(parser.parse_args([])).items()
+        if any(getattr(flags, name) != value for name, value in serving if name not in shared):
+            parser.error(f"the flags of the exporter do not go before {flags.command}")
+        return flags
     _check_telemetry_path(parser, flags.telemetry_path)
     flags.shard = _shard(parser, flags.ordinal, flags.total_shards)
     return flags
@@ -100,6 +112,85 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--version", action="version", version=f"%(prog)s {__version__}")
 
 
+def _add_wait(commands: Any) -> None:
+    about = "Wait until an image has arrived wherever it is replicated to."
+    parser = commands.add_parser(
+        "wait",
+        help="wait until an image is replicated",
+        description=about,
+        epilog="Exit codes: 0 replicated, 1 FAILED, refused or not found, 2 wrong arguments, 3 timed out, "
+        "4 nothing sends it anywhere; 128 and its number after a signal.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "image",
+        metavar="IMAGE",
+        type=_valid(parse_image),
+        help="repo:tag, repo@sha256:..., or the URI in the registry, whose account and Region count",
+    )
+    add(
+        "--destination",
+        dest="destinations",
+        metavar="[ACCOUNT/]REGION",
+        type=_valid(lambda text: checked(of.Place, text)),
+        action="append",
+        default=[],
+        help="where it must arrive, repeatable (default: where the rules or ECR say)",
+    )
+    add(
+        "--region",
+        type=_valid(lambda text: checked(of.Region, text)),
+        help="the Region of the source (default: that of the URI, else of AWS_REGION or the profile)",
+    )
+    add(
+        "--role-arn",
+        metavar="ARN",
+        type=_valid(lambda text: checked(of.RoleArn, text)),
+        help="the role to assume",
+    )
+    add(
+        "--timeout",
+        metavar="DURATION",
+        type=_valid(parse_duration),
+        default=1800.0,
+        help="give up after this time; 0 looks once (default: 30m)",
+    )
+    add(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help="look at the destinations too (default: at those in the account of the source or of the role)",
+    )
+    _add_output(parser)
+
+
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="check the configuration against AWS",
+        description="Check the configuration against AWS: credentials, permissions, rules, targets and "
+        "destinations. It only reads.",
+        epilog="Exit codes: 0 all is well, 1 there are problems, 2 wrong arguments or configuration; 128 and "
+        "its number after a signal.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        metavar="FILE",
+        type=_file,
+        default=argparse.SUPPRESS,
+        help="the configuration (default: config.yaml)",
+    )
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", choices=("text", "json"), default="text", help="of the result on stdout (default: text)"
+    )
+
+
 def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:
     if not path.startswith("/"):
         parser.error(f"argument --web.telemetry-path: {path!r} does not start with /")
@@ -151,11 +242,20 @@ def _file(text: str) -> str:
     return text
 
 
+def _valid(read: Callable[[str], T]) -> Callable[[str], T]:
+    """A type of arguments. A ValueError of `read` is the advice that the operator gets."""
+
+    def valid(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return valid
+
+
 def _interval(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    seconds = _valid(parse_duration)(text)
     if 0 < seconds < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is too short; at least 1s, or 0 for never")
     return seconds

@@ -111,6 +111,25 @@ def restore_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
+def end_on_signals(before: Callable[[], None]) -> None:
+    """End the process at once on SIGINT, SIGTERM and SIGHUP, with 128 and the number as a shell reports it.
+
+    For commands. `before` is called first, in a thread of its own. The signals stay blocked in all other
+    threads, so that they are also received by the first process of a container and during a DNS look-up.
+    Raises RuntimeError if the system refuses the thread.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def wait() -> None:
+        number = signal.sigwait(_SIGNALS)
+        try:
+            before()
+        finally:
+            os._exit(128 + number)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
 # -- the configuration ---------------------------------------------------------------------------
 
 

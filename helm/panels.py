@@ -11,6 +11,13 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 RED, ORANGE, BLUE, GREEN, GREY = "red", "orange", "blue", "green", "text"
 STATUS_COLOURS = {"FAILED": RED, "MISSING": ORANGE, "IN_PROGRESS": BLUE, "COMPLETE": GREEN}
+REPLICA_COLOURS = {
+    "absent": RED,
+    "archived": RED,
+    "untagged": ORANGE,
+    "other_image": ORANGE,
+    "present": GREEN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +92,20 @@ def table(
     return Panel(title, "table", [query], about, options=options, transformations=[organize], **more)
 
 
-def matrix(title: str, expr: str, *, row: str, about: str, **more: Any) -> Panel:
-    """A row for each value of the label `row`, a column for each status."""
+def matrix(
+    title: str,
+    expr: str,
+    *,
+    row: str,
+    about: str,
+    column: str = "status",
+    colours: Mapping[str, str] = STATUS_COLOURS,
+    **more: Any,
+) -> Panel:
+    """A row for each value of the label `row`, a column for each value of `column`."""
     pivot = {
         "id": "groupingToMatrix",
-        "options": {"rowField": row, "columnField": "status", "valueField": "Value", "emptyValue": "zero"},
+        "options": {"rowField": row, "columnField": column, "valueField": "Value", "emptyValue": "zero"},
     }
     query = Query(expr, instant=True, format="table")
     return Panel(
@@ -98,7 +114,7 @@ def matrix(title: str, expr: str, *, row: str, about: str, **more: Any) -> Panel
         [query],
         about,
         transformations=[pivot],
-        overrides=[_cell(*each) for each in STATUS_COLOURS.items()],
+        overrides=[_cell(*each) for each in colours.items()],
         **more,
     )
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from exporter.aws import parsing
-from exporter.aws.errors import Classified
+from exporter.aws.errors import Classified, ECRError
 from exporter.aws.session import Access
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import (
@@ -33,7 +33,8 @@ TagStatus: TypeAlias = Literal["TAGGED", "UNTAGGED", "ANY"]
 #: Without it, ECR lists active images alone (botocore service model).
 _ARCHIVED = {"imageStatus": "ANY"}
 
-#: Every operation of ECR that is ever called; docs/iam-policy.json grants these, and what docs/iam.md names.
+#: Every operation of ECR that the exporter calls; docs/iam-policy.json grants these, and what docs/iam.md
+#: names. The command `check` calls GetRegistryPolicy too.
 OPERATIONS = (
     "DescribeRegistry",
     "DescribeRepositories",
@@ -73,8 +74,18 @@ class EcrClient(Protocol):
         """One page of the backfills from the registry. Those that ended are listed for 90 days."""
 
 
+class OwnRegistryClient(EcrClient, Protocol):
+    """What the command `check` asks too: about the credentials and the registry of their own account."""
+
+    def caller(self) -> str:
+        """The ARN of the credentials."""
+
+    def registry_policy(self) -> str:
+        """The policy of the registry as JSON; "" if it has none. It has no other input than the caller."""
+
+
 class BotoEcrClient:
-    """EcrClient on boto3."""
+    """OwnRegistryClient on boto3."""
 
     def __init__(self, access: Access, settings: RegistrySettings) -> None:
         self._access = access
@@ -84,6 +95,17 @@ class BotoEcrClient:
         account = self._ask(parsing.account, "sts", "GetCallerIdentity")
         self._learn(account)
         return account
+
+    def caller(self) -> str:
+        return self._ask(parsing.caller, "sts", "GetCallerIdentity")
+
+    def registry_policy(self) -> str:
+        try:
+            return self._ask(parsing.registry_policy, "ecr", "GetRegistryPolicy")
+        except ECRError as error:
+            if error.code == "RegistryPolicyNotFoundException":
+                return ""
+            raise
 
     def registry(self) -> Registry:
         registry = self._ask(parsing.registry, "ecr", "DescribeRegistry")

@@ -51,6 +51,16 @@ def account(answer: Row) -> str:
     return _account_id(answer, "Account")
 
 
+def caller(answer: Row) -> str:
+    """GetCallerIdentity: the ARN of the credentials."""
+    return _needed(answer, "Arn")
+
+
+def registry_policy(answer: Row) -> str:
+    """GetRegistryPolicy: the policy as JSON."""
+    return _needed(answer, "policyText")
+
+
 def registry(answer: Row) -> Registry:
     """DescribeRegistry: the account and the rules. A registry without rules has an empty list of rules."""
     rules = _rows(_part(answer, "replicationConfiguration"), "rules")

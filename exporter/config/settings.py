@@ -174,13 +174,24 @@ def parse(
             Problem(file, None, "", "PyYAML has no libyaml here, so a large file takes several times as long")
         )
     found = document.validate(_conflicts)
-    for i, entry in enumerate(found.registries):
-        if regions and entry.region and entry.region not in regions:
-            close = " or ".join(sorted(get_close_matches(entry.region, regions, n=2)))
-            message = f"{show(entry.region)} is not a Region that botocore knows"
+    for place, region in _regions(found):
+        if regions and region not in regions:
+            close = " or ".join(sorted(get_close_matches(region, regions, n=2)))
+            message = f"{show(region)} is not a Region that botocore knows"
             message += f"; did you mean {close}?" if close else ""
-            warn(document.problem(("registries", i, "region"), message))
+            warn(document.problem(place, message))
     return replace(found, registries=tuple(entry.named for entry in found.registries))
+
+
+def _regions(settings: Settings) -> Iterator[tuple[Place, str]]:
+    """Every Region of the file, with its place."""
+    for key in ("registries", "destinations"):
+        for i, entry in enumerate(getattr(settings, key)):
+            if entry.region:
+                yield (key, i, "region"), entry.region
+    for i, target in enumerate(settings.targets):
+        for number, destination in enumerate(target.destinations):
+            yield ("targets", i, "destinations", number), destination.rpartition("/")[2]
 
 
 _ROLE_NEEDED = "works only with a role_arn: it is handed over when a role is assumed"
@@ -192,18 +203,17 @@ _Plain = Mapping[str, Any]
 
 def _conflicts(values: _Plain) -> Iterator[tuple[Place, str]]:
     """The place and the message of each value that contradicts another."""
+    for key in ("registries", "destinations"):
+        for i, entry in enumerate(values.get(key) or ()):
+            if entry and "external_id" in entry and "role_arn" not in entry:
+                yield (key, i, "external_id"), _ROLE_NEEDED
     registries, targets = values.get("registries", [{}]) or [None], values.get("targets") or ()
     names = [_name(entry) for entry in registries]
     # Two entries with one default name are one registry.
     owners = {name: i for i, name in enumerate(names) if name and "name" not in registries[i]}
     for i, (entry, name) in enumerate(zip(registries, names, strict=True)):
-        if entry and "external_id" in entry and "role_arn" not in entry:
-            yield ("registries", i, "external_id"), _ROLE_NEEDED
         if name and (owner := owners.setdefault(name, i)) != i and "name" in entry:
             yield ("registries", i, "name"), f"{show(name)} is already the name of registries[{owner}]"
-    for i, reader in enumerate(values.get("destinations") or ()):
-        if reader and "external_id" in reader and "role_arn" not in reader:
-            yield ("destinations", i, "external_id"), _ROLE_NEEDED
     for i, target in enumerate(targets):
         for place, message in _target_conflicts(target or {}, names):
             yield ("targets", i, *place), message

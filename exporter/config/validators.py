@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Annotated, Any
 
 import pydantic
@@ -111,19 +110,15 @@ def text(
     return _reads(read, **schema)
 
 
-def _duration(shortest: float, least: str) -> Any:
-    """Seconds. `least` is the pattern of a part that is long enough, for the JSON Schema."""
-    read = partial(parse_duration, shortest=shortest)
-    return _reads(read, format_duration, pattern=f"^(?:{DURATION})$", allOf=[{"pattern": least}])
-
-
-def _or_never(shortest: float) -> Any:
-    """Seconds, or 0 for never."""
+def _duration(shortest: float, least: str, *, or_never: bool = False) -> Any:
+    """Seconds; also 0 if `or_never`. `least` is the pattern of what is long enough, for the JSON Schema."""
 
     def read(value: str) -> float:
-        return parse_duration(value) and parse_duration(value, shortest=shortest)
+        never = or_never and parse_duration(value) == 0
+        return 0.0 if never else parse_duration(value, shortest=shortest)
 
-    return _reads(read, format_duration, pattern=f"^(?:{DURATION})$")
+    zero, least = (r"0|", rf"^(?:0|(?:0+(?:[ywdhs]|ms?))+)$|{least}") if or_never else ("", least)
+    return _reads(read, format_duration, pattern=f"^(?:{zero}{DURATION})$", allOf=[{"pattern": least}])
 
 
 def _number(pattern: str, name: str) -> BeforeValidator:
@@ -148,9 +143,10 @@ Rate = Annotated[
     _number(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?", "a number; write e.g. 10 or 0.5"),
     PlainSerializer(lambda rate: int(rate) if float(rate).is_integer() else rate),
 ]
-#: The m of ms is not a minute.
-Interval = Annotated[float, _duration(1.0, "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms")]
-IntervalOrNever = Annotated[float, _or_never(1.0)]
+#: A part of a second or more. The m of ms is not a minute.
+_SECOND = "[1-9][0-9]*(?:[ywdhs]|m(?:[0-9]|$))|[1-9][0-9]{3,}ms"
+Interval = Annotated[float, _duration(1.0, _SECOND)]
+IntervalOrNever = Annotated[float, _duration(1.0, _SECOND, or_never=True)]
 Age = Annotated[float, _duration(0.001, "[1-9]")]
 _NAME = "a name: visible characters, no spaces around them"
 Name = Annotated[str, text(r"\S(?:.*\S)?", _NAME)]
@@ -170,9 +166,10 @@ _NO_REGIONS = {
 }
 _REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
 Region = Annotated[str, text(_REGION, "a Region name, e.g. us-east-1", _NO_REGIONS, longest=64)]
-_PLACE = "a destination: a Region, or an account and a Region, e.g. eu-west-1 or 444455556666/us-west-2"
-Place = Annotated[str, text(rf"(?:[0-9]{{12}}/)?{_REGION}", _PLACE)]
-Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555")]
+#: Covers FIPS, dual-stack and other partitions.
+REGISTRY_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
+_NO_ACCOUNTS = {rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}"}
+Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555", _NO_ACCOUNTS)]
 _ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"
 _ROLE = "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader"
 RoleArn = Annotated[str, text(_ROLE_ARN, _ROLE, longest=2048)]
@@ -192,12 +189,21 @@ def _or_glob(name: str, characters: str) -> str:
     return rf"{name}|(?:[{characters}]*(?:[*?]|\[!?[{characters}]+\]))+[{characters}]*"
 
 
-#: Covers FIPS, dual-stack and other partitions.
-_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
-_ARN = r"arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12}):repository/(.+)"
+_ECR_ARN = "arn:[a-z-]+:ecr:([a-z0-9-]+):([0-9]{12})"
+_ARN = rf"{_ECR_ARN}:repository/(.+)"
 _ADDRESS = 'write repository: {2}, and under registries: region: {1} and registry_id: "{0}"'
+_NO_PLACES = {
+    rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}/{1}",
+    rf"{_ECR_ARN}(?::.*)?": "is an ARN; write {1}/{0}",
+    rf"([0-9]{{12}})[:@.,]({_REGION})": "has no slash; write {0}/{1}",
+    rf"({_REGION})[/:@.,]([0-9]{{12}})": "begins with the Region; write {1}/{0}",
+    "([0-9]{12})": "is an account without a Region; write e.g. {0}/us-east-1",
+    **{rf"((?:[0-9]{{12}}/)?){slip}": hint.replace("{0}", "{0}{1}") for slip, hint in _NO_REGIONS.items()},
+}
+_PLACE = "a destination: a Region, or an account (12 digits) and a Region, e.g. 444455556666/us-west-2"
+Place = Annotated[str, text(rf"(?:[0-9]{{12}}/)?{_REGION}", _PLACE, _NO_PLACES)]
 _NO_REPOSITORIES = {
-    rf"{_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
+    rf"{REGISTRY_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
     _ARN: 'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
     r"([^:@]+)(?::[^:@]+)?@(.+)": "is more than a name; write repository: {0} and digest: {1}",
     r"([^:@]+):([^:@]+)": "is more than a name; write repository: {0} and tag: {1}",

@@ -229,6 +229,11 @@ class ECR:
         with self._lock:
             self._registry(registry_id, region).rules = list(rules)
 
+    def set_policy(self, registry_id: str, region: str, policy: str) -> None:
+        """Replace the registry policy, which is JSON. It decides nothing here: `denied` does."""
+        with self._lock:
+            self._registry(registry_id, region).policy = policy
+
     def set_backfills(self, registry_id: str, region: str, backfills: Sequence[Any]) -> None:
         """Replace the backfills, in the format of AWS. Their order is that of the listing."""
         with self._lock:
@@ -322,6 +327,12 @@ class ECR:
     def _describe_registry(self, call: Call) -> dict[str, Any]:
         registry = self._registry(call.kind.account, call.kind.region)
         return {"registryId": registry.registry_id, "replicationConfiguration": {"rules": registry.rules}}
+
+    def _get_registry_policy(self, call: Call) -> dict[str, Any]:
+        registry = self._registry(call.kind.account, call.kind.region)
+        if not registry.policy:
+            raise Refuse(400, "RegistryPolicyNotFoundException", "the registry has no policy")
+        return {"registryId": registry.registry_id, "policyText": registry.policy}
 
     def _put_replication_configuration(self, call: Call) -> dict[str, Any]:
         configuration = call.params["replicationConfiguration"]
@@ -456,6 +467,7 @@ class ECR:
         "DescribeImages": _describe_images,
         "DescribeRegistry": _describe_registry,
         "DescribeRepositories": _describe_repositories,
+        "GetRegistryPolicy": _get_registry_policy,
         "ListImages": _list_images,
         "ListReplicationBackfills": _list_replication_backfills,
         "PutImage": _put_image,

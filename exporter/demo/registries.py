@@ -183,6 +183,8 @@ class Registry:
     registry_id: str
     region: str
     rules: list[Any] = field(default_factory=list)
+    #: The registry policy as JSON; "" without one. It decides nothing: `denied` says who refuses replicas.
+    policy: str = ""
     backfills: list[Any] = field(default_factory=list)
     repositories: dict[str, Repository] = field(default_factory=dict)
     pushes: int = 0

@@ -21,9 +21,12 @@ COMBINATIONS
 
 An image that is watched by tag is present if the tag names its digest there; one that is watched by digest is
 present if the destination holds it. What was seen stays until the next look (`replica_interval`). If a
-destination cannot be read, it stays for `replica_interval` and `stale_after`, and then its series go. Nothing
-is said of a destination that was never looked at: another account without an entry in `destinations`, or
-`replica_interval: 0s`.
+destination cannot be read, it stays for `replica_interval` and `stale_after`, and then its series go. When an
+image becomes COMPLETE, an earlier look that did not show it there is not believed any more. The next look
+comes within `pending_interval`.
+
+Nothing is said of a destination that was never looked at: another account without an entry in
+`destinations`, or `replica_interval: 0s`.
 
 ## What the histogram of durations counts
 

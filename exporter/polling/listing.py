@@ -155,6 +155,11 @@ class ImageListing:
         return partial(client.images, self._repository, self._pass.token, tags=tags)
 
     @property
+    def untagged(self) -> bool:
+        """Whether images without a tag are listed."""
+        return self._targets.untagged
+
+    @property
     def pages(self) -> int | None:
         """How many pages the last listing had; None if names are looked up."""
         return self._pages

@@ -35,6 +35,8 @@ from exporter.replication.targets import WHOLE, Newest, Shard
 
 #: Longest sleep of the loop in seconds, so that its heartbeat shows that it runs.
 HEARTBEAT = 10.0
+#: Seconds between two searches for destinations, while repositories are listed for the first time.
+FIND_EVERY = 1.0
 
 
 class Connector(Protocol):
@@ -118,6 +120,7 @@ class Poller:
         self._accounts: dict[Access, str] = {}
         self._clients: dict[Access, EcrClient] = {}
         self._overdue_since: float | None = None
+        self._find_at = clock.monotonic()
         self._heartbeat = clock.monotonic()
         self.configure(settings)
 
@@ -167,9 +170,11 @@ class Poller:
         self._shared.turns.take()
         self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()
-        if self._shared.sightings.changed:
-            self._find_destinations()
         wake_at = now + HEARTBEAT
+        if self._shared.sightings.changed:
+            wake_at = min(wake_at, self._find_at)
+            if now >= self._find_at:
+                self._find_destinations()
         everything = (*self._registries, *self._destinations.values())
         for polled in everything:
             polled.registry.end_lost_calls()
@@ -292,13 +297,16 @@ class Poller:
     def _find_destinations(self) -> None:
         """Look at the destinations of the watched images that can be read, and at no others."""
         self._shared.sightings.changed = False
+        self._find_at = self._clock.monotonic() + FIND_EVERY
         wanted = self._shared.sightings.wanted() if self._settings.replica_interval else {}
-        watched = {polled.source: polled.registry for polled in self._registries}
-        for source, registry in watched.items():
-            registry.look_at(wanted.pop(Destination(source.region, source.registry_id), ()))
-        accesses = {to: readers(to, self._settings.destinations, self._groups) for to in wanted}
+        watched = {Destination(p.source.region, p.source.registry_id): p.registry for p in self._registries}
+        accesses = {
+            to: readers(to, self._settings.destinations, self._groups) for to in wanted if to not in watched
+        }
         for destination in [to for to in self._destinations if not accesses.get(to)]:
             self._destinations.pop(destination).retire()
+        for destination, registry in watched.items():
+            registry.look_at(wanted.get(destination, ()))
         for destination, its_accesses in accesses.items():
             if its_accesses:
                 self._look_at(destination, wanted[destination], its_accesses)

@@ -19,6 +19,7 @@ from exporter.polling.repositories import RepositoriesPoller
 from exporter.polling.repository_settings import SettingsPoller
 from exporter.polling.rounds import TargetRounds
 from exporter.polling.rules import AccountPoller, OnAccount, RulesPoller
+from exporter.replication.model import Destination
 from exporter.replication.targets import Targets
 
 #: All that says how long an answer is good for, and when the next question is due.
@@ -93,13 +94,14 @@ class RegistryPoller(Dispatcher):
 
     def look_at(self, repositories: Collection[str]) -> None:
         """Look at the copies in these repositories, as a destination of other registries."""
-        if repositories and self.replicas is None:
-            self.replicas = Replicas(self._context, self._settings)
-        if self.replicas and repositories:
-            self.replicas.configure(repositories, self._context.clients)
-        elif self.replicas:
+        source = self.facts.source
+        here = Destination(source.region, source.registry_id)
+        if self.replicas and not (repositories and self.replicas.facts.destination == here):
             self.replicas.retire()
             self.replicas = None
+        if repositories:
+            self.replicas = self.replicas or Replicas(self._context, self._settings)
+            self.replicas.configure(repositories, self._context.clients)
 
     def reloaded(self) -> None:
         self._backfills.ask_if_refused()

@@ -15,14 +15,14 @@ from exporter.polling.context import Asker, Context
 from exporter.polling.listing import Listing, Lookup
 from exporter.polling.rate_limit import Operation
 from exporter.polling.repository_settings import SettingsPoller
-from exporter.replication.facts import DestinationFacts
+from exporter.replication.facts import DestinationFacts, Look
 from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Page, Reason
-from exporter.replication.replicas import NOTHING, Contents
+from exporter.replication.replicas import Contents
 from exporter.replication.steps import Steps, sliced
 
 #: Calls of one look-up after which the repository is listed instead: unknown names cost a call each.
 MOST_LOOKUPS = 10
-#: Seconds between two listings of untagged images that only tell why a known image is not present.
+#: Seconds between two listings of all images that only tell why a known image is not present.
 UNTAGGED_EVERY = 3600.0
 #: What waits to be looked up soon is collected for this part of `pending_interval`.
 COLLECT_FOR = 1 / 3
@@ -32,12 +32,11 @@ CHECK_EVERY = 10.0
 
 @dataclass(slots=True)
 class _Look:
-    """A look under way. `names` is None for a listing: of tagged images, and then of the others if needed."""
+    """A look under way. A listing is one of tagged images, and then one of all images if that is needed."""
 
     run: Listing[Image] | Lookup
     #: Whether it is about all copies.
     whole: bool = True
-    names: frozenset[Name] | None = None
     tags: TagStatus = "TAGGED"
     calls: int = 0
     #: What was seen until now.
@@ -61,14 +60,18 @@ class ReplicaPoller(Asker):
         #: Monotonic time of the next look at all copies; and names to look up before.
         self._due = self._clock.monotonic()
         self._soon: set[Name] = set()
+        #: Monotonic times: when to look them up, and until when to stay away after a failure.
+        self._soon_due = self._due
+        self._held_until = float("-inf")
         #: How many pages the last listing had; None before. Which names were not there at the last look-up.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
-        #: Monotonic time at which untagged images were listed last.
+        #: Monotonic time at which all images were listed last.
         self._untagged_at = float("-inf")
         #: Whether ECR refuses to look names up in the archive too.
         self._lists_only = False
-        facts.looks[repository] = None
+        with self._store.lock:
+            facts.looks[repository] = Look(self._due)
         self._sightings.look(repository, facts.destination, self)
         self.ask_again(self._job)
 
@@ -76,6 +79,9 @@ class ReplicaPoller(Asker):
 
     def look_soon(self, names: Iterable[Name]) -> None:
         """Look these names up soon: their copies have just arrived."""
+        if not self._soon:
+            # What arrives meanwhile does not put it off.
+            self._soon_due = self._pacing.later(COLLECT_FOR * self._pacing.settings.pending_interval)
         self._soon.update(names)
         if not self._look:
             self._book()
@@ -84,15 +90,15 @@ class ReplicaPoller(Asker):
         """Take that the registry's own listing showed all copies, or not `everything`."""
         self._settings.seen(self._name, exists=True)
         if everything and not self._look:
+            self._works()
             self._done()
-        elif self._facts.looks[self._name] is None and not self._look:
+        elif self._facts.looks[self._name].time is None and not self._look:
             self._due = self._clock.monotonic()
             self._book()
 
     def _book(self) -> None:
-        settings = self._pacing.settings
-        soon = self._pacing.later(COLLECT_FOR * settings.pending_interval) if self._soon else self._due
-        self.ask_again(self._job, due=min(self._due, soon))
+        due = min(self._due, self._soon_due) if self._soon else self._due
+        self.ask_again(self._job, due=max(due, self._held_until))
 
     def _begin(self) -> _Look:
         destination, pages = self._facts.destination, self._pages
@@ -111,7 +117,11 @@ class ReplicaPoller(Asker):
             # A listing has no unknown names that cost calls, so it wins a tie.
             if calls < (pages if pages is not None else 2):
                 return _by_name(names, suspects=self._suspects)
-        return _Look(Listing("ecr:DescribeImages"))
+        return self._list()
+
+    def _list(self) -> _Look:
+        untagged = self._sightings.untagged(self._name, self._facts.destination)
+        return _Look(Listing("ecr:DescribeImages"), tags="ANY" if untagged else "TAGGED")
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -125,6 +135,7 @@ class ReplicaPoller(Asker):
 
     def answered(self, call: Call, answer: Any) -> None:
         """Take a page, or the images of some names."""
+        self._settings.seen(self._name, exists=True)
         if look := self._look:
             look.run.answered(answer)
             look.contents.add(answer.items if isinstance(answer, Page) else answer)
@@ -133,39 +144,44 @@ class ReplicaPoller(Asker):
             self.ask_again(call.job)
 
     def _go_on(self, look: _Look) -> None:
-        if not look.run.complete:
-            if look.names is not None and look.whole and look.calls >= MOST_LOOKUPS + (self._pages or 0):
-                self._look = _Look(Listing("ecr:DescribeImages"))
+        run = look.run
+        if not run.complete:
+            if isinstance(run, Lookup) and look.calls >= MOST_LOOKUPS + (self._pages or 0):
+                if look.whole:
+                    self._suspects |= run.missing
+                self._look = self._list()
             self.ask_again(self._job)
             return
-        if isinstance(look.run, Lookup):
+        if isinstance(run, Lookup):
             if look.whole:
-                self._suspects = frozenset(look.run.missing)
+                self._suspects = frozenset(run.missing)
             self._take(look)
         elif look.tags == "TAGGED":
-            self._pages = look.run.pages
+            self._pages = run.pages
             self._context.shared.turns.begin(self._tagged_images_listed(look))
         else:
             look.contents.everything = True
+            self._suspects = frozenset(n for n in self._suspects if not look.contents.has(n))
             self._take(look)
 
     def _tagged_images_listed(self, look: _Look) -> Steps[None]:
-        """List untagged images too, if that would tell something.
+        """List all images, if that would tell something.
 
-        Only they tell an absent image from an untagged one. What is known not to be present is told apart
-        once in UNTAGGED_EVERY.
+        Only untagged ones tell an absent image from an untagged one. What is known not to be present is told
+        apart once in UNTAGGED_EVERY. The tagged images are listed again, because an image that gets a tag
+        between a listing of tagged and one of untagged images is in neither.
         """
         now, destination = self._clock.monotonic(), self._facts.destination
         due = now >= self._untagged_at + UNTAGGED_EVERY
         for some in sliced(self._sightings.copies(self._name, destination)):
             if look.contents.lacks(some) if due else look.contents.has_news(some, destination):
                 self._untagged_at = now
-                look.run, look.tags = Listing("ecr:DescribeImages"), "UNTAGGED"
+                look.run, look.tags, look.contents = Listing("ecr:DescribeImages"), "ANY", Contents()
                 break
             yield
         if self._look is not look:
             return  # it is looked at no longer
-        if look.tags == "UNTAGGED":
+        if look.tags == "ANY":
             self.ask_again(self._job)
         else:
             self._take(look)
@@ -173,7 +189,7 @@ class ReplicaPoller(Asker):
     def _take(self, look: _Look) -> None:
         self._look = None
         self._works()
-        self._settings.seen(self._name, exists=look.contents is not NOTHING)
+        look.contents.arriving = frozenset(name.digest for name in self._soon if name.digest)
         self._sightings.looked(self._name, self._facts.destination, look.contents)
         if look.whole:
             self._done()
@@ -185,23 +201,29 @@ class ReplicaPoller(Asker):
         now, interval = self._clock.monotonic(), self._pacing.settings.replica_interval
         # The first looks of all repositories come together, so the second ones are spread. Later ones keep
         # their distance, which costs fewer calls than intervals that are shortened at random.
-        spread = 1.0 if self._facts.looks[self._name] else self._context.shared.random.uniform(0.1, 1.0)
-        self._due = max(min(self._due, now) + spread * interval, now)
+        first = self._facts.looks[self._name].time is None
+        distance = interval * (self._context.shared.random.uniform(0.1, 1.0) if first else 1.0)
+        due = min(self._due, now) + distance
+        self._due = due if due > now else now + distance
         with self._store.lock:
-            self._facts.looks[self._name] = (now, self._clock.time())
+            self._facts.looked(self._name, Look(now, self._clock.time()))
         self._book()
 
     def failed(self, call: Call, error: ECRError) -> None:
         """Take that a call failed. What was seen before stays, until it is too old."""
         look, reason = self._look, error.reason
-        if look and reason is Reason.IMAGE_NOT_FOUND and isinstance(look.run, Lookup):
+        if not look:
+            self.ask_again(call.job)  # asked before the repository was looked at again
+            return
+        if reason is Reason.IMAGE_NOT_FOUND and isinstance(look.run, Lookup):
             look.run.not_found()
             self._go_on(look)
             return
         if reason is Reason.REPOSITORY_NOT_FOUND:
-            self._take(_Look(Listing("ecr:DescribeImages"), contents=NOTHING))
+            self._settings.seen(self._name, exists=False)
+            self._take(_Look(Listing("ecr:DescribeImages"), contents=Contents(everything=True)))
             return
-        if look and reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
+        if reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
             self._lists_only, self._look = True, None
             self.ask_again(self._job)
             return
@@ -213,9 +235,11 @@ class ReplicaPoller(Asker):
         if self._context.reported(self._scope):
             with self._store.lock:
                 self._facts.failures[self._scope] = reason
+        self._held_until = due
         self.ask_again(self._job, due=due)
 
     def _works(self) -> None:
+        self._held_until = float("-inf")
         self._context.works(self._scope)
         with self._store.lock:
             self._facts.failures.pop(self._scope, None)
@@ -224,18 +248,20 @@ class ReplicaPoller(Asker):
 
     def intervals_changed(self) -> None:
         """Count another interval from the last look."""
-        if look := self._facts.looks[self._name]:
-            self._due = look[0] + self._pacing.settings.replica_interval
+        look = self._facts.looks[self._name]
+        if look.time is not None:
+            self._due = look.at + self._pacing.settings.replica_interval
         if not self._look:
             self._book()
 
     def forget_old(self, now: float) -> None:
         """Take that what was seen is not known any more, if it could not be confirmed for too long."""
         settings, last = self._pacing.settings, self._facts.looks[self._name]
-        if last and now > last[0] + settings.replica_interval + settings.stale_after:
+        good_until = last.at + settings.replica_interval + settings.stale_after
+        if last.time is not None and now > good_until:
             self._sightings.looked(self._name, self._facts.destination, None)
             with self._store.lock:
-                self._facts.looks[self._name] = None
+                self._facts.looks[self._name] = last._replace(time=None)
 
     def retire(self) -> None:
         """It is looked at no longer: leave nothing behind."""
@@ -244,12 +270,12 @@ class ReplicaPoller(Asker):
         self._works()
         with self._store.lock:
             del self._facts.looks[self._name]
-        self._sightings.unlook(self._name, self._facts.destination)
+        self._sightings.unlook(self._name, self._facts.destination, self)
 
 
 def _by_name(names: frozenset[Name], *, whole: bool = True, suspects: frozenset[Name] = frozenset()) -> _Look:
     contents = Contents(everything=True, asked=names)
-    return _Look(Lookup(names, suspects=suspects), whole=whole, names=names, contents=contents)
+    return _Look(Lookup(names, suspects=suspects), whole=whole, contents=contents)
 
 
 def _names(digest: str, names: Iterable[Name]) -> Iterable[Name]:
@@ -264,9 +290,9 @@ class Replicas:
         self._context = context
         self._settings = settings
         clock, source = context.shared.clock, context.facts.source
-        self._destination = Destination(source.region, source.registry_id)
-        self.facts = DestinationFacts(self._destination, context.facts, since=clock.monotonic())
-        context.shared.sightings.settings[self._destination] = settings
+        destination = Destination(source.region, source.registry_id)
+        self.facts = DestinationFacts(destination, context.facts, since=clock.monotonic())
+        context.shared.sightings.settings[destination] = settings
         #: By repository.
         self.pollers: dict[str, ReplicaPoller] = {}
         self._interval = 0.0
@@ -301,4 +327,4 @@ class Replicas:
         for poller in self.pollers.values():
             poller.retire()
         self.pollers.clear()
-        del self._context.shared.sightings.settings[self._destination]
+        del self._context.shared.sightings.settings[self.facts.destination]

@@ -185,9 +185,8 @@ class RepositoryPoller(Asker):
             # An answer may have come since the names were compared.
             for digest, names, required in changed:
                 before = self.facts.images[digest]
-                after = renamed(before, names, required)
-                self.facts.put(after)
-                renames.append((before, after))
+                self.facts.put(renamed(before, names, required))
+                renames.append(before)
             self.facts.replace(gone=gone, new=new)
             if gone or new or changed:
                 self._store.changed()
@@ -201,8 +200,8 @@ class RepositoryPoller(Asker):
             for image in some:
                 self.statuses.added(image)
             yield
-        for before, after in renames:
-            self.statuses.renamed(before, after)
+        for before in renames:
+            self.statuses.renamed(before)
         self.statuses.find_destinations()
 
     def _differences(

@@ -26,6 +26,10 @@ class Watcher(Protocol):
     def pages(self) -> int | None:
         """How many pages its last listing had; None if it is looked up by name."""
 
+    @property
+    def untagged(self) -> bool:
+        """Whether images without a tag are watched, besides those that are watched by digest."""
+
     def copies(self, destination: Destination) -> Sequence[ImageFacts]:
         """The images that are expected or reported at the destination."""
 
@@ -82,10 +86,11 @@ class Sightings:
         """Let the looker look at the repository of the destination."""
         self._lookers[destination, repository] = looker
 
-    def unlook(self, repository: str, destination: Destination) -> None:
-        """Take that the repository of the destination is looked at no longer: what was seen is not known."""
-        del self._lookers[destination, repository]
-        self.looked(repository, destination, None)
+    def unlook(self, repository: str, destination: Destination, looker: Looker) -> None:
+        """Take that the looker looks no longer. What was seen is not known then, if no other one looks."""
+        if self._lookers.get((destination, repository)) is looker:
+            del self._lookers[destination, repository]
+            self.looked(repository, destination, None)
 
     def wanted(self) -> dict[Destination, set[str]]:
         """The destinations to look at, and their repositories."""
@@ -107,6 +112,10 @@ class Sightings:
         pages = [watcher.pages for watcher in self._of(repository, destination)]
         return max((number for number in pages if number is not None), default=None)
 
+    def untagged(self, repository: str, destination: Destination) -> bool:
+        """Whether copies without a tag are to be looked at, besides those that are watched by digest."""
+        return any(watcher.untagged for watcher in self._of(repository, destination))
+
     def looked(self, repository: str, destination: Destination, contents: Contents | None) -> None:
         """Take what a repository of a destination holds; None if that is not known any more."""
         for watcher in self._of(repository, destination):
@@ -120,13 +129,17 @@ class Sightings:
     def listed(self, repository: str, source: Source, contents: Contents) -> None:
         """Take the active images that a watched registry listed, which may be a destination of others."""
         here = _destination(source)
-        if not self._of(repository, here):
+        if self._watchers.get(repository, {}).keys() <= {source}:
             self._listed.pop((here, repository), None)
             return
         self._listed[here, repository] = contents
         self.looked(repository, here, contents)
         if looker := self._lookers.get((here, repository)):
             looker.listed(everything=not contents.lacks(self.copies(repository, here)))
+
+    def last_listing(self, repository: str, destination: Destination) -> Contents | None:
+        """What a destination listed last that is watched itself; None for another one."""
+        return self._listed.get((destination, repository))
 
     def held(self, repository: str, digest: str, destinations: Iterable[Destination]) -> set[Destination]:
         """Those of the destinations that are watched themselves and list the image."""

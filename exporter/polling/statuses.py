@@ -5,7 +5,7 @@ An answer changes the facts of its image and sets the time of the next question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from exporter.replication.model import (
     Replication,
     Status,
 )
-from exporter.replication.replicas import Contents, looked, only_at, settle
+from exporter.replication.replicas import Contents, before_arrival_forgotten, looked, only_at, settle
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 from exporter.replication.steps import Steps, finished, sliced
@@ -91,16 +91,16 @@ class StatusPoller(Asker):
         else:
             self._ask(image, due=image.answered_at + self._pacing.settings.settled_interval)
 
-    def renamed(self, before: ImageFacts, image: ImageFacts) -> None:
+    def renamed(self, before: ImageFacts) -> None:
         """Take other names of an image, or other destinations at which it must arrive."""
-        if before.required != image.required:
-            self._ask(image)
-        elif image.state is ImageState.SETTLED:
-            new = set(image.names) - set(before.names)
-            self._look_soon(image, (r.destination for r in image.replications or ()), new)
+        image = self._facts.images[before.digest]
         if before.confirmed and not image.confirmed:
             with self._store.lock:
                 self._unconfirm(image)
+        if before.required != image.required:
+            self._ask(image)
+        if new := set(image.names) - set(before.names):
+            self._look_soon(image, _complete(image), new)
 
     def removed(self, digest: str) -> None:
         """Do not ask for an image any more."""
@@ -118,7 +118,7 @@ class StatusPoller(Asker):
         return remembered.recall(
             image,
             clock=self._clock,
-            expected=self._registry.expected(self._name) or frozenset(),
+            expected=(self._registry.expected(self._name) or NOWHERE) | image.required,
             settled_interval=settings.settled_interval,
             stale_after=settings.stale_after,
         )
@@ -168,6 +168,8 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
+        arrived = self._arrived(before, after)
+        after = before_arrival_forgotten(after, arrived)
         self.find_destinations(r.destination for r in answer)
         self._observe(after, reported=frozenset(replication.destination for replication in answer))
         with self._store.lock:
@@ -178,7 +180,7 @@ class StatusPoller(Asker):
         self._context.works(FailureScope("status", self._name, digest))
         if not after.confirmed:
             self._ask(after, due=self._pacing.later(self._interval(after)))
-        self._look_soon(after, self._arrived(before, after), after.names)
+        self._look_soon(after, arrived, after.names)
         self.note_first_answer(digest)
 
     def works(self) -> None:
@@ -209,6 +211,8 @@ class StatusPoller(Asker):
             rules_expired=rules is None and self._registry.rules is not None,
             recent=age is not None and age < RECENT,
         )
+        expected = self._registry.expected(self._name) or NOWHERE
+        before = only_at(before, expected.union(before.required, (r.destination for r in replications)))
         (self._unverified.add if unverified else self._unverified.discard)(before.digest)
         since = states_since(
             before.since,
@@ -274,6 +278,11 @@ class StatusPoller(Asker):
         """How many pages the last listing of the source had; None if names are looked up."""
         return self._listing.pages
 
+    @property
+    def untagged(self) -> bool:
+        """Whether images without a tag are listed at the source."""
+        return self._listing.untagged
+
     def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
         """Find where the images are expected or reported; `reported` are destinations of the last answer."""
         self._reported = self._reported.union(reported)
@@ -283,45 +292,64 @@ class StatusPoller(Asker):
             found = expected | self._facts.required | self._reported
             found -= {Destination(source.region, source.registry_id)}
             found = frozenset(destination for destination in found if all(destination))
-        if found != self.destinations:
-            self.destinations = found
+        before, self.destinations = self.destinations, found
+        if found != before:
             self._sightings.changed = True
+        for destination in before - found:
+            self.looked(destination, None)
+        for destination in found - before:
+            if contents := self._sightings.last_listing(self._name, destination):
+                self.looked(destination, contents)
 
     def copies(self, destination: Destination) -> list[ImageFacts]:
         """The images that are expected or reported at the destination."""
-        images = self._facts.images.values()
-        if destination in (self._registry.expected(self._name) or NOWHERE):
-            return list(images)
-        return [image for image in images if _is_wanted(image, destination)]
+        return list(self._wanted_at(destination))
+
+    def _wanted_at(self, destination: Destination) -> Iterator[ImageFacts]:
+        everywhere = destination in (self._registry.expected(self._name) or NOWHERE)
+        return (i for i in self._facts.images.values() if everywhere or _is_wanted(i, destination))
 
     def looked(self, destination: Destination, contents: Contents | None) -> None:
         """Take what the destination holds; None if that is not known any more."""
         if contents is not None:
             self._looked_at.add(destination)
+            if not any(self._wanted_at(destination)):
+                # ECR reports no image there any more, so it is looked at no longer.
+                self._reported -= {destination}
+                self.find_destinations()
         if before := self._looking.get(destination):
             finished(before)
         self._looking[destination] = steps = self._take_looks(destination, contents)
         self._context.shared.turns.begin(steps)
 
     def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
-        for some in sliced(self.copies(destination)):
-            for digest in (image.digest for image in some):
-                before = self._facts.images.get(digest)
-                after = looked(before, destination, contents) if before else None
-                if before is None or after is None or after is before:
+        for some in sliced(self._facts.images.keys()):
+            for before in filter(None, map(self._facts.images.get, some)):
+                after = self._after_look(before, destination, contents)
+                if after is before:
                     continue
-                if not self._pacing.settings.replica_interval:
-                    after = replace(after, replicas=())  # only watched registries show what they hold
-                after = self._settled(after)
                 with self._store.lock:
                     self._store.changed()
                     self._take_look(before, after)
                 if after.replications is not None:
-                    self.note_first_answer(digest)
+                    self.note_first_answer(after.digest)
             yield
+
+    def _after_look(
+        self, before: ImageFacts, destination: Destination, contents: Contents | None
+    ) -> ImageFacts:
+        expected = destination in (self._registry.expected(self._name) or NOWHERE)
+        wanted = expected or _is_wanted(before, destination)
+        after = looked(before, destination, contents if wanted else None)
+        if not self._pacing.settings.replica_interval:
+            after = replace(after, replicas=())  # only watched registries show what they hold
+        after = self._settled(after)
+        return before if after == before else after
 
     def _settled(self, image: ImageFacts) -> ImageFacts:
         """The facts of an image that need not be asked for, because it is present wherever it is expected."""
+        if image.replications is not None:
+            return image
         rules = self._registry.believed_rules(self._clock.monotonic(), self._pacing.settings.stale_after)
         if rules is None or not self._registry.rules_cover(image):
             return image
@@ -331,7 +359,8 @@ class StatusPoller(Asker):
     def _take_look(self, before: ImageFacts, after: ImageFacts) -> None:
         """Count the next question after a look. The caller holds the lock."""
         if after.confirmed:
-            self._pacing.cancel(self._job(after.digest))
+            if not self.durations.awaits(after.digest):
+                self._pacing.cancel(self._job(after.digest))
             self._facts.put(replace(after, good_until=float("inf")))
         elif before.confirmed:
             self._unconfirm(after)
@@ -341,11 +370,14 @@ class StatusPoller(Asker):
             self._facts.put(after)
 
     def _unconfirm(self, image: ImageFacts) -> None:
-        """Ask again for an image that was seen everywhere until now. The caller holds the lock."""
+        """Ask again for an image that was seen everywhere until now. The caller holds the lock.
+
+        All images of a destination may come together, so they are spread over the interval.
+        """
         settings, now = self._pacing.settings, self._clock.monotonic()
         good_until = now + settings.settled_interval + settings.stale_after
         self._facts.put(replace(image, answered_at=now, good_until=good_until))
-        self._ask(image, due=self._pacing.later(settings.settled_interval))
+        self._ask(image, due=now + self._context.shared.random.uniform(0.0, settings.settled_interval))
 
     def _look_soon(
         self, image: ImageFacts, destinations: Iterable[Destination], names: Iterable[Name]

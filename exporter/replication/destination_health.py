@@ -16,25 +16,25 @@ class DestinationHealth:
     destination: Destination
     success: bool | None
     reasons: frozenset[Reason]
-    #: Since when each of its repositories was looked at.
+    #: The time of the oldest look, once all of its repositories were looked at.
     complete_time: float | None
 
 
 def evaluate(facts: DestinationFacts, now: float, stale_after: float) -> DestinationHealth:
     """How the destination fares at the monotonic time `now`.
 
-    It succeeds if each of its repositories was looked at in time, and no call fails.
+    It succeeds if each of its repositories was looked at in time, and no call fails. A repository that is new
+    has the same time for its first look.
     """
     registry = facts.registry
     reasons = set(facts.failures.values())
     reasons.update(reason for scope, reason in registry.failures.items() if scope.kind == "registry")
-    looks = [look for look in facts.looks.values() if look]
-    complete = len(looks) == len(facts.looks)
-    late = any(now > at + facts.interval + stale_after for at, _ in looks)
+    late = any(now > look.at + facts.interval + stale_after for look in facts.looks.values())
     silent = registry.heard_at == float("inf") and now > facts.since + SILENT_AFTER
-    overdue = not complete and now > facts.since + facts.interval + stale_after
-    if not reasons and (late or silent or overdue):
+    if not reasons and (late or silent):
         reasons.add(Reason.THROTTLED if registry.throttled else Reason.UNAVAILABLE)
-    success = False if reasons else True if complete else None
-    time = min((time for _, time in looks), default=None) if complete else None
-    return DestinationHealth(facts.destination, success, frozenset(reasons), time)
+    success = False if reasons else True if facts.asked else None
+    times = [look.time for look in facts.looks.values() if look.time is not None]
+    return DestinationHealth(
+        facts.destination, success, frozenset(reasons), min(times, default=None) if facts.asked else None
+    )

@@ -60,6 +60,10 @@ class Durations:
         """Do not time the image any longer."""
         self._waits.pop(digest, None)
 
+    def awaits(self, digest: str) -> bool:
+        """Whether the image is timed."""
+        return digest in self._waits
+
     def completed(
         self, digest: str, replications: tuple[Replication, ...], *, final: bool, recent: bool
     ) -> list[Destination]:

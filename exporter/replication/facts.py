@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from exporter.replication.model import (
     Backfill,
@@ -274,6 +275,15 @@ class RegistryFacts:
         return self.rules.destinations(repository) if self.rules else None
 
 
+class Look(NamedTuple):
+    """The last look at a repository of a destination that is believed."""
+
+    #: Monotonic time: of the look, or since when there is none that is believed.
+    at: float
+    #: Unix time of the look; None without one.
+    time: float | None = None
+
+
 @dataclass(slots=True)
 class DestinationFacts:
     """What is known of how looking at a destination goes."""
@@ -285,6 +295,13 @@ class DestinationFacts:
     since: float
     #: Seconds between two looks at one of its repositories.
     interval: float = 0.0
-    #: The repositories to look at, each with the monotonic time and the Unix time of the last look.
-    looks: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    #: The last look at each repository that is to be looked at.
+    looks: dict[str, Look] = field(default_factory=dict)
+    #: Whether all repositories of some moment were looked at.
+    asked: bool = False
     failures: dict[FailureScope, Reason] = field(default_factory=dict)
+
+    def looked(self, repository: str, look: Look) -> None:
+        """Take a look at a repository. The caller holds the lock."""
+        self.looks[repository] = look
+        self.asked = self.asked or all(each.time is not None for each in self.looks.values())

@@ -41,6 +41,8 @@ class Contents:
         self._tags: dict[str, str] = {}
         self.everything = everything
         self._asked = asked
+        #: Digests of images that arrived during the look, so that it may have missed them.
+        self.arriving: Collection[str] = ()
         self.add(images)
 
     def add(self, images: Iterable[Image]) -> None:
@@ -52,6 +54,10 @@ class Contents:
     def holds(self, digest: str) -> bool:
         """Whether the image was seen there, under whatever tag."""
         return digest in self._images
+
+    def has(self, name: Name) -> bool:
+        """Whether an image of that digest or tag was seen there."""
+        return name.tag in self._tags if name.tag else name.digest in self._images
 
     def replica(self, digest: str, name: Name) -> tuple[ReplicaState, bool] | None:
         """The state of the image under the name, and whether the digest is held; None if that is unknown."""
@@ -68,6 +74,8 @@ class Contents:
 
     def _knows(self, digest: str, name: Name) -> bool:
         """Whether the answer tells that the digest or the tag is not there."""
+        if digest in self.arriving:
+            return False
         if self._asked is None or not self.everything:
             return self.everything
         return Name("", digest) in self._asked and (not name.tag or Name(name.tag, "") in self._asked)
@@ -87,10 +95,6 @@ class Contents:
 
 def _last_word(of_name: Iterable[Replica], destination: Destination) -> ReplicaState | None:
     return next((replica.state for replica in of_name if replica.destination == destination), None)
-
-
-#: A repository that does not exist at the destination, and so holds nothing.
-NOTHING = Contents((), everything=True)
 
 
 def looked(image: ImageFacts, destination: Destination, contents: Contents | None) -> ImageFacts:
@@ -169,4 +173,18 @@ def only_at(image: ImageFacts, destinations: Collection[Destination]) -> ImageFa
         tuple(replica for replica in of_name if replica.destination in destinations)
         for of_name in image.replicas
     )
+    return replace(image, replicas=_shared(replicas) if any(replicas) else ())
+
+
+def before_arrival_forgotten(image: ImageFacts, arrived: Collection[Destination]) -> ImageFacts:
+    """The facts of an image whose replication has just ended at these destinations.
+
+    A look before that time may have seen that it was not there yet, which is not known any more.
+    """
+    replicas = tuple(
+        tuple(r for r in of_name if r.destination not in arrived or r.state is ReplicaState.PRESENT)
+        for of_name in image.replicas
+    )
+    if replicas == image.replicas:
+        return image
     return replace(image, replicas=_shared(replicas) if any(replicas) else ())

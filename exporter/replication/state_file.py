@@ -252,16 +252,20 @@ def _lines(repositories: Repositories) -> Iterator[_Line]:
 
 def remembered(store: Store, clock: Clock) -> Repositories:
     """What the store knows of settled and unfinished images, also where its listing is stale."""
-    boot = clock.time() - clock.monotonic()
+    now = clock.monotonic()
+    boot = clock.time() - now
     return {
-        key: {image.digest: kept for image in images if (kept := _kept(image, boot))}
+        key: {image.digest: kept for image in images if (kept := _kept(image, now, boot))}
         for key, images in store.listed_images().items()
     }
 
 
-def _kept(image: ImageFacts, boot: float) -> Remembered | None:
-    """What is worth to be kept of the image. `boot` is the Unix time of the monotonic time 0."""
-    answered_time = round(image.answered_at + boot, 1)
+def _kept(image: ImageFacts, now: float, boot: float) -> Remembered | None:
+    """What is worth to be kept of the image at the monotonic time `now`. `boot` is the Unix time at 0.
+
+    What looks confirm needs no newer answer of ECR, so it is as good as one.
+    """
+    answered_time = round((now if image.confirmed else image.answered_at) + boot, 1)
     if image.since:
         states = tuple(since[:3] for since in image.since)
         return Unfinished(image.replicated_from, answered_time, states)

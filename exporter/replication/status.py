@@ -78,7 +78,7 @@ def evaluate_replications(
         known = worst.get(entry.destination)
         if known is None or _GRAVITY.get(entry.status, 3) > _GRAVITY.get(known.status, 3):
             worst[entry.destination] = entry
-    unreported = [d for d in expected if not any(_may_mean(found, d) for found in worst)]
+    unreported = [d for d in expected if not any(may_mean(found, d) for found in worst)]
     inferred = (
         Replication(d, status)
         for d in unreported
@@ -98,7 +98,7 @@ def status_at(reported: str | None, *, expected: bool, held: bool) -> str | None
     return Status.COMPLETE if held else Status.MISSING
 
 
-def _may_mean(found: Destination, wanted: Destination) -> bool:
+def may_mean(found: Destination, wanted: Destination) -> bool:
     return found.region in ("", wanted.region) and found.registry_id in ("", wanted.registry_id)
 
 

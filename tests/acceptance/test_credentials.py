@@ -33,6 +33,7 @@ CONFIG = """
 targets: [{repository: team/*}]
 discovery_interval: 1s
 pending_interval: 1s
+replica_interval: 0s
 requests_per_second: 100
 """
 OWN_KEYS = {"AWS_ACCESS_KEY_ID": f"AKIADEMO{ACCOUNT}", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": REGION}

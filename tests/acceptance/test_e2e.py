@@ -25,6 +25,7 @@ discovery_interval: 1s
 pending_interval: 1s
 failed_interval: 2s
 settled_interval: 1m
+replica_interval: 0s
 requests_per_second: 100
 """
 #: Destinations.
@@ -469,7 +470,9 @@ def test_readiness_does_not_wait_for_images_and_success_does(
     """At one call a second. Kubernetes ends a rollout that is not ready after ten minutes."""
     for number in range(100):
         aws.push(ACCOUNT, REGION, "team/app", f"build-{number}")
-    config = configured(tmp_path, "targets: [{repository: team/*}]\nrequests_per_second: 1\n")
+    config = configured(
+        tmp_path, "targets: [{repository: team/*}]\nreplica_interval: 0s\nrequests_per_second: 1\n"
+    )
     with running(tmp_path, config, **credentials) as command:
         eventually(lambda: ask(f"{command.url}/-/ready").status == 200)
         eventually(lambda: aws.count("DescribeImageReplicationStatus"))

@@ -38,6 +38,7 @@ from exporter.polling.workers import MAX_HANDED_OUT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"
+DESTINATION_TESTS = Path(__file__).parents[1] / "polling" / "test_replicas.py"
 JSON = "application/x-amz-json-1.1"
 STATUS = "DescribeImageReplicationStatus"
 
@@ -731,7 +732,7 @@ def test_instance_metadata_fails(aws: EmbeddedAWS, bare: pytest.MonkeyPatch) -> 
 def polled_rig(ecr: FakeECR, workers: Callable[[str], WorkerPool] = Inline) -> Rig:
     digest = ecr.push("team/app", "v1", at=1.8e9)
     ecr.report("team/app", digest, Replication(Destination("eu-west-1", FAKE_ACCOUNT), Status.COMPLETE))
-    settings = Settings(targets=(TargetSettings(repository="*"),), registries=(RegistrySettings(),))
+    settings = Settings((TargetSettings("*"),), registries=(RegistrySettings(),), replica_interval=0.0)
     rig = Rig(settings, ecr, workers=workers)
     rig.run(120)
     assert rig.target("*").success is True
@@ -818,6 +819,14 @@ def test_a_credential_provider_hangs() -> None:
 
 
 def test_the_document_lists_exactly_these_tests() -> None:
-    named = re.findall(r"^\|.*\| `(test_\w+)` \|$", DOCUMENT.read_text(), re.MULTILINE)
+    """And, for destinations, tests of a file of their own."""
+    before, section = DOCUMENT.read_text().split("\n## Destinations\n")
+    destinations, after = section.split("\n## ", maxsplit=1)
+    row = re.compile(r"^\|.*\| `(test_\w+)` \|$", re.MULTILINE)
     tests = {name for name in globals() if name.startswith("test_")}
-    assert sorted(named) == sorted(tests - {"test_the_document_lists_exactly_these_tests"})
+    assert sorted(row.findall(before + after)) == sorted(
+        tests - {"test_the_document_lists_exactly_these_tests"}
+    )
+    named = row.findall(destinations)
+    assert len(named) == len(set(named)) > 5
+    assert set(named) <= set(re.findall(r"^def (test_\w+)", DESTINATION_TESTS.read_text(), re.MULTILINE))

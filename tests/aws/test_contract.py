@@ -90,7 +90,7 @@ class Embedded:
     def __init__(self, aws: EmbeddedAWS) -> None:
         self.aws = aws
         client = AwsConnector(session=aws.session, endpoint_url=aws.endpoint_url)
-        self.client = client.ecr(RegistrySettings(), connections=2)
+        self.client: EcrClient = client.ecr(RegistrySettings(), connections=2)
 
     def create(self, repository: str) -> None:
         self.aws.create_repository(self.account, REGION, repository)
@@ -148,7 +148,7 @@ class Moto:
             return boto3.Session("testing", "testing", region_name=REGION)
 
         self.boto: Any = session().client("ecr", endpoint_url=endpoint_url)
-        self.client = AwsConnector(session=session, endpoint_url=endpoint_url).ecr(
+        self.client: EcrClient = AwsConnector(session=session, endpoint_url=endpoint_url).ecr(
             RegistrySettings(), connections=2
         )
         self.pushed = 0

@@ -1186,7 +1186,7 @@ class TestCredentialsOfTheEnvironment:
         make = session_factory(clock=lambda: NOON, process_timeout=0.3)
         client = AwsConnector(session=make, endpoint_url=aws.endpoint_url)
         error = failure(client.ecr(RegistrySettings(), connections=1).registry)
-        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "CredentialRetrievalError")
+        assert (error.reason, error.code) == (Reason.ACCESS_DENIED, "CredentialProcess")
 
     def test_an_endpoint_without_a_scheme(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(file, ACCOUNT)

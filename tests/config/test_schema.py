@@ -136,9 +136,11 @@ def deepest(error: Any) -> str:
 
 
 @settings(max_examples=300)
-@given(st.from_regex(r"\A([0-9]{1,5}(ms|[ywdhms])){1,4}\Z") | texts, st.sampled_from(["1s", "1ms"]))
-def test_durations(text: str, least: str) -> None:
-    key = {"1s": "settled_interval", "1ms": "pushed_within"}[least]
+@given(
+    st.from_regex(r"\A([0-9]{1,5}(ms|[ywdhms])){1,4}\Z") | texts,
+    st.sampled_from(["settled_interval", "replica_interval", "pushed_within"]),
+)
+def test_durations(text: str, key: str) -> None:
     target: dict[str, Any] = {"repository": "team/app"}
     letter: dict[str, Any] = {"targets": [target]}
     (target if key == "pushed_within" else letter)[key] = text

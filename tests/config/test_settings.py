@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from support.configs import BAD, CONFIGS, DIGEST, configurations, loader
 
 from exporter.config import web
-from exporter.config.settings import RegistrySettings, Settings, TargetSettings, load, parse, to_yaml
+from exporter.config.settings import (
+    DestinationSettings,
+    RegistrySettings,
+    Settings,
+    TargetSettings,
+    load,
+    parse,
+    to_yaml,
+)
 from exporter.config.validators import Secret, format_duration, parse_duration
 from exporter.config.web import TLSSettings, WebSettings, load_web
 from exporter.config.yaml_source import ConfigError, Problem, keys
@@ -74,14 +82,36 @@ def test_anchors_and_merges() -> None:
     )
 
 
+def test_destinations() -> None:
+    found = ok("destinations")
+    assert found.replica_interval == 0
+    assert [target.destinations for target in found.targets] == [
+        ("eu-west-1", "444455556666/us-west-2", "012345678901/us-gov-west-1"),
+        (),
+    ]
+    assert found.destinations == (
+        DestinationSettings(
+            "444455556666",
+            role_arn="arn:aws:iam::444455556666:role/ecr-replica-reader",
+            external_id=Secret("s3cr3t"),
+        ),
+        DestinationSettings("012345678901", region="us-gov-west-1"),
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0h0m", "00ms"])
+def test_an_interval_of_nothing_means_never(text: str) -> None:
+    assert parse(f"targets: [{{repository: team/app}}]\nreplica_interval: {text}").replica_interval == 0
+
+
 def test_the_example_is_valid_and_shows_the_defaults() -> None:
     found = load(str(ROOT / "config.example.yaml"))
     defaults = Settings(targets=())
-    tunables = set(keys(Settings)[()]) - {"registries", "targets", "state_file"}
+    tunables = set(keys(Settings)[()]) - {"registries", "destinations", "targets", "state_file"}
     assert {key: getattr(found, key) for key in tunables} == {key: getattr(defaults, key) for key in tunables}
 
 
-@pytest.mark.parametrize("model", [Settings, TargetSettings, RegistrySettings])
+@pytest.mark.parametrize("model", [Settings, TargetSettings, RegistrySettings, DestinationSettings])
 def test_the_example_and_the_reference_know_every_key(model: type) -> None:
     example_file = (ROOT / "config.example.yaml").read_text()
     reference = (ROOT / "docs" / "configuration.md").read_text()
@@ -229,7 +259,7 @@ def test_what_is_shown_reads_back_the_same(configuration: Settings) -> None:
 
 def test_defaults_that_are_shown_read_back_the_same() -> None:
     shown = to_yaml(ok("minimal"))
-    assert shown.startswith("registries:\n- {}\ntargets:\n- repository: team/app\ndiscovery_interval: 1m\n")
+    assert shown.startswith("registries:\n- {}\ntargets:\n- repository: team/app\ndestinations: []\n")
     assert parse(shown) == ok("minimal")
 
 
@@ -240,7 +270,7 @@ def test_what_is_shown_is_complete_and_masked() -> None:
     assert "  external_id: <secret>\n" in shown
     assert shown.endswith(
         "discovery_interval: 1m\npending_interval: 15s\nfailed_interval: 5m\nsettled_interval: 6h\n"
-        "stale_after: 1h\nrequests_per_second: 10\nmax_images: 100000\n"
+        "replica_interval: 15m\nstale_after: 1h\nrequests_per_second: 10\nmax_images: 100000\n"
         "state_file: /var/lib/ecr-replication-exporter/state\n"
     )
 
@@ -344,14 +374,21 @@ def test_regions_are_a_pattern_and_no_list(region: str) -> None:
 @pytest.mark.parametrize(
     ("region", "advice"), [("us-est-1", "; did you mean us-east-1?"), ("xx-nowhere-1", "")]
 )
-def test_an_unknown_region_is_a_warning(region: str, advice: str) -> None:
+def test_an_unknown_region_is_a_warning_wherever_it_stands(region: str, advice: str) -> None:
     found: list[Problem] = []
     text = (
-        f"registries:\n- {{region: us-east-1}}\n- {{region: {region}}}\ntargets: [{{repository: team/app}}]"
+        f"registries:\n- {{region: us-east-1}}\n- {{region: {region}}}\n"
+        f"destinations:\n- {{registry_id: 444455556666}}\n- {{registry_id: 444455556666, region: {region}}}\n"
+        f"targets:\n- repository: team/app\n  destinations: [us-east-1, {region}, 444455556666/{region}]"
     )
     assert parse(text, regions=["us-east-1"], warn=found.append).registries[1].region == region
-    expected = f'config.yaml:3: registries[1].region: "{region}" is not a Region that botocore knows{advice}'
-    assert [str(warning) for warning in found if warning.path] == [expected]
+    message = f'"{region}" is not a Region that botocore knows{advice}'
+    assert [str(warning) for warning in found if warning.path] == [
+        f"config.yaml:3: registries[1].region: {message}",
+        f"config.yaml:6: destinations[1].region: {message}",
+        f"config.yaml:9: targets[0].destinations[1]: {message}",
+        f"config.yaml:9: targets[0].destinations[2]: {message}",
+    ]
 
 
 def test_the_check_shows_warnings_and_succeeds(tmp_path: Path) -> None:

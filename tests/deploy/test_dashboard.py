@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "helm" / "ecr-replication-exporter" / "files" / "dashboard.json"
 #: What the demo has nothing of, and why.
 MAY_BE_EMPTY = {
+    "Destinations that cannot be looked at": "the demo's AWS refuses nothing",
     "Repositories without a destination": "the demo's rules select every repository",
     "State file": "the demo keeps none",
     "Targets in trouble, and why": "the demo's AWS refuses nothing",
@@ -67,8 +68,11 @@ def scraping(
         }
         with prometheus(program, folder / "prometheus", config) as scraping:
             # Replications of new pushes have ended, two scrapes apart at least: when is up to dice.
+            damaged = "count by (reason) (ecr_image_replica_problem_info)"
             ended = "sum(increase(ecr_image_replication_duration_seconds_count[20s])) > 0"
             eventually(lambda: scraping.query(ended), within=3 * PATIENCE)
+            # Copies are damaged ten seconds after the start.
+            eventually(lambda: len(scraping.query(damaged)) == 4, within=2 * PATIENCE)
             yield scraping
 
 
@@ -116,6 +120,13 @@ def test_every_state_is_in_the_matrix(scraping: Prometheus) -> None:
         "111122223333/eu-west-1",
         "444455556666/us-west-2",
     }
+
+
+def test_every_state_of_a_copy_is_in_the_matrix(scraping: Prometheus) -> None:
+    (matrix,) = (panel for panel in panels() if panel["title"] == "Copies by state")
+    found = {(row["metric"]["destination"], row["metric"]["state"]) for row in results(scraping, matrix)}
+    assert {state for _, state in found} == {"present", "absent", "untagged", "other_image", "archived"}
+    assert {destination for destination, _ in found} >= {"111122223333/eu-west-1", "444455556666/us-west-2"}
 
 
 def test_the_variables_have_values(scraping: Prometheus) -> None:

@@ -100,7 +100,7 @@ def test_it_speaks_of_labels_that_it_has(case: Case) -> None:
 @pytest.mark.parametrize("name", rules())
 def test_it_says_what_it_is_and_what_to_do(name: str) -> None:
     rule = rules()[name]
-    assert re.fullmatch(r"ECR(Replication|Backfill)[A-Z]\w+", name)
+    assert re.fullmatch(r"ECR(Replica|Replication|Backfill|Destination)[A-Z]\w+", name)
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert rule["for"]
     annotations = rule["annotations"]

@@ -20,7 +20,14 @@ from exporter.metrics.catalogue import CATALOGUE, PREFIX, D, Row, S
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.reference import markdown
 from exporter.metrics.self_metrics import Instruments
-from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts, TargetImages
+from exporter.replication.facts import (
+    DestinationFacts,
+    ImageFacts,
+    Look,
+    RegistryFacts,
+    RepositoryFacts,
+    TargetImages,
+)
 from exporter.replication.model import (
     Backfill,
     Destination,
@@ -29,6 +36,8 @@ from exporter.replication.model import (
     Name,
     Reason,
     Registry,
+    Replica,
+    ReplicaState,
     Replication,
     Rule,
     Since,
@@ -40,6 +49,7 @@ from exporter.replication.store import Store
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PUSHED = 1_800_000_000.0
 OTHER = Destination("eu-west-1", "444455556666")
+HERE = Replica(IRELAND, ReplicaState.PRESENT, held=True)
 
 
 class Figures:
@@ -58,6 +68,7 @@ def image(
     digest: str = "",
     state: ImageState = ImageState.SETTLED,
     pushed_at: float | None = PUSHED,
+    replicas: tuple[tuple[Replica, ...], ...] = (),
 ) -> ImageFacts:
     names = tuple(Name(word, "") for word in tag.split(",")) if tag else (Name("", digest_of(digest)),)
     return ImageFacts(
@@ -69,6 +80,7 @@ def image(
         since=tuple(Since(to, status, PUSHED + 5) for to, status, _ in replications if status != "COMPLETE"),
         state=state if replications else ImageState.NEW,
         good_until=9e9,
+        replicas=replicas,
     )
 
 
@@ -91,6 +103,10 @@ def hand_made() -> Store:
             "v1,latest",
             Replication(IRELAND, Status.COMPLETE),
             Replication(OTHER, Status.FAILED, "DENIED"),
+            replicas=(
+                (HERE, Replica(OTHER, ReplicaState.ABSENT, held=False)),
+                (Replica(IRELAND, ReplicaState.UNTAGGED, held=True),),
+            ),
         ),
         image(
             "v2",
@@ -98,11 +114,17 @@ def hand_made() -> Store:
             Replication(OTHER, "TELEPORTED"),
             state=ImageState.PENDING,
             pushed_at=PUSHED + 10,
+            replicas=((Replica(IRELAND, ReplicaState.OTHER_IMAGE, held=False),),),
         ),
         image("v3", Replication(IRELAND, Status.MISSING), state=ImageState.FAILED, pushed_at=PUSHED - 10),
         image("v4", Replication(IRELAND, Status.IN_PROGRESS), state=ImageState.FAILED, pushed_at=None),
         image("v5"),
-        image("", Replication(IRELAND, Status.COMPLETE), digest="untagged"),
+        image("", Replication(IRELAND, Status.COMPLETE), digest="untagged", replicas=((HERE,),)),
+        image(
+            "v6",
+            Replication(IRELAND, Status.COMPLETE),
+            replicas=((Replica(IRELAND, ReplicaState.ARCHIVED, held=True),),),
+        ),
     )
     team.settings_differ = ((IRELAND, "encryption"), (IRELAND, "scan_on_push"), (OTHER, "scan_on_push"))
     gone = repository("team/gone")
@@ -141,6 +163,11 @@ def hand_made() -> Store:
     elsewhere.repositories["team/unlisted"] = unlisted
     store = Store()
     store.registries = [home, elsewhere]
+    broken = DestinationFacts(OTHER, RegistryFacts(Source(OTHER.registry_id, OTHER.region)), since=0.0)
+    broken.failures[FailureScope("replicas", "team/app")] = Reason.ACCESS_DENIED
+    works = DestinationFacts(IRELAND, RegistryFacts(Source(ACCOUNT, IRELAND.region), heard_at=0.0), since=0.0)
+    works.looks["team/app"] = Look(0.0, PUSHED + 40)
+    store.destinations = [broken, works]
     store.stale_after = 600.0
     store.skipped = 7
     return store
@@ -321,7 +348,7 @@ def test_only_the_names_that_were_asked_for_are_told() -> None:
     names = ["ecr_target_images", "ecr_image_info", PREFIX + "aws_requests_total", "nonsense"]
     families = parse(page(hand_made(), names=names))
     assert set(families) == {"ecr_target_images", "ecr_image_info", PREFIX + "aws_requests"}
-    assert len(families["ecr_image_info"].samples) == 7
+    assert len(families["ecr_image_info"].samples) == 8
 
 
 def test_there_is_no_zero_before_all_images_are_known() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from support.copies import HOUR, IMAGES, THERE, copied, health, looking, replicas, statuses, world
 from support.fakes import (
     ACCOUNT,
-    ALL,
     HOME,
     IRELAND,
     OREGON,
@@ -22,50 +22,10 @@ from support.fakes import (
     settings,
 )
 
-from exporter.config.settings import DestinationSettings, RegistrySettings, Settings, TargetSettings
+from exporter.config.settings import DestinationSettings, RegistrySettings, TargetSettings
 from exporter.replication.model import Destination, Reason, Replication, Rule, Source, Status
 
-THERE = Source(ACCOUNT, IRELAND.region)
 OTHER_ACCOUNT = Source("444455556666", "us-west-2")
-IMAGES = "DescribeImages"
-HOUR = 3600.0
-
-
-def looking(*targets: TargetSettings, **knobs: object) -> Settings:
-    return settings(*(targets or (ALL,)), **{"replica_interval": 900.0, **knobs})
-
-
-def world() -> tuple[FakeECR, FakeECR]:
-    """A registry that replicates to Ireland, and Ireland, with room for a page of a thousand."""
-    return FakeECR(page_size=1000), FakeECR(source=THERE, rules=(), page_size=1000)
-
-
-def copied(
-    home: FakeECR, there: FakeECR, *tags: str, age: float = 10 * HOUR, repository: str = "team/app"
-) -> str:
-    """Push an image at home that is COMPLETE, with its copy."""
-    digest = home.push(repository, *tags, at=1.8e9 + 1000.0 - age)
-    home.report(repository, digest, complete())
-    return there.push(repository, *tags, at=1.8e9 + 1005.0 - age, digest=digest)
-
-
-def replicas(rig: Rig) -> dict[str, dict[str, str]]:
-    """What was seen of each name, by Region."""
-    return {
-        name.tag or name.digest: {r.destination.region: str(r.state) for r in of_name}
-        for registry in rig.snapshot().registries
-        for _, images in registry.repositories
-        for image in images
-        for name, of_name in zip(image.names, image.replicas or ((),) * len(image.names), strict=True)
-    }
-
-
-def health(rig: Rig) -> dict[str, tuple[bool | None, frozenset[Reason]]]:
-    return {h.destination.region: (h.success, h.reasons) for h in rig.snapshot().destinations}
-
-
-def statuses(rig: Rig) -> dict[str, str]:
-    return {key[1]: states.get(IRELAND, "") for key, states in rig.states().items()}
 
 
 def test_each_state_of_a_copy_is_seen() -> None:
@@ -183,6 +143,27 @@ def test_a_tag_that_moves_names_another_image_until_the_copy_arrives() -> None:
     home.report("team/app", digest, complete())
     rig.run(320)
     assert replicas(rig)["latest"] == {"eu-west-1": "present"}
+
+
+def test_what_was_absent_before_its_replication_ended_is_not_absent_after_it() -> None:
+    """Also while the destination cannot be read."""
+    home, there = world()
+    copied(home, there, "old")
+    rig = Rig(looking(), home, there)
+    rig.run(60)
+    digest = home.push("team/app", "v1", at=rig.clock.time())
+    home.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig.run(1000)
+    assert replicas(rig)["v1"] == {"eu-west-1": "absent"}
+    there.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    there.push("team/app", "v1", at=rig.clock.time(), digest=digest)
+    home.report("team/app", digest, complete())
+    rig.run(600)
+    assert statuses(rig)["v1"] == "COMPLETE"
+    assert replicas(rig) == {"old": {"eu-west-1": "present"}, "v1": {}}
+    there.fault = lambda *_: None
+    rig.run(300)
+    assert replicas(rig)["v1"] == {"eu-west-1": "present"}
 
 
 def test_a_repository_that_is_not_there_holds_nothing() -> None:

@@ -18,10 +18,11 @@ from exporter.replication.model import (
     Replication,
     Status,
 )
-from exporter.replication.replicas import NOTHING, Contents, looked, only_at, renamed, seen_at, settle
+from exporter.replication.replicas import Contents, looked, only_at, renamed, seen_at, settle
 
 DIGEST, OTHER = digest_of("x"), digest_of("other")
 V1, V2, BY_DIGEST = Name("v1", ""), Name("v2", ""), Name("", DIGEST)
+NOTHING = Contents(everything=True)
 MISSING = Replication(IRELAND, Status.MISSING)
 FACTS = ImageFacts(DIGEST, (V1,), 1.0, 1.0)
 PRESENT = Replica(IRELAND, ReplicaState.PRESENT, held=True)

@@ -50,6 +50,7 @@ NEW_RULE = (
 )
 MIRRORING_RULE = RULE.replace("false", "true")
 BACKFILL_STARTED = f"ecr_registry_backfill_started_timestamp_seconds{{{S},{D}}}"
+DESTINATION_READ = f"ecr_destination_success{{{D}}}"
 DESTINATIONS = f'ecr_repository_replication_destinations{{repository="team/app",{S}}}'
 
 
@@ -68,6 +69,60 @@ def state_of_all_names(state: str) -> dict[str, Value]:
 
 def failed(name: str) -> str:
     return f'ecr_image_replication_failure_info{{{name},{D},failure_code="{DENIED}"}}'
+
+
+def replica(present: float, tag: str = "v1") -> dict[str, Value]:
+    """Whether the image is present at the destination under the tag."""
+    return {f'ecr_image_replica_present{{repository="team/app",tag="{tag}",{S},{D}}}': present}
+
+
+def present_under_all_names() -> dict[str, Value]:
+    return {f"ecr_image_replica_present{{{name},{D}}}": 1.0 for name in NAMES}
+
+
+def problem(reason: str, names: tuple[str, ...] = NAMES, state: str = "COMPLETE") -> dict[str, Value]:
+    """The copy has this problem under these names, while the replication is in this state."""
+    return {
+        **{f'ecr_image_replica_problem_info{{{name},{D},reason="{reason}"}}': 1.0 for name in names},
+        **{f'ecr_image_replication_status{{{name},{D},status="{state}"}}': 1.0 for name in NAMES},
+        **IMAGE_INFO,
+    }
+
+
+def gone(reason: str, good: Mapping[str, Value], about: str) -> Case:
+    return Case(
+        "ECRReplicaGone",
+        "warning",
+        good=good,
+        bad=problem(reason),
+        fires_after=10,
+        resolves_within=17,
+        labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION, "reason": reason},
+        summary=f"The copy of team/app@{DIGEST} from 111122223333/us-east-1 cannot be pulled at"
+        f" 111122223333/eu-west-1: it is {reason} there.",
+        about=about,
+    )
+
+
+def tag_differs(reason: str, good: Mapping[str, Value], summary: str, about: str) -> Case:
+    return Case(
+        "ECRReplicaTagDiffers",
+        "warning",
+        good=good,
+        bad=problem(reason, NAMES[:1]),
+        fires_after=30,
+        resolves_within=17,
+        labels={
+            "repository": "team/app",
+            "tag": "v1",
+            "digest": DIGEST,
+            **SOURCE,
+            **DESTINATION,
+            "reason": reason,
+        },
+        summary=summary,
+        about=about,
+    )
 
 
 def failure(reason: str) -> str:
@@ -109,6 +164,11 @@ def crash_looping(moment: Moment) -> float | None:
 def now_and_then(moment: Moment) -> float:
     """A counter of what is done at the start and every twenty minutes."""
     return 1 + moment.since_start // 20
+
+
+def until_the_tag_arrives(moment: Moment) -> float | None:
+    """1 for 25 minutes after the tag moved at the source."""
+    return 1 if 50 <= moment.minute < 75 else None
 
 
 def target_case(alert: str, severity: str, reason: str, after: int, summary: str) -> Case:
@@ -194,6 +254,42 @@ CASES = (
         f" failed: {DENIED}.",
     ),
     Case(
+        "ECRReplicationFailed",
+        "critical",
+        about="unless it was copied by other means",
+        good={**{failed(name): 1 for name in NAMES}, **TWO_TAGS_AND_A_DIGEST, **present_under_all_names()},
+        bad={
+            **{failed(name): 1 for name in NAMES},
+            **TWO_TAGS_AND_A_DIGEST,
+            **present_under_all_names(),
+            **replica(0, "latest"),
+        },
+        fires_after=1,
+        resolves_within=12,
+        labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION, "failure_code": DENIED},
+        summary=f"Replication of team/app@{DIGEST} from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        f" failed: {DENIED}.",
+    ),
+    Case(
+        "ECRReplicationStuck",
+        "warning",
+        about="unless the copy is present",
+        good={
+            **{
+                name: 0.0 if callable(value) else value
+                for name, value in state_of_all_names("IN_PROGRESS").items()
+            },
+            **IMAGE_INFO,
+            **present_under_all_names(),
+        },
+        bad={**state_of_all_names("IN_PROGRESS"), **IMAGE_INFO, **replica(0), **replica(0, "latest")},
+        fires_after=41,
+        resolves_within=12,
+        labels={"repository": "team/app", "digest": DIGEST, **SOURCE, **DESTINATION},
+        summary=f"Replication of team/app@{DIGEST} from 111122223333/us-east-1 to 111122223333/eu-west-1"
+        " is in progress for 42m 0s.",
+    ),
+    Case(
         "ECRReplicationStuck",
         "warning",
         good={status("IN_PROGRESS"): 0},
@@ -213,7 +309,7 @@ CASES = (
         resolves_within=17,
         labels={"repository": "team/app", **SOURCE, **DESTINATION},
         summary="ECR reports no replication of 1 images of team/app from 111122223333/us-east-1 to"
-        " 111122223333/eu-west-1, although a rule selects them.",
+        " 111122223333/eu-west-1, although a rule or a target expects them there.",
     ),
     Case(
         "ECRReplicationSlow",
@@ -239,6 +335,42 @@ CASES = (
         labels={"repository": "team/app", **SOURCE, **DESTINATION, "status": "TELEPORTED"},
         summary="ECR reports TELEPORTED for 3 images of team/app at 111122223333/eu-west-1. No other alert"
         " covers this status.",
+    ),
+    gone("absent", problem("absent", state="IN_PROGRESS"), "and not while replication runs"),
+    gone("archived", {**problem("archived", names=()), **present_under_all_names()}, "archived"),
+    tag_differs(
+        "other_image",
+        problem("other_image", NAMES[:1], "IN_PROGRESS"),
+        f"The tag of team/app:v1@{DIGEST} from 111122223333/us-east-1 names another image at"
+        " 111122223333/eu-west-1.",
+        "and not while replication runs",
+    ),
+    tag_differs(
+        "untagged",
+        {**problem("untagged", names=()), **replica(1)},
+        f"The tag of team/app:v1@{DIGEST} from 111122223333/us-east-1 does not exist at"
+        " 111122223333/eu-west-1.",
+        "untagged",
+    ),
+    tag_differs(
+        "other_image",
+        {
+            **problem("other_image", names=()),
+            f'ecr_image_replica_problem_info{{{NAMES[0]},{D},reason="other_image"}}': until_the_tag_arrives,
+        },
+        f"The tag of team/app:v1@{DIGEST} from 111122223333/us-east-1 names another image at"
+        " 111122223333/eu-west-1.",
+        "and not where the tag arrives in time",
+    ),
+    Case(
+        "ECRDestinationNotRead",
+        "warning",
+        good={DESTINATION_READ: 1},
+        bad={DESTINATION_READ: 0},
+        fires_after=15,
+        resolves_within=17,
+        labels=DESTINATION,
+        summary="The exporter cannot look at the copies at 111122223333/eu-west-1.",
     ),
     rules_gone(counting(1)),
     rules_gone(now_and_then, about="seldom read"),
@@ -524,6 +656,8 @@ HEALTHY: Mapping[str, Value] = {
     bucket("+Inf"): counting(1),
     RULE: 1,
     DESTINATIONS: 1,
+    **replica(1),
+    DESTINATION_READ: 1,
     backfill("FAILED"): 0,
     backfill("IN_PROGRESS"): 1,
     backfilled("completed"): clock,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from exporter.config.settings import RegistrySettings, Settings, TargetSettings, load
+from exporter.config.settings import DestinationSettings, RegistrySettings, Settings, TargetSettings, load
 from exporter.config.web import load_web
 
 CONFIGS = Path(__file__).parents[1] / "config" / "files"
@@ -44,6 +44,7 @@ targets = st.one_of(
         pushed_within=st.none() | durations,
         untagged=st.booleans(),
         registries=st.sampled_from([(), ("a",), ("a", "333344445555/us-east-1")]),
+        destinations=st.sampled_from([(), ("eu-west-1", "444455556666/us-west-2")]),
     ),
 )
 
@@ -64,10 +65,14 @@ configurations = st.builds(
             RegistrySettings(),
         )
     ),
+    destinations=st.sampled_from(
+        [(), (DestinationSettings("012345678901"), DestinationSettings("444455556666", region="us-west-2"))]
+    ),
     discovery_interval=intervals,
     pending_interval=intervals,
     failed_interval=intervals,
     settled_interval=intervals,
+    replica_interval=st.just(0.0) | intervals,
     stale_after=st.just(2e8 + 0.001),
     requests_per_second=st.floats(0.001, 10_000),
     max_images=st.integers(1, 10**15 - 1),

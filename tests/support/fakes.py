@@ -237,7 +237,10 @@ class FakeClient:
 
 @dataclass
 class FakeAWS:
-    """Connects to registries by account and Region. Without a role the account is that of HOME."""
+    """Connects to registries by account and Region. Without a role the account is that of HOME.
+
+    A registry that is not given has no repository.
+    """
 
     registries: dict[Source, FakeECR]
     region: str | None = REGION
@@ -249,8 +252,11 @@ class FakeAWS:
         region = settings.region or REGION
         wanted = Source(static_registry_id(settings) or ACCOUNT, region)
         caller = settings.role_arn.split(":")[4] if settings.role_arn else ACCOUNT
-        own = self.registries[Source(caller, region)]
-        return FakeClient(self.registries[wanted], own, partial(self.permission, settings))
+        own, ecr = (
+            self.registries.get(source) or FakeECR(source, rules=())
+            for source in (Source(caller, region), wanted)
+        )
+        return FakeClient(ecr, own, partial(self.permission, settings))
 
 
 class Inline:

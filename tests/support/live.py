@@ -120,6 +120,7 @@ def living(
         pending_interval=INTERVAL,
         failed_interval=INTERVAL,
         settled_interval=INTERVAL,
+        replica_interval=0.0,
     )
     exporter = Exporter(
         settings=settings,

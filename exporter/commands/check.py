@@ -1,0 +1,384 @@
+"""`check`: the configuration against the real AWS, by calls that only read.
+
+It reports everything, never only the first problem. It selects images as the exporter does, so it lists as
+much as the exporter's first pass, at the same rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from exporter.aws.ecr import OwnRegistryClient, TagStatus
+from exporter.aws.errors import ECRError
+from exporter.commands.findings import Finding, Level, Permission, policy_findings, role_of
+from exporter.commands.verdict import TRANSIENT, named
+from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
+from exporter.polling.access import Access, Group, grouped, readers
+from exporter.replication.model import Destination, Image, Page, Reason, Registry, Replication, Source
+from exporter.replication.targets import RepositoryTargets, Selection, Targets
+
+T = TypeVar("T")
+#: Makes the client of a registry.
+Connect: TypeAlias = Callable[[RegistrySettings], OwnRegistryClient]
+#: Asks one thing with a client.
+Ask: TypeAlias = Callable[[OwnRegistryClient], T]
+#: How often a call is made that AWS throttles or does not answer, and the seconds between two attempts.
+ATTEMPTS, RETRY_AFTER = 3, 3.0
+#: So many repositories or names are told in one line.
+MOST_NAMES = 5
+
+_REMEDIES: Mapping[Reason, str] = {
+    Reason.REPOSITORY_NOT_FOUND: "correct the name, the Region or the account",
+    Reason.IMAGE_NOT_FOUND: "correct the tag or the digest",
+    Reason.ACCESS_DENIED: "give other credentials: AWS refuses these for every call",
+    Reason.THROTTLED: "try again later, or lower requests_per_second",
+    Reason.INVALID: "correct the configuration or the variables of AWS",
+    Reason.UNAVAILABLE: "try again; else look at the network, the proxy and the Region",
+}
+
+
+@dataclass(slots=True)
+class _Registry:
+    """A source registry and what was found in it."""
+
+    group: Group
+    subject: str
+    rules: Registry | None = None
+    targets: Targets | None = None
+    #: What is selected, by repository.
+    selections: dict[str, Selection] | None = None
+
+
+class Check:
+    """Looks once at all that the settings name. `clock` is Unix time, `pause` waits for seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connect: Connect,
+        region: str | None,
+        clock: Callable[[], float],
+        pause: Callable[[float], object],
+    ) -> None:
+        self._settings = settings
+        self._connect = connect
+        self._region = region
+        self._clock = clock
+        self._pause = pause
+        self._clients: dict[Access, OwnRegistryClient] = {}
+        #: The ARN of the credentials of each access; "" if AWS did not tell.
+        self._callers: dict[Access, str] = {}
+        #: What each destination is sent, by the registries that send it.
+        self._sent: dict[Destination, dict[Source, set[str]]] = {}
+
+    def findings(self) -> Iterator[Finding]:
+        """All findings, those about one subject together."""
+        accounts: dict[Access, str] = {}
+        entries = [replace(entry, region=entry.region or self._region) for entry in self._settings.registries]
+        for access in dict.fromkeys(replace(entry, name="") for entry in entries):
+            if access not in self._callers:
+                yield from self._identify(access, f"credentials for {_described(access)}")
+            if not (access.registry_id or access.role_arn) and (arn := self._callers[access]):
+                accounts[access] = arn.split(":")[4]
+        groups = grouped(entries, accounts=accounts, region=self._region)
+        for group in groups:
+            yield from self._registry(_Registry(group, f"registry {group.name}"))
+        for destination in sorted(self._sent):
+            yield from self._destination(destination, groups)
+        for reader in self._settings.destinations:
+            if not any(
+                reader.registry_id == to.registry_id and reader.region in (None, to.region)
+                for to in self._sent
+            ):
+                yield from self._unused(reader)
+
+    # -- calls -------------------------------------------------------------------------------
+
+    def _call(self, access: Access, ask: Ask[T]) -> T:
+        """The answer, at the rate of the settings. Raises ECRError."""
+        client = self._clients.get(access) or self._clients.setdefault(access, self._connect(access))
+        for attempt in range(1, ATTEMPTS + 1):
+            self._pause(1 / self._settings.requests_per_second)
+            try:
+                return ask(client)
+            except ECRError as error:
+                if error.reason not in TRANSIENT or attempt == ATTEMPTS:
+                    raise
+                self._pause(error.retry_after or RETRY_AFTER)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _identify(self, access: Access, subject: str) -> Iterator[Finding]:
+        """Whose credentials an access has."""
+        self._callers[access] = ""
+        try:
+            self._callers[access] = arn = self._call(access, lambda client: client.caller())
+        except ECRError as error:
+            base = RegistrySettings(region=access.region)
+            if error.action == "sts:AssumeRole" and base not in self._callers:
+                yield from self._identify(base, f"credentials for {_described(base)}")
+            yield self._failure(subject, error, base, [access.role_arn or "*"])
+        else:
+            yield Finding(Level.OK, subject, f"the caller is {arn}")
+
+    def _first(
+        self, subject: str, accesses: Iterable[Access], resource: str, ask: Ask[T], failures: list[Finding]
+    ) -> T | None:
+        """The answer by the first access that gets one; else None, and why each of them fails."""
+        found: list[Finding] = []
+        for access in accesses:
+            if not self._callers.get(access, "?"):
+                continue  # told already
+            try:
+                return self._call(access, ask)
+            except ECRError as error:
+                found.append(self._failure(subject, error, access, [resource]))
+        failures += found
+        return None
+
+    def _failure(self, subject: str, error: ECRError, access: Access, resources: Sequence[str]) -> Finding:
+        """The finding about a call that failed, with the statement to add if a permission is missing."""
+        message, assumes = f"{error} ({', '.join(resources)})", error.action == "sts:AssumeRole"
+        if error.reason is not Reason.ACCESS_DENIED or (error.everything and not assumes):
+            return Finding(Level.PROBLEM, subject, message, _REMEDIES[error.reason])
+        principal = access.role_arn or role_of(self._callers.get(access, ""))
+        caller = principal or "the caller"
+        remedy = f"add the statement to the policy of {caller}"
+        if assumes:
+            remedy += "; and the role must trust it, with the external id if it asks for one"
+        elif access.registry_id:
+            remedy += f"; and account {access.registry_id} must allow it in the policy of the repository"
+        lacks = Permission(error.action, tuple(resources), principal)
+        return Finding(Level.PROBLEM, subject, f"{caller} lacks {message}", remedy, lacks)
+
+    # -- a source registry -------------------------------------------------------------------
+
+    def _registry(self, registry: _Registry) -> Iterator[Finding]:
+        group, subject = registry.group, registry.subject
+        failures: list[Finding] = []
+        if not any(self._callers[access] for access in group.accesses):
+            yield Finding(Level.PROBLEM, subject, "it is not looked at: no credentials for it work")
+            return
+        yield from self._rules(registry)
+        self._first(subject, group.accesses, "*", lambda client: client.backfills(None), failures)
+        yield from (replace(failure, level=Level.NOTE) for failure in failures)
+        registry.targets = Targets(group.targets(self._settings.targets), source=group.source)
+        existing: frozenset[str] = frozenset()
+        if registry.targets.need_repositories:
+            failures = []
+            names = self._first(
+                subject, group.accesses, self._arn(group, "*"), partial(_every, _repositories), failures
+            )
+            existing = frozenset(names or ())
+            yield from failures or [Finding(Level.OK, subject, f"repositories: {len(existing)}")]
+        yield from self._images(registry, sorted(registry.targets.matching(existing)))
+        yield from self._selected(registry)
+
+    def _rules(self, registry: _Registry) -> Iterator[Finding]:
+        group, subject, failures = registry.group, registry.subject, list[Finding]()
+        accesses = [access for access in group.accesses if not access.registry_id] or group.accesses
+        found = self._first(subject, accesses, "*", lambda client: client.registry(), failures)
+        if found is None:
+            yield from failures
+        elif found.registry_id != group.source.registry_id:
+            message = "its rules are not in reach of another account: nothing is called MISSING"
+            yield Finding(Level.NOTE, subject, message, "use a role_arn of its account")
+        elif not found.rules:
+            message = "it has no replication rules: nothing is sent anywhere"
+            yield Finding(Level.PROBLEM, subject, message, "add rules, or look at another Region or account")
+            registry.rules = found
+        else:
+            registry.rules = found
+            for (to, prefix), mirrors in sorted(found.routes().items()):
+                deletions = ", with deletions" if mirrors else ""
+                yield Finding(Level.OK, subject, f"rule: {prefix}* to {named(to)}{deletions}")
+
+    def _images(self, registry: _Registry, repositories: Iterable[str]) -> Iterator[Finding]:
+        """List the images of the repositories, and ask for the status of one image in each."""
+        group, failures = registry.group, list[Finding]()
+        registry.selections, asked = {}, 0
+        for repository in repositories:
+            targets = registry.targets.of(repository) if registry.targets else RepositoryTargets(())
+            accesses = group.named(target.settings for target in targets.targets)
+            ask = partial(self._first, registry.subject, accesses, self._arn(group, repository))
+            self._note_destinations(registry, repository, targets)
+            images = ask(partial(_every, _images(repository, targets)), failures)
+            if images is None:
+                continue
+            selection = registry.selections[repository] = targets.select(images, now=self._clock())
+            if digest := next(iter(selection.images), None):
+                reported = ask(partial(_status, repository, digest), failures)
+                asked += reported is not None
+        yield Finding(
+            Level.OK, registry.subject, f"repositories whose images are listed: {len(registry.selections)}"
+        )
+        message = f"repositories where the status of an image is read: {asked}"
+        yield Finding(Level.OK if asked else Level.NOTE, registry.subject, message)
+        yield from _merged(failures)
+
+    def _note_destinations(self, registry: _Registry, repository: str, targets: RepositoryTargets) -> None:
+        by_rules = registry.rules.destinations(repository) if registry.rules else frozenset[Destination]()
+        for destination in by_rules | targets.required:
+            sent = self._sent.setdefault(destination, {})
+            sent.setdefault(registry.group.source, set()).add(repository)
+
+    def _selected(self, registry: _Registry) -> Iterator[Finding]:
+        """What each target selects, and whether that is sent anywhere."""
+        for target in registry.targets.all if registry.targets else ():
+            subject = f"target {target.label} in {registry.group.name}"
+            found = {
+                repository: selected
+                for repository, selection in (registry.selections or {}).items()
+                for selected in selection.targets
+                if selected.label == target.label
+            }
+            number = sum(selected.images for selected in found.values())
+            if not number:
+                yield Finding(Level.PROBLEM, subject, "it selects no image", "correct its names or filters")
+            else:
+                selecting = sum(bool(selected.images) for selected in found.values())
+                message = f"selected images: {number}, in repositories: {selecting}"
+                yield Finding(Level.OK, subject, message)
+            missing = [
+                f"{repository}:{name.tag}" if name.tag else f"{repository}@{name.digest}"
+                for repository, selected in found.items()
+                for name in selected.missing
+            ]
+            if missing:
+                message, remedy = f"not found: {_listed(missing)}", _REMEDIES[Reason.IMAGE_NOT_FOUND]
+                yield Finding(Level.PROBLEM, subject, message, remedy)
+            if registry.rules is None or target.required:
+                continue
+            covered = registry.rules.destinations
+            uncovered = [name for name, selected in found.items() if selected.images and not covered(name)]
+            if uncovered:
+                message = f"no rule sends these repositories anywhere: {_listed(uncovered)}"
+                yield Finding(Level.PROBLEM, subject, message, "add a rule, or narrow the target")
+
+    def _arn(self, group: Group, repository: str) -> str:
+        """The resource of a repository in a policy."""
+        arns = (self._callers[access] for access in group.accesses)
+        partition = next((arn.split(":")[1] for arn in arns if arn), "aws")
+        return f"arn:{partition}:ecr:{group.source.region}:{group.source.registry_id}:repository/{repository}"
+
+    # -- a destination -----------------------------------------------------------------------
+
+    def _destination(self, to: Destination, groups: list[Group]) -> Iterator[Finding]:
+        """Whether it can be read, and whether its registry policy lets replicas in."""
+        subject, failures = f"destination {named(to)}", list[Finding]()
+        sources = self._sent[to]
+        accesses = readers(to, self._settings.destinations, groups)
+        for access in accesses:
+            if access not in self._callers:
+                found = self._identify(access, subject)
+                yield from (finding for finding in found if finding.level is not Level.OK)
+        repository = min(name for names in sources.values() for name in names)
+        partition = next((arn.split(":")[1] for arn in self._callers.values() if arn), "aws")
+        resource = f"arn:{partition}:ecr:{to.region}:{to.registry_id}:repository/*"
+        if not self._settings.replica_interval:
+            message = "its copies are not looked at: replica_interval is 0s"
+            yield Finding(Level.NOTE, subject, message)
+        elif not accesses:
+            message = "its copies are not looked at: nothing says how account " + to.registry_id + " is read"
+            yield Finding(Level.NOTE, subject, message, "add it under destinations, with a role_arn")
+        elif not any(self._callers[access] for access in accesses):
+            yield Finding(Level.PROBLEM, subject, "its copies are not looked at: no credentials for it work")
+        elif self._first(subject, accesses, resource, partial(_held, repository), failures) is not None:
+            yield Finding(Level.OK, subject, "its copies can be looked at")
+        yield from failures
+        for source in sorted(sources):
+            if source.registry_id != to.registry_id:
+                yield from self._policy(subject, source.registry_id, to, accesses)
+
+    def _unused(self, reader: DestinationSettings) -> Iterator[Finding]:
+        """An entry under `destinations` that nothing is known to be sent to."""
+        region = reader.region or self._region
+        subject = f"destination {reader.registry_id}/{reader.region or '*'}"
+        message = "no rule that is read and no target sends anything there"
+        yield Finding(Level.NOTE, subject, message, "add a rule, or remove the entry")
+        access = RegistrySettings(
+            region=region,
+            registry_id=reader.registry_id,
+            role_arn=reader.role_arn,
+            external_id=reader.external_id,
+        )
+        yield from self._identify(access, subject)
+
+    def _policy(
+        self, subject: str, source: str, to: Destination, accesses: Iterable[Access]
+    ) -> Iterator[Finding]:
+        """Only credentials of the destination's account can read its registry policy."""
+        own = [access for access in accesses if self._callers[access].split(":")[4:5] == [to.registry_id]]
+        failures: list[Finding] = []
+        policy = self._first(subject, own, "*", lambda client: client.registry_policy(), failures)
+        if policy is not None:
+            yield from policy_findings(subject, policy, source)
+        elif not failures:
+            message = "its registry policy cannot be read: that takes credentials of its account"
+            yield Finding(Level.NOTE, subject, message, "add a role_arn of its account under destinations")
+        yield from (replace(failure, level=Level.NOTE) for failure in failures)
+
+
+def _described(access: Access) -> str:
+    account = access.registry_id or "their own account"
+    return f"{account}/{access.region}" + (f" by {access.role_arn}" if access.role_arn else "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*names[:MOST_NAMES], *more])
+
+
+def _every(page: Callable[[OwnRegistryClient, str | None], Page[T]], client: OwnRegistryClient) -> list[T]:
+    """The items of all pages."""
+    found = page(client, None)
+    items = list(found.items)
+    while found.token:
+        found = page(client, found.token)
+        items += found.items
+    return items
+
+
+def _repositories(client: OwnRegistryClient, token: str | None) -> Page[str]:
+    page = client.repositories(token)
+    return Page(tuple(repository.name for repository in page.items), page.token)
+
+
+def _images(
+    repository: str, targets: RepositoryTargets
+) -> Callable[[OwnRegistryClient, str | None], Page[Image]]:
+    tags: TagStatus = "ANY" if targets.untagged else "TAGGED"
+    return lambda client, token: client.images(repository, token, tags=tags)
+
+
+def _status(repository: str, digest: str, client: OwnRegistryClient) -> tuple[Replication, ...]:
+    return client.status(repository, digest)
+
+
+def _held(repository: str, client: OwnRegistryClient) -> int:
+    """How many images the first page of the copies has; a repository that does not exist holds nothing."""
+    try:
+        return len(client.images(repository, None).items)
+    except ECRError as error:
+        if error.reason is Reason.REPOSITORY_NOT_FOUND:
+            return 0
+        raise
+
+
+def _merged(failures: Iterable[Finding]) -> Iterator[Finding]:
+    """One finding for each action that a principal lacks, with all resources; the others as they are."""
+    lacking: dict[tuple[str, str], list[Finding]] = {}
+    for failure in failures:
+        if failure.lacks:
+            lacking.setdefault((failure.lacks.action, failure.lacks.principal), []).append(failure)
+        else:
+            yield failure
+    for (action, principal), several in lacking.items():
+        resources = tuple(dict.fromkeys(r for each in several if each.lacks for r in each.lacks.resources))
+        lacks = Permission(action, resources, principal)
+        message = f"{principal or 'the caller'} lacks {action} on {_listed(resources)}"
+        yield several[0] if len(several) == 1 else replace(several[0], message=message, lacks=lacks)
