@@ -135,7 +135,6 @@ class ReplicaPoller(Asker):
 
     def answered(self, call: Call, answer: Any) -> None:
         """Take a page, or the images of some names."""
-        self._settings.seen(self._name, exists=True)
         if look := self._look:
             look.run.answered(answer)
             look.contents.add(answer.items if isinstance(answer, Page) else answer)
@@ -144,6 +143,7 @@ class ReplicaPoller(Asker):
             self.ask_again(call.job)
 
     def _go_on(self, look: _Look) -> None:
+        self._settings.seen(self._name, exists=True)
         run = look.run
         if not run.complete:
             if isinstance(run, Lookup) and look.calls >= MOST_LOOKUPS + (self._pages or 0):

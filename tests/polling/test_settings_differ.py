@@ -27,7 +27,7 @@ THERE = Source(ACCOUNT, IRELAND.region)
 LIST = "DescribeRepositories"
 DAY = 86_400.0
 #: Until the first look and the first listings were made and compared.
-SOON = 4 * COMPARE_EVERY
+SOON = 60.0
 NAMED = TargetSettings("team/app", tag="v1")
 STRICT = RepositorySettings("IMMUTABLE", "KMS", "single-region", "True")
 DEFAULT = RepositorySettings("MUTABLE", "AES256", "", "False")
