@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from exporter.http.routes import Routes
 from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
-from exporter.metrics.catalogue import DOMAIN, ImageRow, RepositoryRow
+from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
@@ -106,9 +106,7 @@ class Reference(Collector):
             for registry in snapshot.registries:
                 for repository, images in registry.repositories:
                     if isinstance(row, RepositoryRow):
-                        for labels, value in row.samples(
-                            registry.source, repository, images, registry.destinations.get(repository)
-                        ):
+                        for labels, value in row.samples(Group.whole(registry, repository, images)):
                             family.add_metric(labels, value)
                     elif isinstance(row, ImageRow):
                         _add(family, row, registry.source, repository, images)

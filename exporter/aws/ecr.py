@@ -23,6 +23,7 @@ from exporter.replication.model import (
     Page,
     Registry,
     Replication,
+    Repository,
     Source,
 )
 
@@ -52,8 +53,8 @@ class EcrClient(Protocol):
     def registry(self) -> Registry:
         """The registry of the credentials themselves, whatever `registry_id` says, and its rules."""
 
-    def repositories(self, token: str | None) -> Page[str]:
-        """One page of the names of the repositories."""
+    def repositories(self, token: str | None) -> Page[Repository]:
+        """One page of the repositories."""
 
     def images(
         self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
@@ -111,7 +112,7 @@ class BotoEcrClient:
         self._learn(registry.registry_id)
         return registry
 
-    def repositories(self, token: str | None) -> Page[str]:
+    def repositories(self, token: str | None) -> Page[Repository]:
         page = _page(token)
         return self._ask(parsing.repositories, "ecr", "DescribeRepositories", **page, **self._registry())
 

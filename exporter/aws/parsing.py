@@ -21,6 +21,8 @@ from exporter.replication.model import (
     Page,
     Registry,
     Replication,
+    Repository,
+    RepositorySettings,
     Rule,
     Status,
 )
@@ -39,7 +41,8 @@ _ARCHIVED = ("ARCHIVED", "ACTIVATING")
 #: So many failure codes of a backfill are kept.
 MAX_CODES = 20
 
-#: How many different replications are shared between images. Each destination has a few states.
+#: How many different replications are shared between images, and settings between repositories. Each
+#: destination has a few states.
 _SHARED = 1024
 
 
@@ -64,10 +67,11 @@ def registry(answer: Row) -> Registry:
     return Registry(_account_id(answer, "registryId"), tuple(_rule(rule) for rule in rules))
 
 
-def repositories(answer: Row) -> Page[str]:
-    """DescribeRepositories: one page of names."""
-    names = tuple(_needed(row, "repositoryName") for row in _rows(answer, "repositories"))
-    return Page(names, _text(answer, "nextToken") or None)
+def repositories(answer: Row) -> Page[Repository]:
+    """DescribeRepositories: one page of repositories."""
+    rows = _rows(answer, "repositories")
+    found = tuple(Repository(_needed(row, "repositoryName"), _repository_settings(row)) for row in rows)
+    return Page(found, _text(answer, "nextToken") or None)
 
 
 def images(answer: Row, *, now: float) -> Page[Image]:
@@ -182,10 +186,34 @@ def _count(row: Row, key: str) -> int | None:
     return count
 
 
+def _flag(row: Row, key: str) -> bool | None:
+    flag = row.get(key)
+    if flag is not None and not isinstance(flag, bool):
+        raise UnusableAnswer(f"the answer has a {key} that is neither true nor false")
+    return flag
+
+
 def _unix(moment: datetime | None, now: float) -> float | None:
     """The Unix time; None if no image can have been pushed then."""
     at = moment.timestamp() if moment else 0.0
     return at if FIRST_PUSH <= at <= now + SKEW else None
+
+
+def _repository_settings(row: Row) -> RepositorySettings:
+    encryption = _part(row, "encryptionConfiguration")
+    _, is_key, key_id = _text(encryption, "kmsKey").partition(":key/")
+    key = "multi-region" if key_id.startswith("mrk-") else "single-region"
+    scan_on_push = _flag(_part(row, "imageScanningConfiguration"), "scanOnPush")
+    return _shared_settings(
+        image_tag_mutability=_text(row, "imageTagMutability"),
+        encryption=_text(encryption, "encryptionType"),
+        encryption_key=key if is_key else "",
+        scan_on_push="" if scan_on_push is None else str(scan_on_push),
+    )
+
+
+#: One object for all repositories with these settings, which saves memory.
+_shared_settings = lru_cache(maxsize=_SHARED)(RepositorySettings)
 
 
 def _rule(row: Row) -> Rule:
@@ -205,14 +233,7 @@ def _rule(row: Row) -> Rule:
 
 def _mirrors_deletions(row: Row) -> bool:
     """Whether deleteReplication is enabled. botocore before 1.44.4 leaves the field out of every answer."""
-    match row.get("deleteReplication"):
-        case None:
-            return False
-        case {"enabled": bool(enabled)}:
-            return enabled
-        case dict() as setting if setting.get("enabled") is None:
-            return False
-    raise UnusableAnswer("the answer has a deleteReplication that cannot be understood")
+    return bool(_flag(_part(row, "deleteReplication"), "enabled"))
 
 
 def _destination(row: Row) -> Destination:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 from prometheus_client.utils import floatToGoString
 
 from exporter.metrics import gzip_stream
-from exporter.metrics.catalogue import DOMAIN, I, ImageRow, RepositoryRow, Row, S, Sample
+from exporter.metrics.catalogue import DOMAIN, Group, I, ImageRow, RepositoryRow, Row, S, Sample
 from exporter.metrics.gzip_stream import Piece
 from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Source
@@ -108,16 +108,6 @@ def _states(row: ImageRow, named: Sequence[_Named]) -> bytes:
     return b"".join(texts)
 
 
-class Group(NamedTuple):
-    """Images of one repository: all of them, or those in one block."""
-
-    source: Source
-    repository: str
-    images: tuple[ImageFacts, ...]
-    #: How many destinations the rules have; only for rows about repositories, and None if unknown.
-    destinations: int | None = None
-
-
 def _ends(name: str, one_in: int) -> bool:
     """Whether a block ends after that name. The same at each start, unlike `hash`, which is salted."""
     return not crc32(name.encode()) % one_in
@@ -150,8 +140,7 @@ def repository_blocks(registries: Iterable[RegistrySnapshot]) -> Iterator[tuple[
     block: list[Group] = []
     for registry in registries:
         for repository, images in registry.repositories:
-            destinations = registry.destinations.get(repository)
-            block.append(Group(registry.source, repository, images, destinations))
+            block.append(Group.whole(registry, repository, images))
             if len(images) > 64 or (len(block) >= MANY_LINES and _ends(repository, MANY_LINES // 4)):
                 yield tuple(block)
                 block = []
@@ -194,14 +183,14 @@ def _rendered(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[bytes]:
         if isinstance(row, ImageRow):
             yield _values(row, row.value, named) if row.value else _states(row, named)
         elif isinstance(row, RepositoryRow):
-            yield "".join([lines(row, row.samples(*group)) for group in groups]).encode()
+            yield "".join([lines(row, row.samples(group)) for group in groups]).encode()
 
 
 def _named_images(groups: Iterable[Group], *, digests: bool) -> Iterator[_Named]:
     """Each name of each image: the facts, the text of the labels I, and, with `digests`, the same with the
     image's digest.
     """
-    for source, repository, images, _ in groups:
+    for source, repository, images, *_ in groups:
         before, after = f'{_pairs(I[:1], (repository,))},tag="', f'",{_pairs(S, source)}'
         for image in images:
             digest = _escaped(image.digest) if digests else ""
@@ -237,7 +226,7 @@ def updated(known: dict[Key, Block], blocks: Iterable[tuple[Group, ...]]) -> dic
     """A block for each of the given facts: the known one that begins with the same image, or a new one."""
     updated = {}
     for groups in blocks:
-        source, repository, images, _ = groups[0]
+        source, repository, images, *_ = groups[0]
         key = (source, repository, images[0].digest if images else "")
         block = known.get(key)
         updated[key] = block.with_facts(groups) if block else Block(groups)

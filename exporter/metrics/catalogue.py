@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter.replication.destination_health import DestinationHealth
 from exporter.replication.facts import ImageFacts
@@ -95,11 +95,31 @@ class DestinationRow(Row):
     samples: Callable[[DestinationHealth], Iterable[Sample]] = lambda _: ()
 
 
+class Group(NamedTuple):
+    """Images of one repository: all of them, or some. The last two fields are for rows about repositories."""
+
+    source: Source
+    repository: str
+    images: tuple[ImageFacts, ...]
+    #: How many destinations the rules have; None if unknown.
+    destinations: int | None = None
+    #: The settings of the repository that differ at destinations.
+    settings_differ: tuple[tuple[Destination, str], ...] = ()
+
+    @classmethod
+    def whole(cls, registry: RegistrySnapshot, repository: str, images: tuple[ImageFacts, ...]) -> Group:
+        """All that is known of a repository."""
+        destinations = registry.destinations.get(repository)
+        return cls(
+            registry.source, repository, images, destinations, registry.settings_differ.get(repository, ())
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class RepositoryRow(Row):
-    """A gauge of repositories. The last argument of `samples` is how many destinations the rules have."""
+    """A gauge of repositories."""
 
-    samples: Callable[[Source, str, Sequence[ImageFacts], int | None], Iterable[Sample]] = lambda *_: ()
+    samples: Callable[[Group], Iterable[Sample]] = lambda *_: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,56 +175,49 @@ def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ..
     return [(group[0].replications or (), group) for group in groups.values()]
 
 
-def _images(
-    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
-) -> Iterator[Sample]:
+def _images(group: Group) -> Iterator[Sample]:
     """That there is none in a state is known only when all images are."""
-    del destinations
-    all_known = all(image.replications is not None and not image.unverified for image in images)
+    all_known = all(image.replications is not None and not image.unverified for image in group.images)
     tally: Tally[tuple[Destination, str]] = Tally()
-    for replications, group in _alike(images):
+    for replications, alike in _alike(group.images):
         for destination, status, _ in replications:
-            tally[destination, status] += len(group)
+            tally[destination, status] += len(alike)
     for destination in sorted({destination for destination, _ in tally}):
         unknown = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
         for status in (*KNOWN_STATUSES, *unknown):
             if (number := tally[destination, status]) or all_known:
-                yield (repository, *source, *destination, status), float(number)
+                yield (group.repository, *group.source, *destination, status), float(number)
 
 
-def _oldest_pending(
-    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
-) -> Iterator[Sample]:
-    del destinations
+def _oldest_pending(group: Group) -> Iterator[Sample]:
     oldest: dict[Destination, float] = {}
-    for replications, group in _alike(images):
+    for replications, alike in _alike(group.images):
         pending = [d for d, status, _ in replications if status in (Status.IN_PROGRESS, Status.MISSING)]
-        times = [image.pushed_at for image in group if image.pushed_at is not None] if pending else []
+        times = [image.pushed_at for image in alike if image.pushed_at is not None] if pending else []
         for destination in pending if times else ():
             oldest[destination] = min(*times, oldest.get(destination, times[0]))
     for destination, pushed_at in sorted(oldest.items()):
-        yield (repository, *source, *destination), pushed_at
+        yield (group.repository, *group.source, *destination), pushed_at
 
 
-def _destinations(
-    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
-) -> Iterator[Sample]:
-    del images
-    if destinations is not None:
-        yield (repository, *source), float(destinations)
+def _destinations(group: Group) -> Iterator[Sample]:
+    if group.destinations is not None:
+        yield (group.repository, *group.source), float(group.destinations)
 
 
-def _replica_images(
-    source: Source, repository: str, images: Sequence[ImageFacts], destinations: int | None
-) -> Iterator[Sample]:
+def _settings_differ(group: Group) -> Iterator[Sample]:
+    for destination, setting in group.settings_differ:
+        yield (group.repository, *group.source, *destination, setting), 1.0
+
+
+def _replica_images(group: Group) -> Iterator[Sample]:
     """An image with several names is present if it is so under each, else it has its first problem.
 
     That there is none in a state is known only when all images were looked at that are expected there.
     """
-    del destinations
     tally: Tally[tuple[Destination, ReplicaState]] = Tally()
     unknown: set[Destination] = set()
-    for (replicas, replications), number in _replica_groups(images):
+    for (replicas, replications), number in _replica_groups(group.images):
         states: dict[Destination, list[ReplicaState]] = {}
         for destination, state, _ in (replica for of_name in replicas for replica in of_name):
             states.setdefault(destination, []).append(state)
@@ -216,7 +229,7 @@ def _replica_images(
     for destination in sorted({destination for destination, _ in tally}):
         for state in ReplicaState:
             if (count := tally[destination, state]) or destination not in unknown:
-                yield (repository, *source, *destination, state), float(count)
+                yield (group.repository, *group.source, *destination, state), float(count)
 
 
 def _replica_groups(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Any, Any], int]]:
@@ -495,6 +508,15 @@ DOMAIN: tuple[ImageRow | RepositoryRow | RegistryRow | DestinationRow, ...] = (
         " so that nothing is replicated. Absent while the rules are not known. " + _POLLED,
         ("repository", *S),
         samples=_destinations,
+    ),
+    RepositoryRow(
+        "ecr_repository_replica_settings_differ",
+        "gauge",
+        "1 for each setting of the repository that has another value at the destination:"
+        " image_tag_mutability, encryption, scan_on_push. Absent if it is the same, or not known at either"
+        " end. " + _POLLED,
+        ("repository", *S, *D, "setting"),
+        samples=_settings_differ,
     ),
     RegistryRow(
         "ecr_registry_replication_rule_info",

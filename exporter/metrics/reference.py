@@ -75,6 +75,19 @@ not.
 If the operation is absent from the Region or denied, there are no such series. The log says so once
 (`backfills_not_listed`), no target fails, and the exporter tries again after a reload or an hour.
 
+## Settings that replicas lose
+
+Replication copies images, not the settings of their repository. It creates the repository at the
+destination with the default settings, or with those of a repository creation template there (ECR
+documentation). `ecr_repository_replica_settings_differ` compares `imageTagMutability`, the encryption and
+`scanOnPush` at both ends, in repositories that are looked at (`replica_interval`). Of the encryption it
+compares the type, and whether the KMS key is a multi-Region key, but not the key itself: in another Region it
+is another one. Exclusion filters, policies, lifecycle rules and the scanning configuration of a registry are
+not read. The repositories of a registry are listed every six hours, soon after one is new there, and more
+often if a target is a glob. Where `ecr:DescribeRepositories` is denied, there are no such series. The log
+says so once (`settings_not_compared`), no target and no destination fails, and the exporter tries again after
+a reload or an hour. What is not confirmed for six hours and `stale_after` goes.
+
 ## Deletion mirroring
 
 `delete_replication` of `ecr_registry_replication_rule_info` is the field `deleteReplication.enabled` of the

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.polling.access import Access
-from exporter.polling.calls import Call, Job
-from exporter.polling.context import Asker, Context
-from exporter.polling.listing import Listing
+from exporter.polling.calls import Job
+from exporter.polling.context import Context
+from exporter.polling.optional import OptionalListing
 from exporter.polling.rate_limit import Operation
-from exporter.replication.model import Backfill, BackfillStatus, Destination, FailureScope, Page, Reason
+from exporter.replication.model import Backfill, BackfillStatus, Destination, Page
 
-_BACKFILLS = Job(Operation.BACKFILLS)
-_SCOPE = FailureScope("backfills")
-#: Seconds between two listings: usually, while a backfill runs, and after AWS refused one.
+#: Seconds between two listings: usually, and while a backfill runs.
 INTERVAL = 300.0
 RUNNING_INTERVAL = 60.0
-REFUSED_INTERVAL = 3600.0
 #: Seconds for which a backfill that ended is shown. AWS lists it for 90 days.
 SHOWN_AFTER_END = 86_400.0
 
 
-class BackfillsPoller(Asker):
-    """Lists the backfills, and logs those that begin and end.
-
-    The operation may be absent from a partition or denied. Then nothing is known of backfills, and nothing
-    else changes.
-    """
+class BackfillsPoller(OptionalListing[Backfill]):
+    """Lists the backfills, and logs those that begin and end."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._listing: Listing[Backfill] | None = None
-        self._refused = False
+        super().__init__(context, Job(Operation.BACKFILLS), "ecr:ListReplicationBackfills")
         #: Whether each backfill ended, by id, as the log has it; None before the first listing.
         self._logged: dict[object, bool] | None = None
 
@@ -43,53 +32,22 @@ class BackfillsPoller(Asker):
         """Ask with one of these accesses."""
         self.choice.configure(accesses)
 
-    def ask(self) -> None:
-        """List the backfills now."""
-        self._pacing.book(_BACKFILLS)
+    def page(self, client: EcrClient, token: str | None) -> Page[Backfill]:
+        return client.backfills(token)
 
-    def ask_if_refused(self) -> None:
-        """List them now if AWS refused it the last time: the permission may be there."""
-        if self._refused:
-            self.ask()
-
-    def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
-        del job
-        self._listing = self._listing or Listing("ecr:ListReplicationBackfills")
-        return partial(client.backfills, self._listing.token)
-
-    def answered(self, call: Call, answer: Page[Backfill]) -> None:
-        """Take a page. What is known changes with the last one."""
-        listing = self._listing
-        if listing:
-            listing.answered(answer)
-        if listing is None or not listing.complete:
-            self.ask_again(call.job)
-            return
-        self._listing, self._refused = None, False
-        self._context.works(_SCOPE)
-        recent = self._recent(listing.items)
+    def listed(self, items: Sequence[Backfill]) -> float:
+        """Take a complete listing; the seconds until the next one."""
+        recent = self._recent(items)
         with self._store.lock:
-            self._registry.backfills = _newest(listing.items, among=recent)
+            self._registry.backfills = _newest(items, among=recent)
             self._registry.backfills_at = self._clock.monotonic()
         self._log(recent)
         wait = INTERVAL if all(backfill.ended for backfill in recent) else RUNNING_INTERVAL
         # What is shown is confirmed before it is too old.
-        self.ask_again(call.job, due=self._pacing.later(min(wait, self._pacing.settings.stale_after / 2)))
+        return min(wait, self._pacing.settings.stale_after / 2)
 
-    def failed(self, call: Call, error: ECRError) -> None:
-        """Take that a call failed. The targets do not fail because of it."""
-        context, first_page = self._context, not (self._listing and self._listing.pages)
-        self._listing = None
-        # A token that AWS takes no longer is INVALID too.
-        if error.reason in (Reason.ACCESS_DENIED, Reason.INVALID) and first_page and not error.everything:
-            context.works(_SCOPE)
-            if not self._refused:
-                self._refused = True
-                context.warned("backfills_not_listed", reason=error.reason, error=str(error))
-            due = self._pacing.later(REFUSED_INTERVAL)
-        else:
-            due = context.fail(_SCOPE, error, call, cap=INTERVAL, fails_targets=False)
-        self.ask_again(call.job, due=due)
+    def warn_of_refusal(self, error: ECRError) -> None:
+        self._context.warned("backfills_not_listed", reason=error.reason, error=str(error))
 
     def _recent(self, backfills: Iterable[Backfill]) -> list[Backfill]:
         """Those that run, that ended a short time ago, or whose end AWS does not report."""

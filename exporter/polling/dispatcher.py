@@ -33,6 +33,10 @@ class Dispatcher(ABC):
         """Record what the last answers and the time mean; when to do so again (monotonic)."""
 
     @abstractmethod
+    def reloaded(self) -> None:
+        """Take that the configuration was loaded again, even if it is the same."""
+
+    @abstractmethod
     def retire(self) -> None:
         """It is polled no longer: leave nothing behind."""
 

@@ -249,8 +249,8 @@ class Poller:
             self._store.changed()
             self._store.stale_after = settings.stale_after
         self._regroup()
-        for polled in self._registries:
-            polled.registry.reloaded()
+        for each in (*self._registries, *self._destinations.values()):
+            each.registry.reloaded()
 
     def _take_account(self, access: Access, account: str) -> None:
         """Take that AWS names the account of an access: its entries may be another registry now."""
@@ -311,6 +311,7 @@ class Poller:
             if its_accesses:
                 self._look_at(destination, wanted[destination], its_accesses)
         self._publish_destinations(frozenset(to for to in accesses if not accesses[to]))
+        self._shared.sightings.settings_version += 1
         used = {access for group in self._groups for access in group.accesses}
         used.update(access for its_accesses in accesses.values() for access in its_accesses)
         self._clients = {access: client for access, client in self._clients.items() if access in used}

@@ -35,6 +35,7 @@ class Operation(StrEnum):
     REPLICAS = "replicas"  # the images of a destination
     STATUS = "status"  # the replication status of one image
     BACKFILLS = "backfills"
+    SETTINGS = "settings"  # of all repositories
 
 
 class _Bucket:

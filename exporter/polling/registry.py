@@ -16,6 +16,7 @@ from exporter.polling.dispatcher import Dispatcher
 from exporter.polling.rate_limit import Operation
 from exporter.polling.replicas import Replicas
 from exporter.polling.repositories import RepositoriesPoller
+from exporter.polling.repository_settings import SettingsPoller
 from exporter.polling.rounds import TargetRounds
 from exporter.polling.rules import AccountPoller, OnAccount, RulesPoller
 from exporter.replication.model import Destination
@@ -36,7 +37,8 @@ class RegistryPoller(Dispatcher):
         super().__init__(context)
         self._rounds = TargetRounds(context)
         self._coverage = Coverage(context)
-        self._repositories = RepositoriesPoller(context, self._rounds)
+        self._settings = SettingsPoller(context)
+        self._repositories = RepositoriesPoller(context, self._rounds, self._settings)
         self._account = AccountPoller(context, begin=self._begin, on_account=on_account)
         self._rules = RulesPoller(
             context, account=self._account, repositories=self._repositories.pollers, begin=self._begin
@@ -70,6 +72,7 @@ class RegistryPoller(Dispatcher):
         context.clients = {access: connect(access) for access in group.accesses}
         for each in (self._rules, self._account, self._backfills):
             each.configure(group.accesses)
+        self._settings.choice.configure(group.accesses)
         self._repositories.configure(group, targets)
         # Another access may be able to read rules that none could read.
         if before is None or accesses != context.clients.keys():
@@ -97,12 +100,12 @@ class RegistryPoller(Dispatcher):
             self.replicas.retire()
             self.replicas = None
         if repositories:
-            self.replicas = self.replicas or Replicas(self._context)
+            self.replicas = self.replicas or Replicas(self._context, self._settings)
             self.replicas.configure(repositories, self._context.clients)
 
     def reloaded(self) -> None:
-        """Take that the configuration was loaded again, even if it is the same."""
         self._backfills.ask_if_refused()
+        self._settings.ask_if_refused()
 
     def retire(self) -> None:
         """It is polled no longer: leave nothing behind."""
@@ -118,7 +121,8 @@ class RegistryPoller(Dispatcher):
 
     def record(self) -> float:
         looks = self.replicas.record() if self.replicas else float("inf")
-        return min(self._rounds.record(), self._coverage.record(), looks)
+        settings = self._settings.record(self._repositories.pollers)
+        return min(self._rounds.record(), self._coverage.record(), settings, looks)
 
     def _asker(self, job: Job) -> Asker | None:
         if job.operation is Operation.REPLICAS:
@@ -130,4 +134,5 @@ class RegistryPoller(Dispatcher):
             Operation.REPOSITORIES: self._repositories,
             Operation.ACCOUNT: self._account,
             Operation.BACKFILLS: self._backfills,
+            Operation.SETTINGS: self._settings,
         }.get(job.operation, self._rules)

@@ -14,6 +14,7 @@ from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context
 from exporter.polling.listing import Listing, Lookup
 from exporter.polling.rate_limit import Operation
+from exporter.polling.repository_settings import SettingsPoller
 from exporter.replication.facts import DestinationFacts, Look
 from exporter.replication.model import LOOKUP_SIZE, Destination, FailureScope, Image, Name, Page, Reason
 from exporter.replication.replicas import Contents
@@ -38,6 +39,8 @@ class _Look:
     whole: bool = True
     tags: TagStatus = "TAGGED"
     calls: int = 0
+    #: Whether the repository exists there.
+    exists: bool = True
     #: What was seen until now.
     contents: Contents = field(default_factory=Contents)
 
@@ -45,9 +48,12 @@ class _Look:
 class ReplicaPoller(Asker):
     """Looks at one repository of a destination. A look under way shows nothing."""
 
-    def __init__(self, context: Context, facts: DestinationFacts, repository: str) -> None:
+    def __init__(
+        self, context: Context, facts: DestinationFacts, repository: str, settings: SettingsPoller
+    ) -> None:
         super().__init__(context)
         self._facts = facts
+        self._settings = settings
         self._name = repository
         self._sightings = context.shared.sightings
         self._job = Job(Operation.REPLICAS, repository)
@@ -84,6 +90,7 @@ class ReplicaPoller(Asker):
 
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
+        self._settings.seen(self._name, exists=True)
         if everything and not self._look:
             self._works()
             self._done()
@@ -184,6 +191,7 @@ class ReplicaPoller(Asker):
         self._look = None
         self._works()
         look.contents.arriving = frozenset(name.digest for name in self._soon if name.digest)
+        self._settings.seen(self._name, exists=look.exists)
         self._sightings.looked(self._name, self._facts.destination, look.contents)
         if look.whole:
             self._done()
@@ -214,7 +222,7 @@ class ReplicaPoller(Asker):
             self._go_on(look)
             return
         if reason is Reason.REPOSITORY_NOT_FOUND:
-            self._take(_Look(Listing("ecr:DescribeImages"), contents=Contents(everything=True)))
+            self._take(_Look(Listing("ecr:DescribeImages"), contents=Contents(everything=True), exists=False))
             return
         if reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
             self._lists_only, self._look = True, None
@@ -279,11 +287,13 @@ def _names(digest: str, names: Iterable[Name]) -> Iterable[Name]:
 class Replicas:
     """Looks at the repositories of one destination."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: SettingsPoller) -> None:
         self._context = context
+        self._settings = settings
         clock, source = context.shared.clock, context.facts.source
         destination = Destination(source.region, source.registry_id)
         self.facts = DestinationFacts(destination, context.facts, since=clock.monotonic())
+        context.shared.sightings.settings[destination] = settings
         #: By repository.
         self.pollers: dict[str, ReplicaPoller] = {}
         self._interval = 0.0
@@ -298,7 +308,7 @@ class Replicas:
             self.pollers.pop(name).retire()
         for name in repositories:
             if name not in self.pollers:
-                self.pollers[name] = ReplicaPoller(self._context, self.facts, name)
+                self.pollers[name] = ReplicaPoller(self._context, self.facts, name, self._settings)
             elif interval != self._interval:
                 self.pollers[name].intervals_changed()
             self.pollers[name].choice.configure(accesses)
@@ -318,3 +328,7 @@ class Replicas:
         for poller in self.pollers.values():
             poller.retire()
         self.pollers.clear()
+        known, destination = self._context.shared.sightings.settings, self.facts.destination
+        # What looks at it now may be another poller.
+        if known.get(destination) is self._settings:
+            del known[destination]

@@ -14,8 +14,9 @@ from exporter.polling.context import Asker, Context
 from exporter.polling.listing import Listing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.repository import RepositoryPoller
+from exporter.polling.repository_settings import SettingsPoller
 from exporter.polling.rounds import TargetRounds
-from exporter.replication.model import FailureScope, Page
+from exporter.replication.model import FailureScope, Page, Repository
 from exporter.replication.targets import Targets
 
 _REPOSITORIES = Job(Operation.REPOSITORIES)
@@ -25,12 +26,13 @@ _SCOPE = FailureScope("repositories")
 class RepositoriesPoller(Asker):
     """Lists the repositories if a glob ranges over them, and has a poller for each that a target selects."""
 
-    def __init__(self, context: Context, rounds: TargetRounds) -> None:
+    def __init__(self, context: Context, rounds: TargetRounds, settings: SettingsPoller) -> None:
         super().__init__(context)
+        self._settings = settings
         #: By name.
         self.pollers: dict[str, RepositoryPoller] = {}
         self._rounds = rounds
-        self._listing: Listing[str] | None = None
+        self._listing: Listing[Repository] | None = None
         #: The repositories that exist; None until listed.
         self._existing: frozenset[str] | None = None
         #: Globs that matched nothing when last seen.
@@ -68,8 +70,8 @@ class RepositoriesPoller(Asker):
         self._listing = self._listing or Listing("ecr:DescribeRepositories")
         return partial(client.repositories, self._listing.token)
 
-    def answered(self, call: Call, answer: Page[str]) -> None:
-        """Take a page of names."""
+    def answered(self, call: Call, answer: Page[Repository]) -> None:
+        """Take a page of repositories."""
         if not self._targets.need_repositories:
             return  # asked for a configuration that is gone
         listing = self._listing
@@ -78,8 +80,9 @@ class RepositoriesPoller(Asker):
         if listing is None or not listing.complete:
             self.ask_again(call.job)
             return
-        self._existing, self._listing = frozenset(listing.items), None
+        self._existing, self._listing = frozenset(each.name for each in listing.items), None
         self._context.works(_SCOPE)
+        self._settings.listed_for_glob(listing.items)
         with self._store.lock:
             self._registry.repositories_known = True
             self._registry.repositories_time = self._clock.time()

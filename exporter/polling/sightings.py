@@ -7,11 +7,11 @@ listings are looks at it too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, Name, Source
+from exporter.replication.model import Destination, Name, RepositorySettings, Source
 from exporter.replication.replicas import Contents
 
 
@@ -47,6 +47,12 @@ class Looker(Protocol):
         """Take that another listing showed all copies to be present, or (not `everything`) some of them."""
 
 
+class KnownSettings(Protocol):
+    """What knows the settings of the repositories of a registry, by name."""
+
+    known: Mapping[str, RepositorySettings]
+
+
 class Sightings:
     """Brings together the watchers of a repository and the lookers at its destinations. Loop thread only."""
 
@@ -57,6 +63,10 @@ class Sightings:
         self._lookers: dict[tuple[Destination, str], Looker] = {}
         #: The last listings of watched registries that are destinations of others.
         self._listed: dict[tuple[Destination, str], Contents] = {}
+        #: The settings of the repositories at each destination that is looked at. The version grows with each
+        #: change of settings, there or at a source, and of what is looked at.
+        self.settings: dict[Destination, KnownSettings] = {}
+        self.settings_version = 0
 
     def watch(self, repository: str, source: Source, watcher: Watcher) -> None:
         """Tell the watcher what destinations hold."""

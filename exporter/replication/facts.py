@@ -149,6 +149,8 @@ class RepositoryFacts:
     #: Whether ECR answered for each image of some listing.
     asked: bool = False
     failures: dict[FailureScope, Reason] = field(default_factory=dict)
+    #: The settings that differ from those of its replicas, as far as both are known.
+    settings_differ: tuple[tuple[Destination, str], ...] = ()
     _summary: _Summary | None = None
 
     def put(self, image: ImageFacts) -> None:

@@ -108,6 +108,30 @@ class FailureScope(NamedTuple):
         return f"{self.kind} {where}".strip()
 
 
+class RepositorySettings(NamedTuple):
+    """The settings of a repository that replication does not copy; "" if AWS leaves one out."""
+
+    image_tag_mutability: str = ""
+    encryption: str = ""
+    #: The kind of the KMS key: multi-region if its id starts with "mrk-" (KMS documentation), or
+    #: single-region. Keys are not compared, because the replica cannot have the same one in another Region.
+    encryption_key: str = ""
+    scan_on_push: str = ""
+
+    def differing(self, other: RepositorySettings) -> tuple[str, ...]:
+        """The settings that are known of both and differ. The key is part of the encryption."""
+        pairs = zip(self._fields, self, other, strict=True)
+        names = (name.removesuffix("_key") for name, mine, its in pairs if mine and its and mine != its)
+        return tuple(dict.fromkeys(names))
+
+
+class Repository(NamedTuple):
+    """A repository, as DescribeRepositories lists it."""
+
+    name: str
+    settings: RepositorySettings
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """One digest of one repository, as DescribeImages lists it."""

@@ -35,6 +35,8 @@ class RegistrySnapshot:
     destinations: Mapping[str, int] = field(default_factory=dict)
     #: The newest backfill to each destination.
     backfills: tuple[Backfill, ...] = ()
+    #: The settings of repositories that differ at destinations.
+    settings_differ: Mapping[str, tuple[tuple[Destination, str], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,9 @@ class Store:
             targets=target_health.evaluate(facts, now, self.stale_after),
             destinations=facts.destination_counts(now, self.stale_after) if images else {},
             backfills=facts.believed_backfills(now, self.stale_after),
+            settings_differ={
+                name: r.settings_differ for name, r in repositories if r.exists and r.settings_differ
+            },
         )
 
     def _good_until(self, facts: RegistryFacts, now: float) -> float:

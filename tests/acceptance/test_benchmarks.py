@@ -54,7 +54,7 @@ def control(url: str, target: str) -> Any:
 def test_it_lists_and_answers(client: EcrClient) -> None:
     assert client.registry().registry_id == ACCOUNT
     assert client.registry().destinations("team/app-0") == DESTINATIONS
-    assert client.repositories(None).items == ("team/app-0", "team/app-1")
+    assert [each.name for each in client.repositories(None).items] == ["team/app-0", "team/app-1"]
     first = client.images("team/app-1", None)
     second = client.images("team/app-1", first.token)
     assert (len(first.items), len(second.items), second.token) == (1000, 250, None)

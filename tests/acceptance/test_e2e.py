@@ -76,6 +76,13 @@ def test_the_demo_shows_every_state_within_twenty_seconds(demo: Command) -> None
     codes = {labels["failure_code"] for labels, _ in demo.series("ecr_image_replication_failure_info")}
     assert codes == {"DESTINATION_REGISTRY_ACCESS_DENIED"}
     eventually(lambda: demo.series("ecr_image_replication_duration_seconds_count"))
+    eventually(lambda: demo.series("ecr_repository_replica_settings_differ"), within=20)
+    ((lost, _),) = demo.series("ecr_repository_replica_settings_differ")
+    assert (lost["repository"], lost["region"], lost["setting"]) == (
+        "platform/base",
+        "eu-west-1",
+        "scan_on_push",
+    )
 
 
 def test_promtool_accepts_the_page(demo: Command) -> None:

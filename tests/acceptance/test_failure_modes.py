@@ -411,6 +411,29 @@ def test_backfills_are_refused(session: boto3.Session, aws: EmbeddedAWS, refusal
         eventually(lambda: shown_backfills(live) == {"total": 9, "completed": 3})
 
 
+def test_settings_are_refused(session: boto3.Session, aws: EmbeddedAWS) -> None:
+    aws.set_settings(ACCOUNT, "us-east-1", "team/app", {"imageTagMutability": "IMMUTABLE"})
+    refusal = Refuse(400, "AccessDeniedException", "no")
+
+    def fault(call: Call) -> Fault | None:
+        kind = call.kind
+        there = (kind.operation, kind.account, kind.region) == ("DescribeRepositories", ACCOUNT, "eu-west-1")
+        return refusal if there else None
+
+    aws.fault = fault
+    with settled(session, aws.endpoint_url) as live:
+        eventually(lambda: len(live.lines("settings_not_compared")) == 1)
+        assert live.lines("settings_not_compared")[0]["registry"] == f"{ACCOUNT}/eu-west-1"
+        assert live.series("ecr_repository_replica_settings_differ") == []
+        assert live.series("ecr_destination_success", region="eu-west-1", registry_id=ACCOUNT)[0][1] == 1
+        aws.fault = lambda _: None
+        assert live.exporter.poller.reload(config.parse(CONFIG, file="config.yaml"))
+        eventually(lambda: live.series("ecr_repository_replica_settings_differ"), within=15)
+        ((labels, value),) = live.series("ecr_repository_replica_settings_differ")
+        assert (labels["repository"], labels["region"]) == ("team/app", "eu-west-1")
+        assert (labels["setting"], value) == ("image_tag_mutability", 1)
+
+
 @pytest.mark.parametrize(
     "answer",
     [{"backfills": [BACKFILL, None]}, {"registryId": PARTNER, "backfills": []}],

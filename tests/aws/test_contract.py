@@ -31,6 +31,7 @@ from exporter.replication.model import (
     Page,
     Reason,
     Replication,
+    RepositorySettings,
     Rule,
     Status,
 )
@@ -47,6 +48,8 @@ class World(Protocol):
     account: str
 
     def create(self, repository: str) -> None: ...
+
+    def scan(self, repository: str, *, on_push: bool) -> None: ...
 
     def push(self, repository: str, *tags: str) -> str: ...
 
@@ -65,6 +68,9 @@ class Faked:
         self.client = FakeAWS({HOME: self.ecr}).ecr(RegistrySettings(), connections=1)
         self.create = self.ecr.create
         self.report = self.ecr.report
+
+    def scan(self, repository: str, *, on_push: bool) -> None:
+        self.ecr.settings[repository] = RepositorySettings("MUTABLE", "AES256", "", str(on_push))
 
     def push(self, repository: str, *tags: str) -> str:
         return self.ecr.push(repository, *tags, at=PUSHED_AT)
@@ -88,6 +94,10 @@ class Embedded:
 
     def create(self, repository: str) -> None:
         self.aws.create_repository(self.account, REGION, repository)
+
+    def scan(self, repository: str, *, on_push: bool) -> None:
+        settings = {"imageScanningConfiguration": {"scanOnPush": on_push}}
+        self.aws.set_settings(self.account, REGION, repository, settings)
 
     def push(self, repository: str, *tags: str) -> str:
         digest = self.aws.push(self.account, REGION, repository, None, pushed_at=PUSHED_AT)
@@ -145,6 +155,11 @@ class Moto:
 
     def create(self, repository: str) -> None:
         self.boto.create_repository(repositoryName=repository)
+
+    def scan(self, repository: str, *, on_push: bool) -> None:
+        self.boto.put_image_scanning_configuration(
+            repositoryName=repository, imageScanningConfiguration={"scanOnPush": on_push}
+        )
 
     def push(self, repository: str, *tags: str) -> str:
         self.pushed += 1
@@ -216,7 +231,16 @@ def test_the_repositories(world: World) -> None:
     for name in ("team/b", "team/a"):
         world.create(name)
     page = world.client.repositories(None)
-    assert (sorted(page.items), page.token) == (["team/a", "team/b"], None)
+    assert (sorted(each.name for each in page.items), page.token) == (["team/a", "team/b"], None)
+
+
+def test_the_settings_of_a_repository(world: World) -> None:
+    for name, on_push in (("team/a", True), ("team/b", False)):
+        world.create(name)
+        world.scan(name, on_push=on_push)
+    settings = dict(world.client.repositories(None).items)
+    assert settings["team/a"] == RepositorySettings("MUTABLE", "AES256", "", "True")
+    assert settings["team/a"].differing(settings["team/b"]) == ("scan_on_push",)
 
 
 def test_the_images(world: World) -> None:

@@ -46,6 +46,8 @@ from exporter.replication.model import (
     Reason,
     Registry,
     Replication,
+    Repository,
+    RepositorySettings,
     Source,
     Status,
 )
@@ -56,6 +58,7 @@ DIGEST = "sha256:" + "0" * 64
 JSON = "application/x-amz-json-1.1"
 NOON = 1.8e9
 EARLIER = 1.6e9
+KEYS = f"arn:aws:kms:us-east-1:{OTHER}:"
 ASKED = {"repositoryName": "team/app", "imageId": {"imageDigest": DIGEST}}
 
 CALLS: dict[str, Callable[[EcrClient], Any]] = {
@@ -634,9 +637,63 @@ class TestPartialAnswers:
 
     def test_repositories(self, aws: EmbeddedAWS, client: EcrClient) -> None:
         Recorder(aws, said({"repositories": [{"repositoryName": "team/app"}], "nextToken": None}))
-        assert client.repositories(None) == Page(("team/app",))
+        assert client.repositories(None) == Page((Repository("team/app", RepositorySettings()),))
 
-    @pytest.mark.parametrize("row", [{}, None, {"repositoryName": ""}, {"repositoryName": 7}], ids=str)
+    @pytest.mark.parametrize(
+        ("row", "expected"),
+        [
+            (
+                {
+                    "imageTagMutability": None,
+                    "imageScanningConfiguration": None,
+                    "encryptionConfiguration": None,
+                },
+                RepositorySettings(),
+            ),
+            ({"imageScanningConfiguration": {}, "encryptionConfiguration": {}}, RepositorySettings()),
+            (
+                {
+                    "imageTagMutability": "IMMUTABLE_WITH_EXCLUSION",
+                    "imageTagMutabilityExclusionFilters": [{"filterType": "WILDCARD", "filter": "dev-*"}],
+                    "imageScanningConfiguration": {"scanOnPush": True},
+                    "encryptionConfiguration": {"encryptionType": "AES256"},
+                },
+                RepositorySettings("IMMUTABLE_WITH_EXCLUSION", "AES256", "", "True"),
+            ),
+            ({"imageScanningConfiguration": {"scanOnPush": False}}, RepositorySettings(scan_on_push="False")),
+            (
+                {"encryptionConfiguration": {"encryptionType": "KMS", "kmsKey": f"{KEYS}key/1234-ab"}},
+                RepositorySettings("", "KMS", "single-region"),
+            ),
+            (
+                {"encryptionConfiguration": {"encryptionType": "KMS_DSSE", "kmsKey": f"{KEYS}key/mrk-1234"}},
+                RepositorySettings("", "KMS_DSSE", "multi-region"),
+            ),
+            (
+                {"encryptionConfiguration": {"encryptionType": "KMS", "kmsKey": f"{KEYS}alias/mine"}},
+                RepositorySettings("", "KMS"),
+            ),
+        ],
+        ids=str,
+    )
+    def test_settings_of_a_repository(
+        self, aws: EmbeddedAWS, client: EcrClient, row: dict[str, object], expected: RepositorySettings
+    ) -> None:
+        Recorder(aws, said({"repositories": [{"repositoryName": "team/app"} | row]}))
+        assert client.repositories(None).items == (Repository("team/app", expected),)
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {},
+            None,
+            {"repositoryName": ""},
+            {"repositoryName": 7},
+            {"repositoryName": "a", "imageScanningConfiguration": {"scanOnPush": "yes"}},
+            {"repositoryName": "a", "imageTagMutability": 7},
+        ],
+        ids=str,
+    )
     def test_a_repository_that_cannot_be_read_is_not_taken_for_deleted(
         self, aws: EmbeddedAWS, client: EcrClient, row: object
     ) -> None:

@@ -126,6 +126,7 @@ def hand_made() -> Store:
             replicas=((Replica(IRELAND, ReplicaState.ARCHIVED, held=True),),),
         ),
     )
+    team.settings_differ = ((IRELAND, "encryption"), (IRELAND, "scan_on_push"), (OTHER, "scan_on_push"))
     gone = repository("team/gone")
     gone.exists = False
     gone.failures[FailureScope("images", "team/gone")] = Reason.REPOSITORY_NOT_FOUND

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 from support.fakes import FakeClock
 
-from exporter.metrics.catalogue import DOMAIN, ImageRow, RegistryRow, RepositoryRow
+from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RegistryRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, accepts_gzip, accepts_openmetrics
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
@@ -68,8 +68,7 @@ class Reference(Collector):
                 yield from row.samples(registry)
             for repository, images in registry.repositories:
                 if isinstance(row, RepositoryRow):
-                    count = registry.destinations.get(repository)
-                    yield from row.samples(registry.source, repository, images, count)
+                    yield from row.samples(Group.whole(registry, repository, images))
                 elif isinstance(row, ImageRow):
                     for image in images:
                         for name in image.names:

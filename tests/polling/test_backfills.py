@@ -21,7 +21,8 @@ from support.fakes import (
 )
 
 from exporter.config.settings import RegistrySettings
-from exporter.polling.backfills import INTERVAL, REFUSED_INTERVAL, RUNNING_INTERVAL, SHOWN_AFTER_END
+from exporter.polling.backfills import INTERVAL, RUNNING_INTERVAL, SHOWN_AFTER_END
+from exporter.polling.optional import REFUSED_INTERVAL
 from exporter.polling.rate_limit import LEAST_RATE
 from exporter.replication.model import Backfill, FailureScope, Page, Reason
 

@@ -29,6 +29,8 @@ from exporter.replication.model import (
     Reason,
     Registry,
     Replication,
+    Repository,
+    RepositorySettings,
     Rule,
     Source,
     Status,
@@ -91,6 +93,8 @@ class FakeECR:
     repositories: dict[str, dict[str, Image]] = field(default_factory=dict)
     statuses: dict[tuple[str, str], tuple[Replication, ...]] = field(default_factory=dict)
     backfills: tuple[Backfill, ...] = ()
+    #: The settings of repositories. Those of others are unknown.
+    settings: dict[str, RepositorySettings] = field(default_factory=dict)
     #: Called with operation and repository before each call; returns the error to raise, or None.
     fault: Fault = lambda *_: None
     calls: Counter[str] = field(default_factory=Counter)
@@ -127,9 +131,13 @@ class FakeECR:
         self._called("DescribeRegistry")
         return Registry(self.source.registry_id, self.rules)
 
-    def repositories_page(self, token: str | None) -> Page[str]:
+    def repositories_page(self, token: str | None) -> Page[Repository]:
         self._called("DescribeRepositories")
-        return self._page("DescribeRepositories", sorted(self.repositories), token)
+        known = self.settings
+        found = [
+            Repository(name, known.get(name, RepositorySettings())) for name in sorted(self.repositories)
+        ]
+        return self._page("DescribeRepositories", found, token)
 
     def images(
         self, repository: str, token: str | None, *, tags: TagStatus = "TAGGED", archived: bool = False
@@ -200,7 +208,7 @@ class FakeClient:
         self._check("DescribeRegistry")
         return self._own.registry()
 
-    def repositories(self, token: str | None) -> Page[str]:
+    def repositories(self, token: str | None) -> Page[Repository]:
         self._check("DescribeRepositories")
         return self._ecr.repositories_page(token)
 

@@ -30,6 +30,8 @@ from exporter.replication.model import (
     Page,
     Reason,
     Replication,
+    Repository,
+    RepositorySettings,
     Rule,
     Status,
 )
@@ -233,10 +235,10 @@ class Registry:
         self._called("DescribeRegistry")
         return Described(ACCOUNT, self.rules)
 
-    def repositories(self, token: str | None) -> Page[str]:
+    def repositories(self, token: str | None) -> Page[Repository]:
         del token
         self._called("DescribeRepositories")
-        return Page(tuple(self._shelves))
+        return Page(tuple(Repository(name, RepositorySettings()) for name in self._shelves))
 
     def images(self, repository: str, token: str | None, **filters: object) -> Page[Image]:
         del filters  # every image is tagged and active
