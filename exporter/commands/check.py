@@ -344,7 +344,8 @@ def _every(page: Callable[[OwnRegistryClient, str | None], Page[T]], client: Own
 
 
 def _repositories(client: OwnRegistryClient, token: str | None) -> Page[str]:
-    return client.repositories(token)
+    page = client.repositories(token)
+    return Page(tuple(repository.name for repository in page.items), page.token)
 
 
 def _images(

@@ -137,6 +137,7 @@ class ReplicaPoller(Asker):
 
     def answered(self, call: Call, answer: Any) -> None:
         """Take a page, or the images of some names."""
+        self._settings.seen(self._name, exists=True)
         if look := self._look:
             look.run.answered(answer)
             look.contents.add(answer.items if isinstance(answer, Page) else answer)
