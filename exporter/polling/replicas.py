@@ -84,7 +84,8 @@ class ReplicaPoller(Asker):
 
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
-        if everything and not self._look:
+        if everything and (not self._look or self._context.reported(self._scope)):
+            self._look = None
             self._works()
             self._done()
         elif self._facts.looks[self._name].time is None and not self._look:

@@ -23,6 +23,7 @@ from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import (
     DestinationFacts,
     ImageFacts,
+    Look,
     RegistryFacts,
     RepositoryFacts,
     TargetImages,
@@ -164,7 +165,7 @@ def hand_made() -> Store:
     broken = DestinationFacts(OTHER, RegistryFacts(Source(OTHER.registry_id, OTHER.region)), since=0.0)
     broken.failures[FailureScope("replicas", "team/app")] = Reason.ACCESS_DENIED
     works = DestinationFacts(IRELAND, RegistryFacts(Source(ACCOUNT, IRELAND.region), heard_at=0.0), since=0.0)
-    works.looks["team/app"] = (0.0, PUSHED + 40)
+    works.looked("team/app", Look(0.0, PUSHED + 40))
     store.destinations = [broken, works]
     store.stale_after = 600.0
     store.skipped = 7
