@@ -91,7 +91,8 @@ class ReplicaPoller(Asker):
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
         self._settings.seen(self._name, exists=True)
-        if everything and not self._look:
+        if everything and (not self._look or self._context.reported(self._scope)):
+            self._look = None
             self._works()
             self._done()
         elif self._facts.looks[self._name].time is None and not self._look:
