@@ -25,8 +25,8 @@ T = TypeVar("T")
 Connect: TypeAlias = Callable[[RegistrySettings], OwnRegistryClient]
 #: Asks one thing with a client.
 Ask: TypeAlias = Callable[[OwnRegistryClient], T]
-#: How often a call is made that AWS throttles or does not answer, and the seconds between two attempts.
-ATTEMPTS, RETRY_AFTER = 3, 3.0
+#: How often a call is repeated that AWS throttles or does not answer, and the seconds between two attempts.
+RETRIES, RETRY_AFTER = 2, 3.0
 #: So many repositories or names are told in one line.
 MOST_NAMES = 5
 
@@ -101,15 +101,15 @@ class Check:
     def _call(self, access: Access, ask: Ask[T]) -> T:
         """The answer, at the rate of the settings. Raises ECRError."""
         client = self._clients.get(access) or self._clients.setdefault(access, self._connect(access))
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(RETRIES):
             self._pause(1 / self._settings.requests_per_second)
             try:
                 return ask(client)
             except ECRError as error:
-                if error.reason not in TRANSIENT or attempt == ATTEMPTS:
+                if error.reason not in TRANSIENT:
                     raise
                 self._pause(error.retry_after or RETRY_AFTER)
-        raise AssertionError("the last attempt returns or raises")
+        return ask(client)
 
     def _identify(self, access: Access, subject: str) -> Iterator[Finding]:
         """Whose credentials an access has."""
