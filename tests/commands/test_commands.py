@@ -142,4 +142,4 @@ def test_check_reports_and_its_exit_code_says_whether_all_is_well(
     file.write_text("targets: []\n")
     ended = run("check", "--config.file", str(file), **variables)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "event=config_invalid" in ended.stderr
+    assert ended.stderr == f"{file}:1: targets: is empty; name at least one, or leave the key out\n"
