@@ -173,11 +173,12 @@ class Wait:
 
     def _look(self) -> Look:
         """What AWS says now. What was seen before stays if a call fails."""
-        error: ECRError | None = None
+        error, fresh = None, False
         try:
             image = self._found()
             origin = self._origin = self._origin or self._identified()
             self._reported = self._client.status(self._question.image.repository, image.digest)
+            fresh = True
             for copy in self._copies(origin):
                 error = self._read(origin, copy, image.digest) or error
             self._missing_since = None
@@ -185,7 +186,7 @@ class Wait:
             error = failure
         copies = self._copies(self._origin) if self._origin else ()
         complete = bool(self._origin and (self._origin.rules or self._origin.wanted))
-        return Look(copies, complete, error, self._lost(error))
+        return Look(copies, fresh, complete, error, self._lost(error))
 
     def _lost(self, error: ECRError | None) -> bool:
         """Whether the image was not found for so long that it will not appear."""

@@ -150,6 +150,15 @@ def test_a_role_that_may_not_be_assumed(aws: EmbeddedAWS) -> None:
     assert "must trust it" in shown["remedy"]
 
 
+def test_an_external_id_is_never_told(aws: EmbeddedAWS) -> None:
+    message = f"not authorized with external id PLANTED-id for {ROLE}"
+    refusing(aws, "AssumeRole", refusal=Refuse(403, "AccessDenied", message))
+    reader = READER.replace("}]", ", external_id: PLANTED-id}]")
+    found = check(aws, reader)
+    assert ROLE in as_text(found)
+    assert "PLANTED" not in as_text(found) + json.dumps(as_json(found))
+
+
 def test_credentials_that_aws_refuses(aws: EmbeddedAWS) -> None:
     refusing(aws, "GetCallerIdentity", refusal=Refuse(403, "InvalidClientTokenId"), account=ACCOUNT)
     found = check(aws)
