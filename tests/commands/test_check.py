@@ -306,6 +306,21 @@ def test_calls_keep_to_the_rate_and_survive_a_throttle(aws: EmbeddedAWS) -> None
     assert (set(pauses), pauses.count(3.0)) == ({0.25, 3.0}, 2)
 
 
+def test_every_page_of_a_listing_keeps_to_the_rate(aws: EmbeddedAWS) -> None:
+    for number in range(1001):
+        aws.push(ACCOUNT, REGION, "team/app", f"n{number}")
+    pauses: list[float] = []
+    found = check(aws, f"{READER}\nrequests_per_second: 4", pauses=pauses)
+    assert told(found, Level.OK)[6][1] == "selected images: 1003, in repositories: 2"
+    assert len(pauses) == sum(aws.calls.values()) - aws.count("AssumeRole")
+
+
+def test_a_status_that_cannot_be_tried_is_noted(aws: EmbeddedAWS) -> None:
+    aws.create_repository(ACCOUNT, REGION, "team/new")
+    notes = told(check(aws, targets="[{repository: team/n*}]"), Level.NOTE)
+    assert notes[0][1] == "no image is selected, so ecr:DescribeImageReplicationStatus is not tried"
+
+
 def test_the_report_as_text_and_json(aws: EmbeddedAWS) -> None:
     refusing(aws, "DescribeRegistry")
     found = check(aws, "")
