@@ -36,7 +36,7 @@ test: $(dev) ## run the tests (ARGS="tests/deploy/test_iam.py -k action" selects
 	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=worksteal $(ARGS)
 
 # Tests that need no system package, chart or image.
-UNIT := tests/aws tests/config tests/demo tests/http tests/metrics tests/polling tests/replication $(wildcard tests/test_*.py)
+UNIT := tests/aws tests/commands tests/config tests/demo tests/http tests/metrics tests/polling tests/replication $(wildcard tests/test_*.py)
 
 .PHONY: test-unit
 test-unit: $(dev) ## run the unit tests (PYTHON=python3.13 VENV=.venv-3.13 runs them on another Python)

@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     except ConfigError as error:
-        if flags.config_check:
+        if flags.config_check or flags.command:
             sys.stderr.write(f"{error}\n")
         else:
             log_problems(error)

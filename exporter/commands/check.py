@@ -7,7 +7,7 @@ much as the exporter's first pass, at the same rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -18,15 +18,15 @@ from exporter.commands.verdict import TRANSIENT, named
 from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped, readers
 from exporter.replication.model import Destination, Image, Page, Reason, Registry, Replication, Source
-from exporter.replication.targets import RepositoryTargets, Selection, Targets
+from exporter.replication.targets import RepositoryTargets, Selected, Targets
 
 T = TypeVar("T")
 #: Makes the client of a registry.
 Connect: TypeAlias = Callable[[RegistrySettings], OwnRegistryClient]
 #: Asks one thing with a client.
 Ask: TypeAlias = Callable[[OwnRegistryClient], T]
-#: How often a call is made that AWS throttles or does not answer, and the seconds between two attempts.
-ATTEMPTS, RETRY_AFTER = 3, 3.0
+#: How often a call is repeated that AWS throttles or does not answer, and the seconds between two attempts.
+RETRIES, RETRY_AFTER = 2, 3.0
 #: So many repositories or names are told in one line.
 MOST_NAMES = 5
 
@@ -42,14 +42,14 @@ _REMEDIES: Mapping[Reason, str] = {
 
 @dataclass(slots=True)
 class _Registry:
-    """A source registry and what was found in it."""
+    """A source registry, and what is found in it."""
 
     group: Group
     subject: str
+    targets: Targets
     rules: Registry | None = None
-    targets: Targets | None = None
-    #: What is selected, by repository.
-    selections: dict[str, Selection] | None = None
+    #: What each target selects, by label and repository.
+    selected: dict[str, dict[str, Selected]] = field(default_factory=dict)
 
 
 class Check:
@@ -86,7 +86,8 @@ class Check:
                 accounts[access] = arn.split(":")[4]
         groups = grouped(entries, accounts=accounts, region=self._region)
         for group in groups:
-            yield from self._registry(_Registry(group, f"registry {group.name}"))
+            targets = Targets(group.targets(self._settings.targets), source=group.source)
+            yield from self._registry(_Registry(group, f"registry {group.name}", targets))
         for destination in sorted(self._sent):
             yield from self._destination(destination, groups)
         for reader in self._settings.destinations:
@@ -101,15 +102,29 @@ class Check:
     def _call(self, access: Access, ask: Ask[T]) -> T:
         """The answer, at the rate of the settings. Raises ECRError."""
         client = self._clients.get(access) or self._clients.setdefault(access, self._connect(access))
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(RETRIES):
             self._pause(1 / self._settings.requests_per_second)
             try:
                 return ask(client)
             except ECRError as error:
-                if error.reason not in TRANSIENT or attempt == ATTEMPTS:
+                if error.reason not in TRANSIENT:
                     raise
                 self._pause(error.retry_after or RETRY_AFTER)
-        raise AssertionError("the last attempt returns or raises")
+        return ask(client)
+
+    def _every(self, page: Callable[[OwnRegistryClient, str | None], Page[T]]) -> Ask[list[T]]:
+        """Asks for the items of all pages."""
+
+        def ask(client: OwnRegistryClient) -> list[T]:
+            found = page(client, None)
+            items = list(found.items)
+            while found.token:
+                self._pause(1 / self._settings.requests_per_second)
+                found = page(client, found.token)
+                items += found.items
+            return items
+
+        return ask
 
     def _identify(self, access: Access, subject: str) -> Iterator[Finding]:
         """Whose credentials an access has."""
@@ -165,14 +180,12 @@ class Check:
         yield from self._rules(registry)
         self._first(subject, group.accesses, "*", lambda client: client.backfills(None), failures)
         yield from (replace(failure, level=Level.NOTE) for failure in failures)
-        registry.targets = Targets(group.targets(self._settings.targets), source=group.source)
         existing: frozenset[str] = frozenset()
         if registry.targets.need_repositories:
             failures = []
-            names = self._first(
-                subject, group.accesses, self._arn(group, "*"), partial(_every, _repositories), failures
-            )
-            existing = frozenset(names or ())
+            ask = self._every(lambda client, token: client.repositories(token))
+            found = self._first(subject, group.accesses, self._arn(group, "*"), ask, failures)
+            existing = frozenset(repository.name for repository in found or ())
             yield from failures or [Finding(Level.OK, subject, f"repositories: {len(existing)}")]
         yield from self._images(registry, sorted(registry.targets.matching(existing)))
         yield from self._selected(registry)
@@ -199,24 +212,29 @@ class Check:
     def _images(self, registry: _Registry, repositories: Iterable[str]) -> Iterator[Finding]:
         """List the images of the repositories, and ask for the status of one image in each."""
         group, failures = registry.group, list[Finding]()
-        registry.selections, asked = {}, 0
+        listed = asked = 0
         for repository in repositories:
-            targets = registry.targets.of(repository) if registry.targets else RepositoryTargets(())
+            targets = registry.targets.of(repository)
             accesses = group.named(target.settings for target in targets.targets)
             ask = partial(self._first, registry.subject, accesses, self._arn(group, repository))
             self._note_destinations(registry, repository, targets)
-            images = ask(partial(_every, _images(repository, targets)), failures)
+            images = ask(self._every(_images(repository, targets)), failures)
             if images is None:
                 continue
-            selection = registry.selections[repository] = targets.select(images, now=self._clock())
+            listed += 1
+            selection = targets.select(images, now=self._clock())
+            for selected in selection.targets:
+                registry.selected.setdefault(selected.label, {})[repository] = selected
             if digest := next(iter(selection.images), None):
                 reported = ask(partial(_status, repository, digest), failures)
                 asked += reported is not None
-        yield Finding(
-            Level.OK, registry.subject, f"repositories whose images are listed: {len(registry.selections)}"
-        )
-        message = f"repositories where the status of an image is read: {asked}"
-        yield Finding(Level.OK if asked else Level.NOTE, registry.subject, message)
+        yield Finding(Level.OK, registry.subject, f"repositories whose images are listed: {listed}")
+        if asked:
+            message = f"repositories where the status of an image is read: {asked}"
+            yield Finding(Level.OK, registry.subject, message)
+        elif not failures:
+            message = "no image is selected, so ecr:DescribeImageReplicationStatus is not tried"
+            yield Finding(Level.NOTE, registry.subject, message)
         yield from _merged(failures)
 
     def _note_destinations(self, registry: _Registry, repository: str, targets: RepositoryTargets) -> None:
@@ -227,14 +245,9 @@ class Check:
 
     def _selected(self, registry: _Registry) -> Iterator[Finding]:
         """What each target selects, and whether that is sent anywhere."""
-        for target in registry.targets.all if registry.targets else ():
+        for target in registry.targets.all:
             subject = f"target {target.label} in {registry.group.name}"
-            found = {
-                repository: selected
-                for repository, selection in (registry.selections or {}).items()
-                for selected in selection.targets
-                if selected.label == target.label
-            }
+            found = registry.selected.get(target.label, {})
             number = sum(selected.images for selected in found.values())
             if not number:
                 yield Finding(Level.PROBLEM, subject, "it selects no image", "correct its names or filters")
@@ -331,21 +344,6 @@ def _listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
     return ", ".join([*names[:MOST_NAMES], *more])
-
-
-def _every(page: Callable[[OwnRegistryClient, str | None], Page[T]], client: OwnRegistryClient) -> list[T]:
-    """The items of all pages."""
-    found = page(client, None)
-    items = list(found.items)
-    while found.token:
-        found = page(client, found.token)
-        items += found.items
-    return items
-
-
-def _repositories(client: OwnRegistryClient, token: str | None) -> Page[str]:
-    page = client.repositories(token)
-    return Page(tuple(repository.name for repository in page.items), page.token)
 
 
 def _images(

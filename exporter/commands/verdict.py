@@ -54,6 +54,8 @@ class Look:
     """What one look showed. `error` is what kept it from being complete."""
 
     copies: tuple[Copy, ...] = ()
+    #: Whether ECR said in this look what it reports, so that the copies are not those of an earlier one.
+    fresh: bool = False
     #: Whether it is known where the image is sent: by the rules, or because destinations are named.
     complete: bool = False
     error: ECRError | None = None
@@ -78,7 +80,7 @@ def verdict(look: Look) -> Outcome | None:
     """What a look means; None to go on waiting. An empty list of destinations is never a success."""
     if look.refused or look.lost:
         return Outcome.FAILED
-    if any(copy.replication.status == Status.FAILED for copy in look.copies):
+    if look.fresh and any(copy.replication.status == Status.FAILED for copy in look.copies):
         return Outcome.FAILED
     if look.error:
         return None

@@ -40,7 +40,7 @@ from exporter.replication.model import (
     Source,
     Status,
 )
-from exporter.replication.replicas import NOTHING, Contents
+from exporter.replication.replicas import Contents
 from exporter.replication.status import evaluate, may_mean
 
 #: Seconds between two looks: at first and at most, and how the pause grows.
@@ -173,11 +173,12 @@ class Wait:
 
     def _look(self) -> Look:
         """What AWS says now. What was seen before stays if a call fails."""
-        error: ECRError | None = None
+        error, fresh = None, False
         try:
             image = self._found()
             origin = self._origin = self._origin or self._identified()
             self._reported = self._client.status(self._question.image.repository, image.digest)
+            fresh = True
             for copy in self._copies(origin):
                 error = self._read(origin, copy, image.digest) or error
             self._missing_since = None
@@ -185,7 +186,7 @@ class Wait:
             error = failure
         copies = self._copies(self._origin) if self._origin else ()
         complete = bool(self._origin and (self._origin.rules or self._origin.wanted))
-        return Look(copies, complete, error, self._lost(error))
+        return Look(copies, fresh, complete, error, self._lost(error))
 
     def _lost(self, error: ECRError | None) -> bool:
         """Whether the image was not found for so long that it will not appear."""
@@ -330,7 +331,7 @@ def look_up(client: EcrClient, repository: str, digest: str, name: Name) -> Cont
             found += client.find(repository, some)
         except ECRError as error:
             if error.reason is Reason.REPOSITORY_NOT_FOUND:
-                return NOTHING
+                return Contents(everything=True)
             if error.reason is not Reason.IMAGE_NOT_FOUND:
                 raise
         else:

@@ -39,6 +39,8 @@ class _Look:
     whole: bool = True
     tags: TagStatus = "TAGGED"
     calls: int = 0
+    #: Whether the repository exists there.
+    exists: bool = True
     #: What was seen until now.
     contents: Contents = field(default_factory=Contents)
 
@@ -89,7 +91,8 @@ class ReplicaPoller(Asker):
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
         self._settings.seen(self._name, exists=True)
-        if everything and not self._look:
+        if everything and (not self._look or self._context.reported(self._scope)):
+            self._look = None
             self._works()
             self._done()
         elif self._facts.looks[self._name].time is None and not self._look:
@@ -190,6 +193,7 @@ class ReplicaPoller(Asker):
         self._look = None
         self._works()
         look.contents.arriving = frozenset(name.digest for name in self._soon if name.digest)
+        self._settings.seen(self._name, exists=look.exists)
         self._sightings.looked(self._name, self._facts.destination, look.contents)
         if look.whole:
             self._done()
@@ -220,8 +224,7 @@ class ReplicaPoller(Asker):
             self._go_on(look)
             return
         if reason is Reason.REPOSITORY_NOT_FOUND:
-            self._settings.seen(self._name, exists=False)
-            self._take(_Look(Listing("ecr:DescribeImages"), contents=Contents(everything=True)))
+            self._take(_Look(Listing("ecr:DescribeImages"), contents=Contents(everything=True), exists=False))
             return
         if reason is Reason.INVALID and isinstance(look.run, Lookup) and not self._lists_only:
             self._lists_only, self._look = True, None
@@ -327,4 +330,7 @@ class Replicas:
         for poller in self.pollers.values():
             poller.retire()
         self.pollers.clear()
-        del self._context.shared.sightings.settings[self.facts.destination]
+        known, destination = self._context.shared.sightings.settings, self.facts.destination
+        # What looks at it now may be another poller.
+        if known.get(destination) is self._settings:
+            del known[destination]

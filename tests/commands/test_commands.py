@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,3 +126,20 @@ def test_a_signal_ends_it_at_once(
         stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (128 + number, "")
     assert "Traceback" not in stderr
+
+
+def test_check_reports_and_its_exit_code_says_whether_all_is_well(
+    aws: EmbeddedAWS, variables: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("targets: [{repository: team/*}]\nrequests_per_second: 500\n")
+    ended = run("check", "--config.file", str(file), **variables)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.endswith("0 problems, 0 notes\n")
+    aws.set_rules(ACCOUNT, REGION, [])
+    ended = run("--config.file", str(file), "check", "--output=json", **variables)
+    assert (ended.returncode, json.loads(ended.stdout)["result"]) == (1, "problems")
+    file.write_text("targets: []\n")
+    ended = run("check", "--config.file", str(file), **variables)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"{file}:1: targets: is empty; name at least one, or leave the key out\n"

@@ -206,6 +206,22 @@ def test_a_failure_of_an_earlier_push_is_not_believed_at_once(world: World) -> N
     assert world.wait().outcome is REPLICATED
 
 
+def test_a_failure_is_not_confirmed_by_a_look_that_gets_no_answer(world: World) -> None:
+    digest = world.push(delay=lambda _: 0.0)
+    world.pin(digest, [{"region": "eu-west-1", "registryId": ACCOUNT, "status": "FAILED"}])
+    world.at(1.0, lambda: world.refuse(Refuse(500, "ServerException"), STATUS, until=30.0))
+    world.at(20.0, lambda: world.pin(digest, None))
+    assert world.wait().outcome is REPLICATED
+
+
+def test_a_failure_is_told_though_another_destination_gives_no_answer(world: World) -> None:
+    world.aws.denied.add(OREGON)
+    world.push(to=(IRELAND, OREGON), delay=lambda _: 0.0)
+    world.refuse(Refuse(500, "ServerException"), "DescribeImages", region="eu-west-1")
+    result = world.wait()
+    assert (result.outcome, "DESTINATION_REGISTRY_ACCESS_DENIED" in result.text()) == (FAILED, True)
+
+
 def test_a_copy_that_is_complete_and_not_there_is_waited_for(world: World) -> None:
     digest = world.push(delay=lambda _: 0.0)
     world.aws.delete_image(ACCOUNT, "eu-west-1", "team/app", digest)
@@ -317,6 +333,16 @@ def test_the_account_and_the_region_of_a_uri_count(world: World) -> None:
     assert result.notes == (
         f"the replication rules cannot be read: those of {PARTNER} are not in reach of the credentials",
     )
+
+
+def test_the_account_of_the_role_is_looked_at_too(world: World) -> None:
+    digest = world.push(to=(OREGON,), delay=lambda _: 0.0)
+    uri = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/team/app:v1"
+    result = world.wait(
+        uri, role_arn=f"arn:aws:iam::{PARTNER}:role/reader", destinations=(f"{PARTNER}/us-west-2",)
+    )
+    assert (result.outcome, result.digest) == (REPLICATED, digest)
+    assert described(result) == [("us-west-2", "COMPLETE", "present")]
 
 
 def test_a_role_that_may_not_be_assumed(world: World) -> None:

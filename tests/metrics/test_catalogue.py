@@ -166,7 +166,7 @@ def hand_made() -> Store:
     broken = DestinationFacts(OTHER, RegistryFacts(Source(OTHER.registry_id, OTHER.region)), since=0.0)
     broken.failures[FailureScope("replicas", "team/app")] = Reason.ACCESS_DENIED
     works = DestinationFacts(IRELAND, RegistryFacts(Source(ACCOUNT, IRELAND.region), heard_at=0.0), since=0.0)
-    works.looks["team/app"] = Look(0.0, PUSHED + 40)
+    works.looked("team/app", Look(0.0, PUSHED + 40))
     store.destinations = [broken, works]
     store.stale_after = 600.0
     store.skipped = 7

@@ -202,10 +202,8 @@ def test_a_copy_that_gets_its_tag_during_a_look_is_not_absent() -> None:
     there.repositories["team/app"][digest] = replace(image, tags=())
     images = there.images
 
-    def tag_between(
-        repository: str, token: str | None, *, tags: str = "TAGGED", archived: bool = False
-    ) -> object:
-        page = images(repository, token, tags=tags, archived=archived)  # type: ignore[arg-type]
+    def tag_between(repository: str, token: str | None, **which: object) -> object:
+        page = images(repository, token, **which)  # type: ignore[arg-type]
         there.repositories[repository][digest] = image
         return page
 
