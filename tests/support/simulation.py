@@ -398,7 +398,7 @@ def calls_per_second(
 
     `copies` are the pages of all repositories at each destination that is looked at every `replica_interval`
     seconds. Images that are seen there are not `settled`: they need no status call.
-    The poller shortens intervals by 5 % on average, so that calls spread out over time.
+    The poller shortens the other intervals by 5 % on average, so that calls spread out over time.
     """
     listings = sum(pages) + ceil(len(pages) / PAGE_SIZE) + 1
     rate = listings / settings.discovery_interval
@@ -407,8 +407,8 @@ def calls_per_second(
     constant = settings.pending_interval / PENDING_BACKOFF
     calls = min(replication, constant) / settings.pending_interval
     calls += log(max(1.0, replication / constant)) / PENDING_BACKOFF
-    rate += sum(copies) / replica_interval if replica_interval else 0.0
-    return (rate + pushes * calls) / 0.95 + pushes * (1 + len(copies))
+    looks = sum(copies) / replica_interval if replica_interval else 0.0
+    return (rate + pushes * calls) / 0.95 + looks + pushes * (1 + len(copies))
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
