@@ -16,7 +16,7 @@ LEAST_RATE = 0.2  # goes on asking, so that the end of throttling is noticed
 KEPT = 0.8  # the share of the rate that stays after a refusal
 CUT_PAUSE = 0.5  # seconds between two cuts, because refusals come in groups
 STEP = 0.05  # the additive increase per second, as a share of the rate that was refused last
-FULL_STEP_RATE = 8.0  # below it the step is smaller, down to a fifth, so that few calls are refused
+FULL_STEP_RATE = 8.0  # below it the step is smaller, down to an eighth, so that few calls are refused
 PASSED = 1.2  # above the refused rate times this, the allowance has grown: the rate doubles again
 #: Seconds in which the rate doubles: until the first refusal, and later. Below FIRST_RATE it takes ten calls.
 FIRST_DOUBLING, DOUBLING = 1.0, 4.0
@@ -95,7 +95,7 @@ class _LearningBucket(_Bucket):
             doubling = FIRST_DOUBLING if refused is None or self.rate < FIRST_RATE else DOUBLING
             rate = self.rate * 2.0 ** (seconds / doubling * min(1.0, self.rate / FIRST_RATE))
         else:
-            slower = max(0.2, min(1.0, refused / FULL_STEP_RATE))
+            slower = max(0.125, min(1.0, refused / FULL_STEP_RATE))
             rate = self.rate + STEP * slower * refused * seconds
         self.rate = min(self.ceiling, rate)
 

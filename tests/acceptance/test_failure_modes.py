@@ -421,7 +421,7 @@ def test_settings_are_refused(session: boto3.Session, aws: EmbeddedAWS) -> None:
         return refusal if there else None
 
     aws.fault = fault
-    with settled(session, aws.endpoint_url) as live:
+    with settled(session, aws.endpoint_url, replica_interval=1.0) as live:
         eventually(lambda: len(live.lines("settings_not_compared")) == 1)
         assert live.lines("settings_not_compared")[0]["registry"] == f"{ACCOUNT}/eu-west-1"
         assert live.series("ecr_repository_replica_settings_differ") == []

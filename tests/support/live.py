@@ -104,6 +104,7 @@ def living(
     *,
     text: str = CONFIG,
     format_: str = "logfmt",
+    replica_interval: float = 0.0,
     **options: Any,
 ) -> Iterator[Live]:
     """Run an exporter with the configuration `text`. `options` are passed to AwsConnector.
@@ -120,7 +121,7 @@ def living(
         pending_interval=INTERVAL,
         failed_interval=INTERVAL,
         settled_interval=INTERVAL,
-        replica_interval=0.0,
+        replica_interval=replica_interval,
     )
     exporter = Exporter(
         settings=settings,
