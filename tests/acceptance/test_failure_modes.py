@@ -425,7 +425,8 @@ def test_settings_are_refused(session: boto3.Session, aws: EmbeddedAWS) -> None:
         eventually(lambda: len(live.lines("settings_not_compared")) == 1)
         assert live.lines("settings_not_compared")[0]["registry"] == f"{ACCOUNT}/eu-west-1"
         assert live.series("ecr_repository_replica_settings_differ") == []
-        assert live.series("ecr_destination_success", region="eu-west-1", registry_id=ACCOUNT)[0][1] == 1
+        there = {"region": "eu-west-1", "registry_id": ACCOUNT}
+        eventually(lambda: [value for _, value in live.series("ecr_destination_success", **there)] == [1])
         aws.fault = lambda _: None
         assert live.exporter.poller.reload(config.parse(CONFIG, file="config.yaml"))
         eventually(lambda: live.series("ecr_repository_replica_settings_differ"), within=15)
