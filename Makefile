@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 # Test processes. They mostly wait for sockets and subprocesses.
-AT_ONCE ?= 3
+AT_ONCE ?= 4
 
 bin := $(VENV)/bin
 # Stamp files. The first contains the name of the interpreter, so another PYTHON creates a new venv.

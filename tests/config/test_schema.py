@@ -116,7 +116,7 @@ def test_every_valid_configuration_is_valid(configuration: Settings) -> None:
     assert [error.message for error in SETTINGS.iter_errors(plain)] == []
 
 
-@settings(max_examples=800)
+@settings(max_examples=400)
 @given(documents)
 def test_the_schema_and_the_exporter_agree(letter: dict[str, Any]) -> None:
     said = refused(json.dumps(letter))

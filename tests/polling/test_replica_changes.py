@@ -249,16 +249,16 @@ def test_names_that_are_gone_are_learned_from_looks_that_were_given_up() -> None
     home, there = world()
     for number in range(40):
         home.report("team/app", pushed(home, tag=f"v{number}", age=9 * HOUR), complete())
-    for number in range(1000):
+    for number in range(200):
         digest = home.push("team/app", f"other-{number}", digest=digest_of(f"{number}"))
         there.push("team/app", f"other-{number}", digest=digest)
-    home.page_size = there.page_size = 50
+    home.page_size = there.page_size = 10
     rig = Rig(looking(TargetSettings("team/*", tags=("v*",))), home, there)
     rig.run(2 * HOUR)
     assert {state for seen in replicas(rig).values() for state in seen.values()} == {"absent"}
     there.calls.clear()
-    rig.run(10 * HOUR)
-    assert there.calls[IMAGES] <= 10 * 4.5 * 22 + 10 * 22, "each look is a listing, an hourly one has two"
+    rig.run(4 * HOUR)
+    assert there.calls[IMAGES] <= 4 * 4.5 * 25 + 4 * 25, "each look is a listing, an hourly one has two"
 
 
 def test_images_are_asked_for_evenly_when_nothing_confirms_them() -> None:
