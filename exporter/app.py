@@ -108,8 +108,11 @@ class Exporter:
         self._reloaded(success=True)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+        asked_at = time.monotonic()
         with self._polling_pause.held():
-            return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
+            return self._exposition.page(
+                accept=accept, accept_encoding=accept_encoding, names=names, asked_at=asked_at
+            )
 
     def healthy(self) -> str | None:
         silence = self.poller.silent_for()

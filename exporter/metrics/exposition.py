@@ -99,14 +99,23 @@ class Exposition:
         self._last = {False: _NOTHING, True: _NOTHING}
         #: Monotonic time of the last request for plain text; 0 if none is kept.
         self._plain_at = 0.0
+        #: The last page, what was asked for, and the monotonic time at which its rendering began.
+        self._made: tuple[Page, Any, float] | None = None
 
-    def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
+    def page(
+        self, *, accept: str, accept_encoding: str, names: Sequence[str], asked_at: float = float("inf")
+    ) -> Page:
         """The page in the best accepted format.
 
-        `names` selects families and samples by name; empty selects everything.
+        `names` selects families and samples by name; empty selects everything. `asked_at` is the monotonic
+        time of the request. Equal requests that came before a page was begun share it, so that a crowd that
+        waits for one another is served at once.
         """
         encode, content_type = choose_encoder(_OPENMETRICS if accepts_openmetrics(accept) else "")
         packed = accepts_gzip(accept_encoding)
+        wanted, began = (content_type, packed, tuple(names)), self._clock.monotonic()
+        if (made := self._made) and made[1] == wanted and made[2] >= asked_at:
+            return made[0]
         large = self._some(names, packed=packed) if names else self._all(packed=packed)
         snapshot = self._store.snapshot(self._clock.monotonic(), images=False)
         own: Any = _Selected(self._own, frozenset(names)) if names else self._own
@@ -117,7 +126,9 @@ class Exposition:
         else:
             self._plain_at = self._clock.monotonic()
         body = gzip_stream.member(*large, gzip_stream.compress(small)) if packed else (*large, small)
-        return Page(body, tuple(headers))
+        page = Page(body, tuple(headers))
+        self._made = page, wanted, began
+        return page
 
     def refresh(self) -> None:
         """Render the compressed page ahead of the next scrape, and drop plain text that is not asked for.
@@ -136,6 +147,7 @@ class Exposition:
         with self._lock:
             if self._plain_at and self._clock.monotonic() > self._plain_at + _PLAIN_KEPT:
                 self._plain_at = 0.0
+                self._made = None
                 self._last[False] = _NOTHING
                 for kept in self._blocks:
                     for block in kept.values():

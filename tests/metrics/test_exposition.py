@@ -196,6 +196,21 @@ def test_a_page_is_not_kept_for_longer_than_its_facts_are_believed() -> None:
     assert b"v1" not in fast.page(accept="", accept_encoding="", names=()).whole()
 
 
+def test_equal_requests_that_waited_for_a_page_share_it() -> None:
+    clock = FakeClock()
+    fast = exposition(ledger_of(clock, Source("1", "r"), {"app": [("v1", 1.0, ())]}), clock)
+
+    def page(*names: str, encoding: str = "gzip", asked_at: float) -> object:
+        return fast.page(accept="", accept_encoding=encoding, names=names, asked_at=asked_at)
+
+    first = page(asked_at=clock.now - 1)
+    assert page(asked_at=clock.now - 2) is first
+    assert page(asked_at=clock.now + 1) is not first, "facts may have changed before it was asked for"
+    shared = page(asked_at=clock.now)
+    assert page("ecr_image_info", asked_at=clock.now) is not shared
+    assert page(encoding="identity", asked_at=clock.now) is not shared
+
+
 def test_a_page_that_is_refreshed_is_ready_and_plain_text_is_dropped_in_the_end() -> None:
     clock = FakeClock()
     store = ledger_of(clock, Source("1", "r"), {"app": [("v1", 1.0, ())]})
