@@ -22,8 +22,8 @@ from exporter.replication.steps import Steps, sliced
 
 #: Calls of one look-up after which the repository is listed instead: unknown names cost a call each.
 MOST_LOOKUPS = 10
-#: Seconds between two listings of all images that only tell why a known image is not present.
-UNTAGGED_EVERY = 3600.0
+#: One of so many looks lists untagged images too, if only to tell again why an image is not present.
+UNTAGGED_EVERY = 4
 #: What waits to be looked up soon is collected for this part of `pending_interval`.
 COLLECT_FOR = 1 / 3
 #: Seconds between two searches for looks that are too old.
@@ -171,11 +171,12 @@ class ReplicaPoller(Asker):
         """List all images, if that would tell something.
 
         Only untagged ones tell an absent image from an untagged one. What is known not to be present is told
-        apart once in UNTAGGED_EVERY. The tagged images are listed again, because an image that gets a tag
+        apart at every fourth look. The tagged images are listed again, because an image that gets a tag
         between a listing of tagged and one of untagged images is in neither.
         """
         now, destination = self._clock.monotonic(), self._facts.destination
-        due = now >= self._untagged_at + UNTAGGED_EVERY
+        # Looks keep their distance, but for the time that their calls take.
+        due = now >= self._untagged_at + (UNTAGGED_EVERY - 0.5) * self._pacing.settings.replica_interval
         for some in sliced(self._sightings.copies(self._name, destination)):
             if look.contents.lacks(some) if due else look.contents.has_news(some, destination):
                 self._untagged_at = now
