@@ -82,6 +82,10 @@ class Watching:
         return {tag: digest for _, digest, tags in matching[: self.latest] for tag in tags}
 
 
+#: What may be seen of a copy when its image is deleted at the source: rules may mirror deletions.
+DELETED_TOO = frozenset({"absent", "untagged", "other_image"})
+
+
 class Histories:
     """The values of keys over time. A key without a value has None."""
 
@@ -345,7 +349,7 @@ class Truth:
             true: set[str] = set()
             for digest in self.tags.within((home, repository, tag), begin) - {None}:
                 for states in self.copies.within((home, repository, tag, digest, place), begin):
-                    true |= states or set()
+                    true |= states or DELETED_TOO
             if state not in true:
                 yield f"the copy of {_label(key)} is shown as {state}; true values are {sorted(true)}"
 

@@ -323,7 +323,7 @@ class StatusPoller(Asker):
         self._context.shared.turns.begin(steps)
 
     def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
-        for some in sliced(self._facts.images.keys()):
+        for some in sliced(list(self._facts.images)):
             for before in filter(None, map(self._facts.images.get, some)):
                 after = self._after_look(before, destination, contents)
                 if after is before:
