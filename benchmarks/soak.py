@@ -390,7 +390,7 @@ class Soak:
 
         names_since = since(None, NAMES_WITHIN, SETTLED)
         yield from self.truth.false_series(
-            shown, names_since, lambda place: since(place, STATUS_WITHIN, SETTLED)
+            shown, names_since, lambda place: since(place, STATUS_WITHIN, SETTLED), looks=False
         )
         yield from self.truth.false_copies(shown, lambda place: since(place, COPY_WITHIN, REPLICA))
         if self._one_region_fails():

@@ -213,6 +213,8 @@ class Truth:
     #: (home, repository, tag) -> digest of watched names, and (home, repository, digest, place) -> status.
     names: Histories = field(default_factory=Histories)
     statuses: Histories = field(default_factory=Histories)
+    #: Of the statuses, those that only a look at the destination tells.
+    sighted: Histories = field(default_factory=Histories)
     #: The same of all tags, for configurations that watch them later: tag -> digest, and
     #: (home, repository, tag, digest, place) -> the states of the copy.
     tags: Histories = field(default_factory=Histories)
@@ -224,6 +226,7 @@ class Truth:
         tags: dict[tuple[Home, str, str], str] = {}
         statuses: dict[tuple[Home, str, str, Place], str] = {}
         held: dict[tuple[Place, str], Copies] = {}
+        sighted: dict[tuple[Home, str, str, Place], bool] = {}
         for home in self.homes:
             rules = self._ask(home, "DescribeRegistry")["replicationConfiguration"]["rules"]
             for row in self._ask(home, "DescribeRepositories", maxResults=1000)["repositories"]:
@@ -246,9 +249,12 @@ class Truth:
                         seen = digest in held[place, repository]
                         unreported = "COMPLETE" if seen else "MISSING"
                         statuses[home, repository, digest, place] = found.get(place, unreported)
+                        if seen and place not in found:
+                            sighted[home, repository, digest, place] = True
         at = time.monotonic()
         self.names.record(names, at)
         self.statuses.record(statuses, at)
+        self.sighted.record(sighted, at)
         self.tags.record(tags, at)
         self.copies.record(dict(self._states(tags, statuses, held, at)), at)
 
@@ -307,9 +313,12 @@ class Truth:
     # -- checks ------------------------------------------------------------------------------
 
     def false_series(
-        self, shown: Shown, names_since: float, status_since: Callable[[Place], float]
+        self, shown: Shown, names_since: float, status_since: Callable[[Place], float], *, looks: bool = True
     ) -> Iterator[str]:
-        """Series on the page that were not true at any time since the given times."""
+        """Series on the page that were not true at any time since the given times.
+
+        Not `looks`: destinations may be out of reach, so that an image that was just selected is MISSING.
+        """
         for key, status in shown.status.items():
             home, repository, tag, place = key
             digests = self.names.within((home, repository, tag), names_since) - {None}
@@ -318,7 +327,10 @@ class Truth:
                 continue
             true: set[Any] = set()
             for digest in digests:
-                true |= self.statuses.within((home, repository, digest, place), status_since(place))
+                copy = (home, repository, digest, place)
+                true |= self.statuses.within(copy, status_since(place))
+                if not looks and True in self.sighted.within(copy, status_since(place)):
+                    true.add("MISSING")
             if status not in true:
                 yield f"{_label(key)} is shown as {status}; true values are {sorted(map(str, true))}"
         for name, digest in shown.digests.items():
