@@ -420,8 +420,9 @@ def test_statuses_stay_during_a_network_failure(
         eventually(lambda: command.series("ecr_target_failure_info", reason="unavailable"))
         assert command.statuses() == {"COMPLETE"}
         assert ask(f"{command.url}/-/healthy").status == 200
-        warnings = [line for line in command.log().splitlines() if "level=warn" in line]
-        assert len(warnings) == 1
+        # A line that the registry is out of reach, and soon one that the target fails.
+        failures = [line for line in command.log().splitlines() if "msg=aws_request_failed" in line]
+        assert len(failures) == 1
         aws.fault = lambda _: None
         eventually(lambda: not command.series("ecr_target_failure_info"), within=60)
 
