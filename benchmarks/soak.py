@@ -364,8 +364,10 @@ class Soak:
         self.checked[self.phases.phase] += 1
         for problem in shown.problems:
             self.findings.add(problem)
+        # An image that a reload selects is MISSING until the next look, if ECR does not report it.
+        looks = time.time() > shown.reload_time + COPY_WITHIN
         strict = [
-            *self.truth.false_series(shown, at - NAMES_WITHIN, lambda _: at - STATUS_WITHIN),
+            *self.truth.false_series(shown, at - NAMES_WITHIN, lambda _: at - STATUS_WITHIN, looks=looks),
             *self.truth.false_copies(shown, lambda _: at - COPY_WITHIN),
             *self.truth.absent_series(shown, since=at - NAMES_WITHIN),
             *self.truth.absent_copies(shown, since=at - COPY_WITHIN),

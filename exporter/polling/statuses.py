@@ -180,7 +180,7 @@ class StatusPoller(Asker):
         self._context.works(FailureScope("status", self._name, digest))
         if not after.confirmed:
             self._ask(after, due=self._pacing.later(self._interval(after)))
-        self._look_soon(after, arrived, after.names)
+        self._look_soon(after, [*arrived, *self._unseen(after)], after.names)
         self.note_first_answer(digest)
 
     def works(self) -> None:
@@ -386,6 +386,15 @@ class StatusPoller(Asker):
         wanted = {Name("", image.digest), *(name for name in names if name.tag)}
         for destination in destinations:
             self._sightings.look_soon(self._name, destination, wanted)
+
+    def _unseen(self, image: ImageFacts) -> list[Destination]:
+        """Where an image is MISSING that no look was about yet. A recent push may still be on its way."""
+        age = self._age(image)
+        if age is not None and age < RECENT:
+            return []
+        looked_at = {replica.destination for of_name in image.replicas for replica in of_name}
+        missing = (r.destination for r in image.replications or () if r.status == Status.MISSING)
+        return [destination for destination in missing if destination not in looked_at]
 
     def _arrived(self, before: ImageFacts, after: ImageFacts) -> list[Destination]:
         """Where an image has just become COMPLETE and was not seen to be present.

@@ -420,3 +420,15 @@ def test_two_reads_of_one_state_are_equal() -> None:
     for _ in range(100):
         rig.run(1)
         assert rig.snapshot() == rig.snapshot()
+
+
+def test_an_old_image_that_a_reload_selects_is_looked_up_soon() -> None:
+    home, there = world()
+    copied(home, there, "v1")
+    home.report("team/app", copied(home, there, "w1"))
+    rig = Rig(looking(TargetSettings("team/*", tags=("v*",))), home, there)
+    rig.run(60)
+    rig.poller.configure(looking(TargetSettings("team/*", tags=("v*", "w*"))))
+    rig.run(30)
+    assert statuses(rig)["w1"] == "COMPLETE"
+    assert replicas(rig)["w1"] == {"eu-west-1": "present"}
