@@ -90,7 +90,7 @@ def test_whatever_comes_in_is_one_line_and_parses_back(value: str) -> None:
         assert (fields["error"], fields["after"]) == (value, "x")
 
 
-@given(st.text())
+@given(st.text().filter(lambda text: "@" not in text))  # a password before it is masked
 def test_any_text_parses_back(value: str) -> None:
     stream, logger = logged()
     logger.info("said", text=value)

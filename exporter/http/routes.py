@@ -73,7 +73,7 @@ class Passwords(Protocol):
 
 
 #: Seconds that a request waits for one of `max_requests` to be answered.
-_ROOM_TIME = 1.0
+_ROOM_TIME = 4.0
 _HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
 
 _NO_STORE = ("Cache-Control", "no-store")
