@@ -17,6 +17,7 @@ from exporter.commands.findings import Finding, Level, Permission, policy_findin
 from exporter.commands.verdict import TRANSIENT, named
 from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped, readers
+from exporter.polling.listing import Listing
 from exporter.replication.model import Destination, Image, Page, Reason, Registry, Replication, Source
 from exporter.replication.targets import RepositoryTargets, Selected, Targets
 
@@ -112,17 +113,16 @@ class Check:
                 self._pause(error.retry_after or RETRY_AFTER)
         return ask(client)
 
-    def _every(self, page: Callable[[OwnRegistryClient, str | None], Page[T]]) -> Ask[list[T]]:
-        """Asks for the items of all pages."""
+    def _every(self, action: str, page: Callable[[OwnRegistryClient, str | None], Page[T]]) -> Ask[list[T]]:
+        """Asks for the items of all pages, each page by one call of the IAM action."""
 
         def ask(client: OwnRegistryClient) -> list[T]:
-            found = page(client, None)
-            items = list(found.items)
-            while found.token:
+            listing: Listing[T] = Listing(action)
+            listing.answered(page(client, None))
+            while not listing.complete:
                 self._pause(1 / self._settings.requests_per_second)
-                found = page(client, found.token)
-                items += found.items
-            return items
+                listing.answered(page(client, listing.token))
+            return listing.items
 
         return ask
 
@@ -183,7 +183,7 @@ class Check:
         existing: frozenset[str] = frozenset()
         if registry.targets.need_repositories:
             failures = []
-            ask = self._every(lambda client, token: client.repositories(token))
+            ask = self._every("ecr:DescribeRepositories", lambda client, token: client.repositories(token))
             found = self._first(subject, group.accesses, self._arn(group, "*"), ask, failures)
             existing = frozenset(repository.name for repository in found or ())
             yield from failures or [Finding(Level.OK, subject, f"repositories: {len(existing)}")]
@@ -218,7 +218,7 @@ class Check:
             accesses = group.named(target.settings for target in targets.targets)
             ask = partial(self._first, registry.subject, accesses, self._arn(group, repository))
             self._note_destinations(registry, repository, targets)
-            images = ask(self._every(_images(repository, targets)), failures)
+            images = ask(self._every("ecr:DescribeImages", _images(repository, targets)), failures)
             if images is None:
                 continue
             listed += 1

@@ -58,7 +58,6 @@ class _Polled(Generic[D_co]):
     registry: D_co
     workers: WorkerPool
     handed_out: int = 0
-
     retired: bool = False
 
     @property
@@ -114,6 +113,7 @@ class Poller:
         self._registries: list[_Polled[RegistryPoller]] = []
         #: The destinations that are looked at and not watched themselves.
         self._destinations: dict[Destination, _Polled[DestinationPoller]] = {}
+        self._groups: list[Group] = []
         #: The destinations that nothing can read, as the log has it.
         self._unread: frozenset[Destination] = frozenset()
         #: The accounts that AWS itself named, and the clients, by access.

@@ -18,7 +18,7 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.statuses import StatusPoller
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import Destination, FailureScope, Image, Name, Reason
-from exporter.replication.replicas import Contents, renamed
+from exporter.replication.replicas import renamed
 from exporter.replication.state_file import Remembered
 from exporter.replication.steps import Steps, finished, sliced
 from exporter.replication.targets import RepositoryTargets, Watched
@@ -143,7 +143,7 @@ class RepositoryPoller(Asker):
             self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
-        self._sightings.listed(self.name, self._registry.source, Contents(images))
+        self._sightings.listed(self.name, self._registry.source, images)
         self.statuses.durations.listed(began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, Name, RepositorySettings, Source
+from exporter.replication.model import Destination, Image, Name, RepositorySettings, Source
 from exporter.replication.replicas import Contents
 
 
@@ -126,13 +126,13 @@ class Sightings:
         if looker := self._lookers.get((destination, repository)):
             looker.look_soon(names)
 
-    def listed(self, repository: str, source: Source, contents: Contents) -> None:
+    def listed(self, repository: str, source: Source, images: Iterable[Image]) -> None:
         """Take the active images that a watched registry listed, which may be a destination of others."""
         here = _destination(source)
         if self._watchers.get(repository, {}).keys() <= {source}:
             self._listed.pop((here, repository), None)
             return
-        self._listed[here, repository] = contents
+        self._listed[here, repository] = contents = Contents(images)
         self.looked(repository, here, contents)
         if looker := self._lookers.get((here, repository)):
             looker.listed(everything=not contents.lacks(self.copies(repository, here)))

@@ -388,13 +388,16 @@ class StatusPoller(Asker):
             self._sightings.look_soon(self._name, destination, wanted)
 
     def _unseen(self, image: ImageFacts) -> list[Destination]:
-        """Where an image is MISSING that no look was about yet. A recent push may still be on its way."""
+        """Where an image is MISSING that no look was about yet, though there was one about others.
+
+        A recent push may still be on its way.
+        """
         age = self._age(image)
         if age is not None and age < RECENT:
             return []
-        looked_at = {replica.destination for of_name in image.replicas for replica in of_name}
+        seen = {replica.destination for of_name in image.replicas for replica in of_name}
         missing = (r.destination for r in image.replications or () if r.status == Status.MISSING)
-        return [destination for destination in missing if destination not in looked_at]
+        return [to for to in missing if to in self._looked_at and to not in seen]
 
     def _arrived(self, before: ImageFacts, after: ImageFacts) -> list[Destination]:
         """Where an image has just become COMPLETE and was not seen to be present.

@@ -20,7 +20,16 @@ from typing import Any
 import boto3
 import pytest
 from support.command import eventually
-from support.embedded_aws import Drip, DropConnection, EmbeddedAWS, Fault, Garbage, Hang, Truncate
+from support.embedded_aws import (
+    Drip,
+    DropConnection,
+    EmbeddedAWS,
+    Fault,
+    Garbage,
+    Hang,
+    Truncate,
+    json_answer,
+)
 from support.fakes import ACCOUNT as FAKE_ACCOUNT
 from support.fakes import REGION as FAKE_REGION
 from support.fakes import FakeAWS, FakeECR, Inline, Rig, Stuck, refusal
@@ -39,7 +48,6 @@ from exporter.replication.model import Destination, Reason, Replication, Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"
 DESTINATION_TESTS = Path(__file__).parents[1] / "polling" / "test_replicas.py"
-JSON = "application/x-amz-json-1.1"
 STATUS = "DescribeImageReplicationStatus"
 
 
@@ -86,10 +94,6 @@ def at_home(fault: Fault, operation: str = "", repository: str = "") -> Callable
         return fault if wanted else None
 
     return found
-
-
-def json_answer(value: object) -> Garbage:
-    return Garbage(json.dumps(value).encode(), content_type=JSON)
 
 
 def partner_is_still_polled(live: Live) -> None:

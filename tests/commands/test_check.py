@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.embedded_aws import EmbeddedAWS, replication_rule
+from support.embedded_aws import EmbeddedAWS, json_answer, replication_rule
 
 from exporter.aws.connector import AwsConnector
 from exporter.commands.check import Check
@@ -313,6 +313,18 @@ def test_every_page_of_a_listing_keeps_to_the_rate(aws: EmbeddedAWS) -> None:
     found = check(aws, f"{READER}\nrequests_per_second: 4", pauses=pauses)
     assert told(found, Level.OK)[6][1] == "selected images: 1003, in repositories: 2"
     assert len(pauses) == sum(aws.calls.values()) - aws.count("AssumeRole")
+
+
+def test_a_listing_that_never_ends_is_a_problem(aws: EmbeddedAWS) -> None:
+    def looping(call: Call) -> Any:
+        if call.operation != "DescribeRepositories":
+            return None
+        plain = {name: value for name, value in call.params.items() if name != "nextToken"}
+        return json_answer(aws.serve(Call(call.kind, plain)) | {"nextToken": "t"})
+
+    aws.fault = looping
+    messages = [message for _, message in told(check(aws), Level.PROBLEM)]
+    assert any("a page was repeated" in message for message in messages)
 
 
 def test_a_status_that_cannot_be_tried_is_noted(aws: EmbeddedAWS) -> None:

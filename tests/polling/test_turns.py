@@ -5,11 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from support.fakes import ALL, STATUS, FakeClock, FakeECR, Rig, complete, digest_of, settings
+from support.fakes import (
+    ACCOUNT,
+    ALL,
+    IRELAND,
+    STATUS,
+    FakeClock,
+    FakeECR,
+    Rig,
+    complete,
+    digest_of,
+    settings,
+)
 
 from exporter.config.settings import TargetSettings
 from exporter.polling.turns import TURN, Turns
-from exporter.replication.model import Image, ImageState
+from exporter.replication.model import Image, ImageState, Source
 from exporter.replication.state_file import StateCache, remembered
 from exporter.replication.steps import SLICE, Steps
 
@@ -133,3 +144,25 @@ def test_a_restart_takes_what_is_remembered_in_turns_too() -> None:
     second = Rig(settings(ALL), ecr, memory=memory, clock=BusyClock(now=first.clock.now + 5, busy=True))
     assert turns_until(second, IMAGES) > IMAGES / SLICE
     assert ecr.calls[STATUS] == 0
+
+
+def test_images_that_go_while_a_look_is_taken_in_steps() -> None:
+    """The copies are compared in several turns, between which listings come."""
+    ecr = large()
+    there = FakeECR(source=Source(ACCOUNT, IRELAND.region), rules=(), page_size=IMAGES)
+    there.repositories = {"team/app": dict(ecr.repositories["team/app"])}
+    clock = BusyClock()
+    rig = Rig(settings(ALL, discovery_interval=1.0, replica_interval=1.0), ecr, there, clock=clock)
+    rig.run(30)
+    clock.busy = True
+    for digest in list(ecr.repositories["team/app"])[::500]:
+        del ecr.repositories["team/app"][digest]
+        there.repositories["team/app"].pop(digest)
+        for _ in range(20):
+            rig.poller.step()
+    clock.busy = False
+    there.repositories["team/app"].clear()
+    rig.run(60)
+    images = [image for r in rig.snapshot().registries for _, found in r.repositories for image in found]
+    assert len(images) == IMAGES - IMAGES / 500
+    assert {str(replica.state) for image in images for (replica,) in image.replicas} == {"absent"}

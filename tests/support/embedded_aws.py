@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -182,3 +183,7 @@ class EmbeddedAWS(DemoAWS):
             self._hanging.add(fault.released)
         right = super().answer(call, request)
         return _Faulty(right.status, right.content_type, right.body, fault)
+
+
+def json_answer(value: object) -> Garbage:
+    return Garbage(json.dumps(value).encode(), content_type="application/x-amz-json-1.1")
