@@ -207,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
                 socket.socket.shutdown(self.connection, socket.SHUT_WR)
                 while socket.socket.recv(self.connection, 65536):
                     pass
+        with contextlib.suppress(OSError):
+            self.wfile.close()  # what the client did not take fails again; the library would leave rfile open
         super().finish()
 
     def version_string(self) -> str:
