@@ -132,8 +132,6 @@ class Shown:
     #: Whether the copy is present, or what is wrong with it.
     copies: Mapping[tuple[Home, str, str, Place], str]
     failing_targets: frozenset[str]
-    #: The request rate limits of registries and destinations.
-    rates: Mapping[Home, float]
     overdue: float
     reload_successful: bool
     reload_time: float
@@ -183,7 +181,6 @@ def read(page: str) -> Shown:
             for labels, value in samples.get("ecr_target_success", ())
             if value == 0
         ),
-        rates={_home(labels): value for labels, value in samples.get(f"{own}request_rate_limit", ())},
         overdue=max((value for _, value in samples.get(f"{own}poll_overdue_seconds", ())), default=0.0),
         reload_successful=samples[f"{own}config_last_reload_successful"][0][1] == 1,
         reload_time=samples[f"{own}config_last_reload_success_timestamp_seconds"][0][1],
