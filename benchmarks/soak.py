@@ -411,7 +411,7 @@ class Soak:
             self._failing_since = self._failing_since or at
             if not calm or at - self._failing_since > NAMES_WITHIN:
                 yield f"targets fail: {', '.join(sorted(shown.failing_targets))}"
-        # A low rate is no problem where no call waits: only calls that wait raise the rate of their operation.
+        # A low rate is no problem where no call waits: only waiting calls raise the rate of their operation.
         if not calm and shown.overdue > 1.0:
             yield f"calls are overdue by {shown.overdue:.1f} s"
 

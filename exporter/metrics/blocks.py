@@ -114,7 +114,7 @@ def _ends(name: str, one_in: int) -> bool:
 
 
 def image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[tuple[Group, ...]]:
-    """The images with series of their own in order, in blocks of at least `size` and a quarter more on average.
+    """Images with series of their own, in order, in blocks of at least `size` and a quarter more on average.
 
     Blocks cross repositories. A digest's checksum decides whether a block ends there, so an image that comes
     or goes moves only the boundaries near it.

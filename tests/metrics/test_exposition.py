@@ -181,13 +181,13 @@ def test_only_unfinished_images_have_series_and_all_are_counted() -> None:
         store.unfinished_only = True
         store.changed()
     few = page.page(accept="", accept_encoding="", names=()).whole().decode()
-    assert set(re.findall(r'^ecr_image_[^{]*{repository="[^"]*",tag="([^"]+)"', few, re.M)) == {
+    assert set(re.findall(r'^ecr_image_[^{]*{repository="[^"]*",tag="([^"]+)"', few, re.MULTILINE)) == {
         "gone",
         "archived",
         "failed",
     }
     counts = r"^ecr_repository_.*"
-    assert re.findall(counts, few, re.M) == re.findall(counts, every, re.M) != []
+    assert re.findall(counts, few, re.MULTILINE) == re.findall(counts, every, re.MULTILINE) != []
 
 
 def test_no_help_text_is_written_differently_in_the_two_formats() -> None:
