@@ -50,14 +50,14 @@ class RepositoryPoller(Asker):
         self._memory = context.shared.memory
         self._job = Job(Operation.IMAGES, name)
         self._scope = FailureScope("images", name)
-        self._group = (id(context), name)
+        self._group = f"{id(context)}/{name}"
         #: The present or last change of the images, which goes on in turns.
         self._turns = context.shared.turns
         self._work: Steps[None] | None = None
         #: When the present listing began (Unix time).
         self._began = 0.0
-        #: The last listing, if an equal one selects the same.
-        self._shown: Sequence[Image] | None = None
+        #: The hash of the last listing, if an equal one selects the same.
+        self._shown: int | None = None
         #: The floor of `newest` when its images were shown.
         self._floor: object = None
         self._sightings.watch(name, self._registry.source, self.statuses)
@@ -133,8 +133,11 @@ class RepositoryPoller(Asker):
         was_fresh = self.facts.fresh(now, self._store.stale_after)
         if not was_fresh:
             self.statuses.durations.interrupted()
-        if not (yield from _equal(self._shown, images)):
+        fingerprint = yield from _fingerprint(images, exists=exists)
+        if fingerprint != self._shown:
+            self._shown = None
             yield from self._select(images, exists=exists)
+            self._shown = None if self._targets.age_matters else fingerprint
         elif self._floor != self._newest.floor:
             yield from self._show_admitted()
         with self._store.lock:
@@ -165,9 +168,6 @@ class RepositoryPoller(Asker):
             self._store.skipped = self._newest.skipped
         self._context.targets_changed = True
         yield from self._show_admitted(self._memory.of(self._registry.source, self.name))
-        # Most of a listing is kept by its selection. One that is mostly not selected is dropped.
-        worth = len(images) <= 2 * len(selection.images) and not self._targets.age_matters
-        self._shown = images if worth else None
 
     def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> Steps[None]:
         self._floor = self._newest.floor
@@ -211,14 +211,14 @@ class RepositoryPoller(Asker):
         new: list[ImageFacts] = []
         changed = []
         for some in sliced(selected.values()):
-            for image, names, required in ((w.image, tuple(sorted(w.names)), w.required) for w in some):
+            for image in some:
                 known = self.facts.images.get(image.digest)
                 if known is None or known.replicated_from != image.replicated_from:
                     times = (image.pushed_at, image.replicated_from)
-                    found = ImageFacts(image.digest, names, *times, required=required)
+                    found = ImageFacts(image.digest, image.names, *times, required=image.required)
                     new.append(self.statuses.recall(found, remembered.get(image.digest)))
-                elif known.names != names or known.required != required:
-                    changed.append((image.digest, names, required))
+                elif known.names != image.names or known.required != image.required:
+                    changed.append((image.digest, image.names, image.required))
             yield
         return new, changed
 
@@ -282,12 +282,10 @@ class RepositoryPoller(Asker):
             self._store.skipped = self._newest.skipped
 
 
-def _equal(one: Sequence[Image] | None, other: Sequence[Image]) -> Steps[bool]:
-    """Whether two listings are equal."""
-    if one is None or len(one) != len(other):
-        return False
-    for mine, theirs in zip(sliced(one), sliced(other), strict=True):
-        if mine != theirs:
-            return False
+def _fingerprint(images: Sequence[Image], *, exists: bool) -> Steps[int]:
+    """A hash of a listing. The listing itself takes as much memory as what is known of its images."""
+    fingerprint = hash((exists, len(images)))
+    for some in sliced(images):
+        fingerprint = hash((fingerprint, *some))
         yield
-    return True
+    return fingerprint

@@ -142,6 +142,7 @@ class StatusPoller(Asker):
             return
         self._first_round.discard(digest)
         if not self._first_round and not self._facts.asked:
+            self._first_round = set()  # a set that was emptied keeps its memory
             with self._store.lock:
                 self._facts.asked = True
             self._context.targets_changed = True
