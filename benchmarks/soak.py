@@ -370,7 +370,7 @@ class Soak:
             *self.truth.false_series(shown, at - NAMES_WITHIN, lambda _: at - STATUS_WITHIN, looks=looks),
             *self.truth.false_copies(shown, lambda _: at - COPY_WITHIN),
             *self.truth.absent_series(shown, since=at - NAMES_WITHIN),
-            *self.truth.absent_copies(shown, since=at - COPY_WITHIN),
+            *self.truth.absent_copies(shown, at - COPY_WITHIN, at - STATUS_WITHIN - COPY_WITHIN),
             *self._not_recovered(shown, at),
         ]
         if self.phases.phase == "calm":

@@ -362,13 +362,18 @@ class Truth:
             if state not in true:
                 yield f"the copy of {_label(key)} is shown as {state}; true values are {sorted(true)}"
 
-    def absent_copies(self, shown: Shown, since: float) -> Iterator[str]:
-        """Copies of names that did not change since that time and that the page says nothing about."""
+    def absent_copies(self, shown: Shown, since: float, reported_since: float) -> Iterator[str]:
+        """Copies that the page says nothing about, though their names did not change since that time.
+
+        What was seen is forgotten when ECR reports another status, until the next look. So the status did not
+        change since `reported_since`.
+        """
         for home, repository, tag, digest, place in self.copies:
             same = self.names.within((home, repository, tag), since) == {digest}
             always = None not in self.copies.within((home, repository, tag, digest, place), since)
+            reported = len(self.statuses.within((home, repository, digest, place), reported_since)) <= 1
             key = (home, repository, tag, place)
-            if same and always and key not in shown.copies:
+            if same and always and reported and key not in shown.copies:
                 yield f"the copy of {_label(key)} is not shown"
 
     def lag(self, shown: Shown, at: float) -> float:
