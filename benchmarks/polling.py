@@ -372,21 +372,33 @@ def detection(server: Server, running: Exporter, *, pushes: int = 12, interval: 
 # -- memory ------------------------------------------------------------------------------------
 
 
-def memory(*, sizes: Sequence[int] = (10_000, 100_000)) -> None:
+def memory(baseline: Path | None = None, *, sizes: Sequence[int] = (10_000, 100_000)) -> None:
+    """Resident memory after a first pass and a scrape, less that of an exporter of 40 images."""
+    readers = f'destinations: [{{registry_id: "{PARTNER}"}}]\n'
+    cases = {
+        "": (UNBOUNDED + readers, HERE.parent),
+        ", without looks": (UNBOUNDED + "replica_interval: 0s\n", HERE.parent),
+        ", unfinished": (UNBOUNDED + readers + "image_series: unfinished\n", HERE.parent),
+    }
+    if baseline:
+        cases[f", {baseline.name}"] = (UNBOUNDED, baseline)
     rows = {}
-    with ecr(images=0) as server, exporter(server, UNBOUNDED) as running:
-        threading.Event().wait(3)
-        empty = running.resident()
-    rows["no images, MiB"] = f"{empty / 2**20:.0f}"
-    for images in sizes:
-        with ecr(images=images) as server, exporter(server, UNBOUNDED) as running:
-            running.pause_until_settled(server, images)
-            rows[f"{images} images, MiB"] = f"{running.resident() / 2**20:.0f}"
-            rows[f"{images} images, KiB an image"] = f"{(running.resident() - empty) / images / 1024:.2f}"
-            get(f"{running.url}/metrics", compressed=True)
-            scraped = f"{(running.resident() - empty) / images / 1024:.2f}"
-            rows[f"{images} images, KiB an image after a compressed scrape"] = scraped
+    for name, (config, home) in cases.items():
+        empty = resident(config, 40, home)
+        rows[f"40 images{name}, MiB"] = f"{empty / 2**20:.0f}"
+        for images in sizes:
+            each = (resident(config, images, home) - empty) / (images - 40)
+            rows[f"{images} images{name}, bytes an image"] = f"{each:.0f}"
     table("Resident memory, 3 destinations", rows)
+
+
+def resident(config: str, images: int, home: Path) -> int:
+    """Bytes of memory after a first pass over the images, a look at their copies, and a compressed scrape."""
+    with ecr(images=images) as server, exporter(server, config, home=home) as running:
+        eventually(lambda: running.settled() >= images, within=images / 50 + PATIENCE, every=1.0)
+        threading.Event().wait(5)
+        get(f"{running.url}/metrics", compressed=True)
+        return running.resident()
 
 
 # -- budget ------------------------------------------------------------------------------------
@@ -475,6 +487,7 @@ COMPARED: Mapping[str, Callable[[Path], None]] = {
     "first-pass": first_pass_compared,
     "stalls": stalls,
     "settled": settled,
+    "memory": memory,
 }
 
 
