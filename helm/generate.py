@@ -31,6 +31,7 @@ from exporter.config import schema
 from exporter.config import validators as words
 from exporter.config.settings import Settings
 from exporter.config.web import WebSettings
+from exporter.metrics.catalogue import REPLICATION_DURATION
 
 CHART = Path(__file__).parent / "ecr-replication-exporter"
 BEGIN, END = "<!-- values: made by make helm -->", "<!-- end of values -->"
@@ -87,6 +88,17 @@ _NAMED: dict[str, Schema] = {
     "config": schema.of(Settings),
     "web": schema.of(WebSettings),
     "duration": {"type": "string", "pattern": f"^(?:0|{words.DURATION})$", "minLength": 1},
+    # PromQL has no range of 0.
+    "window": {"allOf": [{"$ref": "duration"}, {"pattern": "[1-9]"}]},
+    "burnWindows": {
+        "type": "array",
+        "minItems": 1,
+        "items": _object(
+            long={"$ref": "window"}, short={"$ref": "window"}, rate={"type": "number", "exclusiveMinimum": 0}
+        )
+        | {"required": ["long", "short", "rate"]},
+    },
+    "durationBucket": {"enum": list(REPLICATION_DURATION.buckets)},
     "optionalDuration": {"type": "string", "pattern": f"^(?:{words.DURATION})$"},
     # Nought of any unit is "never", and what is not is a second at least: --config.auto-reload-interval.
     "reloadInterval": {
@@ -337,9 +349,10 @@ def _alert(default: dict[str, Any]) -> Schema:
         "labels": {"$ref": "alertLabels"},
     }
     shapes: dict[type, Schema] = {
-        str: {"allOf": [duration, {"pattern": "[1-9]"}]},  # PromQL has no range of 0
+        str: {"$ref": "window"},
         float: {"type": "number", "minimum": 0, "maximum": 1},
         int: {"type": "number", "minimum": 0},
+        list: {"$ref": "burnWindows"},
     }
     thresholds = {key: shapes[type(value)] for key, value in default.items() if key not in common}
     return _object(**common, **thresholds)

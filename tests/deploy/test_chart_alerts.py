@@ -20,9 +20,22 @@ def rendered(template: str, values: dict[str, Any]) -> Any:
     return yaml.safe_load(render(values, name="test", namespace="here")[f"{template}.yaml"])
 
 
-def rules(**prometheus_rule: Any) -> dict[str, dict[str, Any]]:
+def groups(**prometheus_rule: Any) -> list[dict[str, Any]]:
     rule = rendered("prometheusrule", {"prometheusRule": {"enabled": True, **prometheus_rule}})
-    return {each["alert"]: each for group in rule["spec"]["groups"] for each in group["rules"]}
+    made: list[dict[str, Any]] = rule["spec"]["groups"]
+    return made
+
+
+def rules(**prometheus_rule: Any) -> dict[str, dict[str, Any]]:
+    """The alerts by name."""
+    every = [each for group in groups(**prometheus_rule) for each in group["rules"]]
+    return {each["alert"]: each for each in every if "alert" in each}
+
+
+def recorded(**prometheus_rule: Any) -> dict[tuple[str, str], str]:
+    """The expressions of recording rules, by name and window."""
+    every = [each for group in groups(**prometheus_rule) for each in group["rules"]]
+    return {(e["record"], e.get("labels", {}).get("window", "")): e["expr"] for e in every if "record" in e}
 
 
 def test_there_are_none_unless_asked_for() -> None:
@@ -106,7 +119,7 @@ def test_no_placeholder_is_left_and_every_metric_has_the_selector(
         text = json.dumps(rule)
         assert "<" not in text.replace("<=", ""), name
         assert rule["annotations"]["runbook_url"] == f"https://runbooks.example/{name}.md"
-        metrics = re.findall(r"\becr_|\bup\b|\bprocess_start_time_seconds\b", plain[name]["expr"])
+        metrics = re.findall(r"(?<!:)\becr_|\bup\b|\bprocess_start_time_seconds\b", plain[name]["expr"])
         assert rule["expr"].count('{namespace="here"') == len(metrics), name
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": list(changed.values())}]}))
@@ -162,6 +175,45 @@ def test_rules_of_ones_own() -> None:
 def test_a_mistake_is_refused(alerts: dict[str, Any]) -> None:
     with pytest.raises(helm_python.HelmValuesError):
         rules(alerts=alerts)
+
+
+def test_the_objective_is_a_value() -> None:
+    slo = {"objective": 95, "withinSeconds": 1800, "period": "7d"}
+    found = recorded(slo=slo)
+    windows = {window for name, window in found if name == "destination:ecr_replication:in_time"}
+    assert windows == {"5m", "30m", "1h", "2h", "6h", "1d", "3d", "7d"}
+    assert {window for name, window in found if name == "destination:ecr_replication:late"} == windows
+    in_time = found["destination:ecr_replication:in_time", "7d"]
+    assert """ecr_image_replication_duration_seconds_bucket{le=~"1800([.]0)?"}[7d]""" in in_time
+    assert "> 1800 < 1800 + 600" in found["image:ecr_replication:late", ""]
+    assert found["destination:ecr_replication:burn_rate", ""].rstrip().endswith("/ (1 - 95 / 100)")
+
+
+def test_windows_are_values_and_are_recorded() -> None:
+    """Windows of an alert that is disabled are not."""
+    alerts = {
+        "ECRReplicationBudgetBurnsFast": {"windows": [{"long": "2h", "short": "10m", "rate": 7}]},
+        "ECRReplicationBudgetBurnsSlowly": {"enabled": False},
+    }
+    windows = {window for _, window in recorded(alerts=alerts)}
+    assert windows == {"", "2h", "10m", "30d"}
+    expr = rules(alerts=alerts)["ECRReplicationBudgetBurnsFast"]["expr"]
+    assert re.findall(r'burn_rate\{window="(\w+)"\} > (\S+)', expr) == [("2h", "7"), ("10m", "7")]
+
+
+def test_nothing_is_recorded_for_alerts_that_are_disabled() -> None:
+    assert (
+        recorded(alerts={f"ECRReplicationBudgetBurns{how}": {"enabled": False} for how in ("Fast", "Slowly")})
+        == {}
+    )
+
+
+@pytest.mark.parametrize(
+    "slo", [{"objective": 100}, {"objective": 0}, {"withinSeconds": 1000}, {"period": "0d"}], ids=json.dumps
+)
+def test_an_objective_that_cannot_be_measured_is_refused(slo: dict[str, Any]) -> None:
+    with pytest.raises(helm_python.HelmValuesError):
+        rules(slo=slo)
 
 
 def test_the_dashboard_is_where_grafanas_sidecar_finds_it() -> None:

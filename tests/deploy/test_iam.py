@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
-import hcl2
 import pytest
-import yaml
+from support.infrastructure import cloudformation, terraform
 
 from exporter.aws.ecr import OPERATIONS
 
@@ -72,7 +71,7 @@ def test_a_repository_policy_grants_what_is_about_repositories() -> None:
 
 def test_the_terraform_example_grants_the_same_policy() -> None:
     text = (TERRAFORM / "main.tf").read_text()
-    assert len(hcl2.loads(text)["resource"]) == 3
+    assert len(terraform(".")["resource"]) == 3
     granted = re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
     assert [(TERRAFORM / name).resolve() for name in granted] == [DOCS / "iam-policy.json"]
 
@@ -93,16 +92,8 @@ def test_cfn_lint_accepts_the_template(template: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-class _Template(yaml.SafeLoader):
-    """Reads the short forms of CloudFormation's functions as their arguments: `!Ref Name` is Name."""
-
-
-_Template.add_multi_constructor("!", lambda loader, _, node: loader.construct_scalar(node))
-
-
 def test_the_cloudformation_role_is_for_the_exporter_with_the_external_id_only() -> None:
-    text = (ROOT / "examples" / "cloudformation" / "destination-reader.yaml").read_text()
-    (role,) = yaml.load(text, _Template)["Resources"].values()
+    (role,) = cloudformation("destination-reader.yaml")["Resources"].values()
     (trust,) = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"AWS": "ExporterRoleArn"}
     assert trust["Action"] == "sts:AssumeRole"
@@ -117,37 +108,23 @@ def test_the_cloudformation_role_is_for_the_exporter_with_the_external_id_only()
 
 
 def test_the_terraform_role_is_for_the_exporter_with_the_external_id_only() -> None:
-    parsed = _unquoted(hcl2.loads((TERRAFORM / "destination-reader" / "main.tf").read_text()))
-    documents = {
-        name: body["statement"]
-        for data in parsed["data"]
-        for name, body in data.get("aws_iam_policy_document", {}).items()
-    }
-    (trust,) = documents["trust"]
+    made = terraform("destination-reader")
+    (trust,) = made["data"]["aws_iam_policy_document.trust"]["statement"]
     assert trust["actions"] == ["sts:AssumeRole"]
     assert [who["identifiers"] for who in trust["principals"]] == [["${var.exporter_role_arn}"]]
     assert [(each["variable"], each["values"]) for each in trust["condition"]] == [
         ("sts:ExternalId", ["${var.external_id}"])
     ]
-    (statement,) = documents["replicas"]
+    (statement,) = made["data"]["aws_iam_policy_document.replicas"]["statement"]
     assert granted([{"Action": statement["actions"]}]) == granted(AT_DESTINATIONS)
     (resource,) = statement["resources"]
     assert resource.startswith("arn:${data.aws_partition.this.partition}:ecr:*:")
     assert resource.endswith(":repository/${var.repository_pattern}")
-    attached = {kind: body for resource in parsed["resource"] for kind, body in resource.items()}
-    assert attached.keys() == {"aws_iam_role", "aws_iam_role_policy"}
-    assert attached["aws_iam_role"]["reader"]["assume_role_policy"] == (
+    attached = made["resource"]
+    assert attached.keys() == {"aws_iam_role.reader", "aws_iam_role_policy.replicas"}
+    assert attached["aws_iam_role.reader"]["assume_role_policy"] == (
         "${data.aws_iam_policy_document.trust.json}"
     )
-    assert attached["aws_iam_role_policy"]["replicas"]["policy"] == (
+    assert attached["aws_iam_role_policy.replicas"]["policy"] == (
         "${data.aws_iam_policy_document.replicas.json}"
     )
-
-
-def _unquoted(parsed: Any) -> Any:
-    """What hcl2 parsed, without the quotes that it leaves around strings."""
-    if isinstance(parsed, dict):
-        return {_unquoted(key): _unquoted(value) for key, value in parsed.items()}
-    if isinstance(parsed, list):
-        return [_unquoted(each) for each in parsed]
-    return parsed.removeprefix('"').removesuffix('"') if isinstance(parsed, str) else parsed

@@ -21,9 +21,22 @@ RULES = ROOT / "examples" / "prometheus" / "rules.yaml"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 
 
+def groups() -> list[dict[str, Any]]:
+    read: list[dict[str, Any]] = yaml.load(RULES.read_text(), yaml.CSafeLoader)["groups"]
+    return read
+
+
 def rules() -> dict[str, dict[str, Any]]:
-    groups = yaml.load(RULES.read_text(), yaml.CSafeLoader)["groups"]
-    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    """The alerts by name."""
+    return {rule["alert"]: rule for group in groups() for rule in group["rules"] if "alert" in rule}
+
+
+def recorded_for(alert: str) -> list[dict[str, Any]]:
+    """The recording rules of the group of an alert."""
+    (group,) = (
+        each["rules"] for each in groups() if any(rule.get("alert") == alert for rule in each["rules"])
+    )
+    return [rule for rule in group if "record" in rule]
 
 
 def test_promtool_finds_nothing_to_say(command: Callable[[str, str], str]) -> None:
@@ -47,7 +60,7 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
     promtool = command("promtool", "prometheus")
     rule = rules()[case.alert]
     rule["annotations"] = {"summary": rule["annotations"]["summary"]}
-    group = {"name": "under test", "rules": [rule]}
+    group = {"name": "under test", "rules": [*recorded_for(case.alert), rule]}
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
     tests = {
         "rule_files": ["rules.yaml"],
@@ -100,7 +113,7 @@ def test_it_speaks_of_labels_that_it_has(case: Case) -> None:
 @pytest.mark.parametrize("name", rules())
 def test_it_says_what_it_is_and_what_to_do(name: str) -> None:
     rule = rules()[name]
-    assert re.fullmatch(r"ECR(Replica|Replication|Backfill|Destination)[A-Z]\w+", name)
+    assert re.fullmatch(r"ECR(Replica|Replication|Backfill|Destination|Events)[A-Z]\w+", name)
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert rule["for"]
     annotations = rule["annotations"]
@@ -143,15 +156,29 @@ def test_a_runbook_is_short_and_whole(name: str) -> None:
     assert page.count("\n") <= 60
 
 
+#: The catalogue gets them with the events queue itself.
+EVENTS = {
+    "ecr_replication_exporter_events_received_total",
+    "ecr_replication_exporter_events_queue_success",
+    "ecr_replication_exporter_event_delay_seconds_bucket",
+}
+
+
 def known_metrics() -> set[str]:
-    return {row.name for row in CATALOGUE} | {
-        f"{row.name}_{suffix}"
-        for row in CATALOGUE
-        if row.type == "histogram"
-        for suffix in ("bucket", "sum", "count")
-    }
+    histograms = {row.name for row in CATALOGUE if row.type == "histogram"}
+    parts = {f"{name}_{suffix}" for name in histograms for suffix in ("bucket", "sum", "count")}
+    recorded = {rule["record"] for group in groups() for rule in group["rules"] if "record" in rule}
+    return {row.name for row in CATALOGUE} | parts | recorded | EVENTS
 
 
-def test_only_metrics_of_the_catalogue_are_asked() -> None:
-    asked = {word for rule in rules().values() for word in re.findall(r"\becr_\w+", rule["expr"])}
-    assert asked <= known_metrics()
+def metrics_in(text: str) -> set[str]:
+    """The names that begin with ecr_, alone or after the level of a recorded series."""
+    return set(re.findall(r"\b(?:\w+:)?ecr_[\w:]+", text))
+
+
+def test_only_metrics_of_the_catalogue_and_recorded_ones_are_asked() -> None:
+    for group in groups():
+        for rule in group["rules"]:
+            assert metrics_in(rule["expr"]) <= known_metrics()
+
+

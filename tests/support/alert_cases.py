@@ -50,6 +50,8 @@ NEW_RULE = (
 )
 MIRRORING_RULE = RULE.replace("false", "true")
 BACKFILL_STARTED = f"ecr_registry_backfill_started_timestamp_seconds{{{S},{D}}}"
+COMPLETED = f"ecr_image_replication_duration_seconds_count{{{S},{D}}}"
+QUEUE_READ = f"{OWN}_events_queue_success{{{S}}}"
 DESTINATION_READ = f"ecr_destination_success{{{D}}}"
 DESTINATIONS = f'ecr_repository_replication_destinations{{repository="team/app",{S}}}'
 
@@ -135,6 +137,28 @@ def listings(outcome: str) -> str:
 
 def bucket(le: str) -> str:
     return f'ecr_image_replication_duration_seconds_bucket{{{S},{D},le="{le}"}}'
+
+
+def late_pushes(every: int, count: int) -> dict[str, Value]:
+    """A push every so many minutes since the phase began, each of which never becomes COMPLETE."""
+    series: dict[str, Value] = {}
+    for number in range(count):
+        image = f'repository="team/app",digest="sha256:{number:064}",{S}'
+
+        def pushed(moment: Moment, minute: int = number * every) -> float | None:
+            return phase_start(moment) + minute * 60 if moment.phase >= minute else None
+
+        series[f"ecr_image_pushed_timestamp_seconds{{{image}}}"] = pushed
+        series[f"ecr_image_replication_status_since_timestamp_seconds{{{image},{D}}}"] = pushed
+    return series
+
+
+def events(kind: str, outcome: str = "used") -> str:
+    return f'{OWN}_events_received_total{{{S},kind="{kind}",outcome="{outcome}"}}'
+
+
+def delays(le: str) -> str:
+    return f'{OWN}_event_delay_seconds_bucket{{{S},le="{le}"}}'
 
 
 def backfill(name: str) -> str:
@@ -323,6 +347,28 @@ CASES = (
         " quantile over 6h is 52m 21s.",
     ),
     Case(
+        "ECRReplicationBudgetBurnsFast",
+        "critical",
+        good={bucket("900.0"): 0},
+        bad={bucket("900.0"): 0, **late_pushes(every=5, count=30)},
+        fires_after=23,
+        resolves_within=47,
+        labels={**SOURCE, **DESTINATION},
+        summary="Many pushes to 111122223333/us-east-1 are not COMPLETE at 111122223333/eu-west-1 in time."
+        " They use up the error budget 1000.0 times as fast as the objective allows.",
+    ),
+    Case(
+        "ECRReplicationBudgetBurnsSlowly",
+        "warning",
+        good={bucket("900.0"): 0},
+        bad={bucket("900.0"): 0, **late_pushes(every=30, count=10)},
+        fires_after=61,
+        resolves_within=377,
+        labels={**SOURCE, **DESTINATION},
+        summary="Too many pushes to 111122223333/us-east-1 were not COMPLETE at 111122223333/eu-west-1 in"
+        " time. They use up the error budget 1000.0 times as fast as the objective allows.",
+    ),
+    Case(
         "ECRReplicationStatusUnknown",
         "info",
         good={},
@@ -451,6 +497,39 @@ CASES = (
         resolves_within=17,
         labels=SOURCE,
         summary="The last complete listing of 111122223333/us-east-1 was 34m 0s ago.",
+    ),
+    Case(
+        "ECREventsQueueFailing",
+        "warning",
+        good={QUEUE_READ: 1},
+        bad={QUEUE_READ: 0},
+        fires_after=15,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="The exporter cannot read the events queue of 111122223333/us-east-1.",
+    ),
+    Case(
+        "ECREventsSilent",
+        "info",
+        good={QUEUE_READ: 1, COMPLETED: counting(1), events("push", "foreign"): counting(1)},
+        bad={QUEUE_READ: 1, COMPLETED: counting(1), events("push", "foreign"): counting(0)},
+        fires_after=1560,
+        sooner=1,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="The events queue of 111122223333/us-east-1 got no event of a push within 1d, although images"
+        " were pushed.",
+    ),
+    Case(
+        "ECREventsDelayed",
+        "info",
+        good={delays("5.0"): counting(1), delays("600.0"): counting(1), delays("+Inf"): counting(1)},
+        bad={delays("5.0"): counting(0), delays("600.0"): counting(0), delays("+Inf"): counting(1)},
+        fires_after=18,
+        sooner=1,
+        resolves_within=77,
+        labels=SOURCE,
+        summary="Events of 111122223333/us-east-1 are late: the 0.95 quantile over 1h is 10m 0s.",
     ),
     Case(
         "ECRReplicationExporterAbsent",
@@ -652,8 +731,11 @@ HEALTHY: Mapping[str, Value] = {
     status("COMPLETE"): 1,
     PUSHED: 0,
     f'ecr_repository_replication_images{{repository="team/app",{S},{D},status="COMPLETE"}}': 3,
+    bucket("900.0"): counting(1),
     bucket("1800"): counting(1),
     bucket("+Inf"): counting(1),
+    QUEUE_READ: 1,
+    events("push"): counting(1),
     RULE: 1,
     DESTINATIONS: 1,
     **replica(1),

@@ -1,30 +1,60 @@
 {{/*
-The rule groups of files/alerts.yaml. Each <word> is replaced by its value in prometheusRule.alerts. Disabled alerts and
-empty groups are omitted.
+A text of files/alerts. `words`: maps of words; <word> is replaced by its value. `path`: of the values, for an error.
+*/}}
+{{- define "ecr-replication-exporter.ruleText" -}}
+{{- $text := .text }}
+{{- range .words }}
+  {{- range $word, $meaning := . }}
+    {{- $text = replace (printf "<%s>" $word) (toString $meaning) $text }}
+  {{- end }}
+{{- end }}
+{{- $text = replace "{<selector>}" (empty .selector | ternary "" (printf "{%s}" .selector)) $text }}
+{{- $text = replace "<selector>" (empty .selector | ternary "" (printf "%s," .selector)) $text }}
+{{- $path := .path }}
+{{- with regexFind "<[a-z][A-Za-z]*>" $text }}
+{{- fail (printf "%s.%s is null: give it a value, or disable the alert" $path (trimAll "<>" .)) }}
+{{- end }}
+{{- $text }}
+{{- end }}
+
+{{/*
+The rule groups of files/alerts, with the values of prometheusRule. Disabled alerts and groups without an alert are
+omitted.
 */}}
 {{- define "ecr-replication-exporter.ruleGroups" -}}
 {{- $rule := .Values.prometheusRule }}
-{{- $source := .Files.Get "files/alerts.yaml" | fromYaml }}
+{{- $common := (.Files.Get "files/alerts/words.yaml" | fromYaml).words }}
+{{- $source := list }}
+{{- range list "images" "registries" "exporter" }}
+  {{- $source = concat $source ($.Files.Get (printf "files/alerts/%s.yaml" .) | fromYaml).groups }}
+{{- end }}
 {{- $selector := default "" $rule.selector | trim | trimSuffix "," | trim }}
+{{- $slo := default dict $rule.slo }}
 {{- $groups := list }}
-{{- range $group := $source.groups }}
+{{- range $group := $source }}
+  {{- $records := list }}
   {{- $alerts := list }}
+  {{- $windows := list }}
   {{- range $asked := $group.rules }}
-    {{- $knobs := get (default dict $rule.alerts) $asked.alert | default dict }}
-    {{- if $knobs.enabled }}
+    {{- $knobs := get (default dict $rule.alerts) (default "" $asked.alert) | default dict }}
+    {{- if $asked.record }}
+      {{- $records = append $records $asked }}
+    {{- else if $knobs.enabled }}
+      {{- $path := printf "prometheusRule.alerts.%s" $asked.alert }}
       {{- $texts := dict "expr" $asked.expr "summary" $asked.summary "description" $asked.description }}
+      {{- if $asked.anyWindow }}
+        {{- if not $knobs.windows }}
+        {{- fail (printf "%s.windows is null: give it a value, or disable the alert" $path) }}
+        {{- end }}
+        {{- $any := list }}
+        {{- range $pair := $knobs.windows }}
+          {{- $any = append $any (include "ecr-replication-exporter.ruleText" (dict "text" $asked.anyWindow "words" (list $common $pair $knobs) "selector" $selector "path" $path)) }}
+          {{- $windows = concat $windows (list $pair.long $pair.short) }}
+        {{- end }}
+        {{- $_ := set $texts "expr" (replace "<anyWindow>" (join "  or\n" $any | trim | nindent 2 | trimPrefix "\n") $asked.expr) }}
+      {{- end }}
       {{- range $key, $text := $texts }}
-        {{- range $words := list $source.words $knobs }}
-          {{- range $word, $meaning := $words }}
-            {{- $text = replace (printf "<%s>" $word) (toString $meaning) $text }}
-          {{- end }}
-        {{- end }}
-        {{- $text = replace "{<selector>}" (empty $selector | ternary "" (printf "{%s}" $selector)) $text }}
-        {{- $text = replace "<selector>" (empty $selector | ternary "" (printf "%s," $selector)) $text }}
-        {{- with regexFind "<[a-z][A-Za-z]*>" $text }}
-        {{- fail (printf "prometheusRule.alerts.%s.%s is null: give it a value, or disable the alert" $asked.alert (trimAll "<>" .)) }}
-        {{- end }}
-        {{- $_ := set $texts $key $text }}
+        {{- $_ := set $texts $key (include "ecr-replication-exporter.ruleText" (dict "text" $text "words" (list $common $knobs) "selector" $selector "path" $path)) }}
       {{- end }}
       {{- $alert := dict "alert" $asked.alert "expr" $texts.expr }}
       {{- if $knobs.for }}
@@ -43,7 +73,18 @@ empty groups are omitted.
     {{- end }}
   {{- end }}
   {{- if $alerts }}
-    {{- $rendered := dict "name" $group.name "rules" $alerts }}
+    {{- $recorded := list }}
+    {{- range $asked := $records }}
+      {{- range $window := contains "<window>" $asked.expr | ternary (append $windows $slo.period | compact | uniq) (list "") }}
+        {{- $words := list $common $slo (dict "window" $window) }}
+        {{- $record := dict "record" $asked.record "expr" (include "ecr-replication-exporter.ruleText" (dict "text" $asked.expr "words" $words "selector" $selector "path" "prometheusRule.slo")) }}
+        {{- if $window }}
+          {{- $_ := set $record "labels" (dict "window" $window) }}
+        {{- end }}
+        {{- $recorded = append $recorded $record }}
+      {{- end }}
+    {{- end }}
+    {{- $rendered := dict "name" $group.name "rules" (concat $recorded $alerts) }}
     {{- with $rule.interval }}
       {{- $_ := set $rendered "interval" . }}
     {{- end }}
