@@ -178,6 +178,15 @@ _EXTERNAL_ID = "an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
 ExternalId = Annotated[
     Secret, text("[A-Za-z0-9_+=,.@:/-]+", _EXTERNAL_ID, shortest=2, longest=1224, kind=Secret)
 ]
+_SQS_ARN = "sqs:([a-z0-9-]+):([0-9]{12}):(.+)"
+_NO_QUEUES = {
+    f"arn:aws-cn:{_SQS_ARN}": "is an ARN; write https://sqs.{0}.amazonaws.com.cn/{1}/{2}",
+    f"arn:[a-z-]+:{_SQS_ARN}": "is an ARN; write https://sqs.{0}.amazonaws.com/{1}/{2}",
+    "([a-z0-9.-]+/[0-9]{12}/.+)": "has no scheme; write https://{0}",
+}
+_QUEUE_URL = r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[0-9]{12}/(?:[A-Za-z0-9_-]|\{shard\}){1,80}(?:\.fifo)?"
+_QUEUE = "the URL of an SQS queue, e.g. https://sqs.us-east-1.amazonaws.com/222233334444/ecr-events-{shard}"
+QueueUrl = Annotated[str, text(_QUEUE_URL, _QUEUE, _NO_QUEUES, longest=2048)]
 _BCRYPT = r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
 Bcrypt = Annotated[
     Secret, text(_BCRYPT, "a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'", kind=Secret)
