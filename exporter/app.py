@@ -98,6 +98,7 @@ class Exporter:
             journal=logs.Journal(),
             on_complete=instruments.replicated,
             on_destination=instruments.replicates,
+            events=instruments,
             shard=shard,
             memory=self.state_file_writer.memory,
             workers=partial(ThreadPool, pause=self._polling_pause),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from botocore.loaders import create_loader
 
+from exporter.aws import sqs
 from exporter.aws.ecr import BotoEcrClient, static_registry_id
 from exporter.aws.session import Access, SharedSession
+from exporter.aws.sqs import BotoQueueClient
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import Source
 
@@ -17,6 +19,13 @@ class AwsConnector(SharedSession):
         """A client of one registry. `connections` is how many threads call it at once."""
         source = Source(static_registry_id(settings), settings.region or self.region or "")
         return BotoEcrClient(Access(self, settings, source=source, connections=connections), settings)
+
+    def queue(self, settings: RegistrySettings, url: str) -> BotoQueueClient:
+        """A client of the queue with this URL, with the credentials of the entry. For one thread."""
+        region = sqs.region_of(url) or settings.region or self.region or ""
+        source, endpoints = Source(static_registry_id(settings), region), {"sqs": sqs.endpoint_of(url)}
+        access = Access(self, settings, source=source, connections=1, endpoints=endpoints)
+        return BotoQueueClient(access, url)
 
 
 def known_regions() -> frozenset[str]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import boto3
@@ -83,7 +84,13 @@ class SharedSession:
                 self._session = None
 
     def client(
-        self, service: str, used: boto3.Session | Loan, *, region: str | None, connections: int
+        self,
+        service: str,
+        used: boto3.Session | Loan,
+        *,
+        region: str | None,
+        connections: int,
+        endpoint_url: str | None = None,
     ) -> Any:
         """A client of the session, or of the current session with the keys of the loan."""
         keys: dict[str, Any] = {}
@@ -104,7 +111,11 @@ class SharedSession:
         )
         with self._lock:  # a boto3 session must not make two clients at a time (boto3 documentation)
             client = session.client(
-                service, region_name=region, endpoint_url=self._endpoint_url, config=config, **keys
+                service,
+                region_name=region,
+                endpoint_url=self._endpoint_url or endpoint_url,
+                config=config,
+                **keys,
             )
         with_deadline(client)
         return client
@@ -113,11 +124,18 @@ class SharedSession:
 class Access:
     """The calls to one registry, with the session's credentials or with those of an assumed role.
 
-    `connections` is how many threads call at once. All methods are for any thread.
+    `connections` is how many threads call at once. `endpoints` has the URLs, by service, that botocore does
+    not find by itself. All methods are for any thread.
     """
 
     def __init__(
-        self, shared: SharedSession, settings: RegistrySettings, *, source: Source, connections: int
+        self,
+        shared: SharedSession,
+        settings: RegistrySettings,
+        *,
+        source: Source,
+        connections: int,
+        endpoints: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
         #: What the calls are counted under; its Region is the one that is called.
         self.source = source
@@ -125,6 +143,7 @@ class Access:
         self._shared = shared
         self._settings = settings
         self._connections = connections
+        self._endpoints = endpoints
         self._role = Lease(self._assume_role, clock=shared.clock) if settings.role_arn else None
         #: The Regions whose STS is asked for the role. Only the thread that renews it reads and writes them.
         self._sts_regions = list(dict.fromkeys((source.region or None, shared.region)))
@@ -162,7 +181,13 @@ class Access:
         with self._lock:
             made_with, client = self._clients.get((service, region), (None, None))
             if made_with is not used:
-                client = self._shared.client(service, used, region=region, connections=self._connections)
+                client = self._shared.client(
+                    service,
+                    used,
+                    region=region,
+                    connections=self._connections,
+                    endpoint_url=self._endpoints.get(service),
+                )
                 self._clients[service, region] = used, client
             return client
 
@@ -173,7 +198,7 @@ class Access:
         try:
             ask = _method(client, action)
             with Classified(action, secret=self._settings.external_id), self._shared.deadline():
-                answer = _not_empty(ask(**parameters))
+                answer = _answer(ask(**parameters), may_be_empty=action in _MAY_BE_EMPTY)
         except ECRError as error:
             outcome = error.reason
             raise
@@ -215,13 +240,17 @@ def _method(client: Any, action: str) -> Callable[..., Any]:
     return method
 
 
-def _not_empty(answer: Any) -> dict[str, Any]:
-    """The answer. Raises ResponseParserError if it holds no data.
+#: A queue in which no message waits is an empty answer.
+_MAY_BE_EMPTY = frozenset({"sqs:ReceiveMessage"})
+
+
+def _answer(answer: Any, *, may_be_empty: bool) -> dict[str, Any]:
+    """The answer. Raises ResponseParserError if it holds no data where it must.
 
     botocore turns an empty body, HTML and half a page of JSON into an empty answer. It must not pass for a
     registry without images: AWS sends its lists even when they are empty.
     """
-    if not isinstance(answer, dict) or not answer.keys() - {"ResponseMetadata"}:
+    if not isinstance(answer, dict) or not (may_be_empty or answer.keys() - {"ResponseMetadata"}):
         raise ResponseParserError("the answer holds no data")
     return answer
 

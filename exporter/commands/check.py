@@ -16,7 +16,7 @@ from exporter.aws.errors import ECRError
 from exporter.commands.findings import Finding, Level, Permission, policy_findings, role_of
 from exporter.commands.verdict import TRANSIENT, named
 from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
-from exporter.polling.access import Access, Group, grouped, readers
+from exporter.polling.access import Access, Group, access_of, grouped, readers
 from exporter.polling.listing import Listing
 from exporter.replication.model import Destination, Image, Page, Reason, Registry, Replication, Source
 from exporter.replication.targets import RepositoryTargets, Selected, Targets
@@ -80,7 +80,7 @@ class Check:
         """All findings, those about one subject together."""
         accounts: dict[Access, str] = {}
         entries = [replace(entry, region=entry.region or self._region) for entry in self._settings.registries]
-        for access in dict.fromkeys(replace(entry, name="") for entry in entries):
+        for access in dict.fromkeys(map(access_of, entries)):
             if access not in self._callers:
                 yield from self._identify(access, f"credentials for {_described(access)}")
             if not (access.registry_id or access.role_arn) and (arn := self._callers[access]):

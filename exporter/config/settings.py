@@ -34,6 +34,8 @@ class RegistrySettings:
     role_arn: of.RoleArn | None = None
     external_id: of.ExternalId | None = None
     registry_id: of.Account | None = None
+    #: The SQS queue with the events of the registry; {shard} in it stands for the shard's ordinal.
+    events_queue_url: of.QueueUrl | None = None
 
     @property
     def named(self) -> RegistrySettings:

@@ -164,8 +164,8 @@ _NO_REGIONS = {
     r"(.+)-fips": _ENDPOINT,
     r"(.+-[0-9])[a-z]": "is an Availability Zone; write {0}",
 }
-_REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
-Region = Annotated[str, text(_REGION, "a Region name, e.g. us-east-1", _NO_REGIONS, longest=64)]
+REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
+Region = Annotated[str, text(REGION, "a Region name, e.g. us-east-1", _NO_REGIONS, longest=64)]
 #: Covers FIPS, dual-stack and other partitions.
 REGISTRY_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
 _NO_ACCOUNTS = {rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}"}
@@ -178,6 +178,15 @@ _EXTERNAL_ID = "an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
 ExternalId = Annotated[
     Secret, text("[A-Za-z0-9_+=,.@:/-]+", _EXTERNAL_ID, shortest=2, longest=1224, kind=Secret)
 ]
+_SQS_ARN = "sqs:([a-z0-9-]+):([0-9]{12}):(.+)"
+_NO_QUEUES = {
+    f"arn:aws-cn:{_SQS_ARN}": "is an ARN; write https://sqs.{0}.amazonaws.com.cn/{1}/{2}",
+    f"arn:[a-z-]+:{_SQS_ARN}": "is an ARN; write https://sqs.{0}.amazonaws.com/{1}/{2}",
+    "([a-z0-9.-]+/[0-9]{12}/.+)": "has no scheme; write https://{0}",
+}
+_QUEUE_URL = r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[0-9]{12}/(?:[A-Za-z0-9_-]|\{shard\}){1,80}(?:\.fifo)?"
+_QUEUE = "the URL of an SQS queue, e.g. https://sqs.us-east-1.amazonaws.com/222233334444/ecr-events-{shard}"
+QueueUrl = Annotated[str, text(_QUEUE_URL, _QUEUE, _NO_QUEUES, longest=2048)]
 _BCRYPT = r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
 Bcrypt = Annotated[
     Secret, text(_BCRYPT, "a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'", kind=Secret)
@@ -195,13 +204,13 @@ _ADDRESS = 'write repository: {2}, and under registries: region: {1} and registr
 _NO_PLACES = {
     rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}/{1}",
     rf"{_ECR_ARN}(?::.*)?": "is an ARN; write {1}/{0}",
-    rf"([0-9]{{12}})[:@.,]({_REGION})": "has no slash; write {0}/{1}",
-    rf"({_REGION})[/:@.,]([0-9]{{12}})": "begins with the Region; write {1}/{0}",
+    rf"([0-9]{{12}})[:@.,]({REGION})": "has no slash; write {0}/{1}",
+    rf"({REGION})[/:@.,]([0-9]{{12}})": "begins with the Region; write {1}/{0}",
     "([0-9]{12})": "is an account without a Region; write e.g. {0}/us-east-1",
     **{rf"((?:[0-9]{{12}}/)?){slip}": hint.replace("{0}", "{0}{1}") for slip, hint in _NO_REGIONS.items()},
 }
 _PLACE = "a destination: a Region, or an account (12 digits) and a Region, e.g. 444455556666/us-west-2"
-Place = Annotated[str, text(rf"(?:[0-9]{{12}}/)?{_REGION}", _PLACE, _NO_PLACES)]
+Place = Annotated[str, text(rf"(?:[0-9]{{12}}/)?{REGION}", _PLACE, _NO_PLACES)]
 _NO_REPOSITORIES = {
     rf"{REGISTRY_HOST}(?:/([^:@]+))?(?:[:@].*)?": f"is an address in ECR; {_ADDRESS}",
     _ARN: 'is an ARN; write repository: {2}, and under registries: region: {0} and registry_id: "{1}"',
@@ -209,16 +218,18 @@ _NO_REPOSITORIES = {
     r"([^:@]+):([^:@]+)": "is more than a name; write repository: {0} and tag: {1}",
 }
 #: ECR's RepositoryName (botocore service model): at least 2 characters.
-_REPOSITORY = _or_glob(r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+", "a-z0-9._/-")
+REPOSITORY = r"[a-z0-9](?:(?:[._/]|__|-+)?[a-z0-9])+"
 _REPOSITORY_NAME = (
     "an ECR repository name or a glob: a-z 0-9 . _ - /, e.g. team/app, or team/* with * ? [ ] !"
 )
-RepositoryOrGlob = Annotated[str, text(_REPOSITORY, _REPOSITORY_NAME, _NO_REPOSITORIES)]
+RepositoryOrGlob = Annotated[
+    str, text(_or_glob(REPOSITORY, "a-z0-9._/-"), _REPOSITORY_NAME, _NO_REPOSITORIES)
+]
 _IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _TAG_NAME = "an image tag: up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -"
 Tag = Annotated[str, text(_IMAGE_TAG, _TAG_NAME)]
 TagOrGlob = Annotated[
     str, text(_or_glob(_IMAGE_TAG, "A-Za-z0-9_.-"), f"{_TAG_NAME}; or a glob with * ? [ ] !")
 ]
-_DIGEST = "sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"
-Digest = Annotated[str, text(_DIGEST, "a digest: sha256: and 64 of 0-9 a-f")]
+DIGEST = "sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"
+Digest = Annotated[str, text(DIGEST, "a digest: sha256: and 64 of 0-9 a-f")]

@@ -407,6 +407,26 @@ STATE_FAILURES = Row(
     "Failed reads and writes of the state file. A failed read means a start without saved state.",
     ("operation",),
 )
+EVENTS = Row(
+    PREFIX + "events_received_total",
+    "counter",
+    "Messages from the events queue of the registry by kind of event and outcome: used, foreign (nothing"
+    " that is watched), duplicate, old (known already), invalid.",
+    (*S, "kind", "outcome"),
+)
+EVENTS_QUEUE = Row(
+    PREFIX + "events_queue_success",
+    "gauge",
+    "1 if the events queue of the registry can be read, 0 if not. Absent without a queue.",
+    S,
+)
+EVENT_DELAY = Row(
+    PREFIX + "event_delay_seconds",
+    "histogram",
+    "Seconds from an event that was used to its arrival here. Events have times in whole seconds.",
+    S,
+    buckets=(0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0),
+)
 LOG_DROPPED = Row(
     PREFIX + "log_lines_dropped_total",
     "counter",
@@ -634,6 +654,9 @@ OWN = (
     TOTAL_SHARDS,
     STATE_WRITTEN,
     STATE_FAILURES,
+    EVENTS,
+    EVENTS_QUEUE,
+    EVENT_DELAY,
     LOG_DROPPED,
 )
 CATALOGUE: tuple[Row, ...] = (*DOMAIN, REPLICATION_DURATION, *OWN)

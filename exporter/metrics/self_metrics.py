@@ -17,6 +17,9 @@ from exporter.metrics.catalogue import (
     AWS_DURATION,
     AWS_REQUESTS,
     BUILD_INFO,
+    EVENT_DELAY,
+    EVENTS,
+    EVENTS_QUEUE,
     IMAGES,
     LOG_DROPPED,
     OVERDUE,
@@ -43,6 +46,8 @@ class Figures(Protocol):
     def overdue(self) -> float: ...
 
     def rates(self) -> Mapping[Source, float]: ...
+
+    def queues(self) -> Mapping[Source, bool]: ...
 
 
 class Clock(Protocol):
@@ -74,6 +79,8 @@ class Instruments:
         self._state_failures = self._make(prometheus_client.Counter, STATE_FAILURES)
         for operation in ("read", "write"):
             self._state_failures.labels(operation)
+        self._events = self._make(prometheus_client.Counter, EVENTS)
+        self._event_delays = self._make(prometheus_client.Histogram, EVENT_DELAY)
         self._log_dropped = self._make(prometheus_client.Counter, LOG_DROPPED)
 
     def _make(self, kind: Any, row: Row) -> Any:
@@ -92,6 +99,18 @@ class Instruments:
     def replicated(self, source: Source, destination: Destination, seconds: float) -> None:
         """Count a replication that was seen to end, so many seconds after the push."""
         self._durations.labels(*source, *destination).observe(seconds)
+
+    def queue_added(self, source: Source) -> None:
+        """Export 0 events of the kinds that every queue should get, so that rate() sees the first one."""
+        for kind in ("PUSH", "REPLICATE"):
+            self._events.labels(*source, kind, "used")
+        self._event_delays.labels(*source)
+
+    def event_handled(self, source: Source, kind: str, outcome: str, *, delay: float | None) -> None:
+        """Count an event. `delay` is in seconds since it happened; None if that does not count."""
+        self._events.labels(*source, kind, outcome).inc()
+        if delay is not None:
+            self._event_delays.labels(*source).observe(delay)
 
     def state_written(self, *, at: float) -> None:
         """Tell when the state file was written last, as Unix time."""
@@ -136,7 +155,7 @@ class Gauges(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Names that `name[]` may select; prometheus_client needs them in advance."""
-        for row in (IMAGES, SKIPPED, OVERDUE, RATE_LIMIT):
+        for row in (IMAGES, SKIPPED, OVERDUE, RATE_LIMIT, EVENTS_QUEUE):
             yield _family(row, ())
 
     def collect(self) -> Iterator[Metric]:
@@ -145,6 +164,7 @@ class Gauges(Collector):
         yield _family(SKIPPED, [((), self._store.skipped)])
         yield _family(OVERDUE, [((), self._figures.overdue())])
         yield _family(RATE_LIMIT, self._figures.rates().items())
+        yield _family(EVENTS_QUEUE, self._figures.queues().items())
 
 
 def _family(row: Row, samples: Iterable[tuple[Sequence[str], float]]) -> Metric:

@@ -15,7 +15,7 @@ from exporter.aws.ecr import static_registry_id
 from exporter.config.settings import DestinationSettings, RegistrySettings, TargetSettings
 from exporter.replication.model import Destination, Source
 
-#: An entry without its name, and with its Region: what AWS sees of it. Two equal ones are one access.
+#: How AWS is reached: an entry without its name and queue, and with its Region. Two equal ones are the same.
 Access: TypeAlias = RegistrySettings
 
 
@@ -52,7 +52,12 @@ class Group:
 
 
 def _accesses(entries: Iterable[RegistrySettings]) -> tuple[Access, ...]:
-    return tuple(dict.fromkeys(replace(entry, name="") for entry in entries))
+    return tuple(dict.fromkeys(map(access_of, entries)))
+
+
+def access_of(entry: RegistrySettings) -> Access:
+    """How the entry reaches ECR."""
+    return replace(entry, name="", events_queue_url=None)
 
 
 def grouped(
@@ -68,7 +73,7 @@ def grouped(
     # An entry with a registry id reads another account's registry, whose rules it cannot read.
     for settings in sorted(entries, key=lambda entry: bool(entry.registry_id)):
         entry = replace(settings, region=settings.region or region)
-        named = accounts.get(replace(entry, name=""))
+        named = accounts.get(access_of(entry))
         account = entry.registry_id or named or static_registry_id(entry)
         groups.setdefault(Source(account, entry.region or ""), []).append(entry)
     return [Group(source, tuple(members)) for source, members in groups.items()]

@@ -75,6 +75,11 @@ def call_lost() -> ECRError:
     return ECRError(Reason.UNAVAILABLE, action="ecr", code="CallLost", message=message, everything=True)
 
 
+def no_thread(error: RuntimeError) -> ECRError:
+    """The error of a call that no thread can make."""
+    return ECRError(Reason.UNAVAILABLE, action="ecr", code="NoThread", message=str(error))
+
+
 def unusable(error: Exception) -> ECRError:
     """The error of an answer that cannot be understood."""
     code = f"UnusableAnswer({type(error).__name__})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
+from enum import StrEnum
 from random import Random
 from typing import Any, TypeAlias
 
@@ -28,6 +29,22 @@ LONGEST_PAUSE = 60.0
 LONGEST_REQUESTED_PAUSE = 300.0
 #: So many unknown statuses of a registry are logged.
 MOST_UNKNOWN_STATUSES = 20
+
+
+class Outcome(StrEnum):
+    """What became of an event."""
+
+    #: It says where to look.
+    USED = "used"
+    #: Nothing that is watched.
+    FOREIGN = "foreign"
+    #: It came before.
+    DUPLICATE = "duplicate"
+    #: It is known already what it says.
+    OLD = "old"
+    #: It cannot be understood.
+    INVALID = "invalid"
+
 
 #: Takes a replication that ended: where from, where to, and how many seconds it took.
 OnComplete: TypeAlias = Callable[[Source, Destination, float], None]

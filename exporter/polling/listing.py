@@ -155,6 +155,12 @@ class ImageListing:
         return partial(client.images, self._repository, self._pass.token, tags=tags)
 
     @property
+    def calls(self) -> int:
+        """How many calls the next pass takes, if all is as it was at the last one."""
+        names, pages = self._targets.names, self._pages or 1
+        return min(pages, Lookup.calls(names, self._suspects)) if names else pages
+
+    @property
     def untagged(self) -> bool:
         """Whether images without a tag are listed."""
         return self._targets.untagged

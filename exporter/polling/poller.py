@@ -18,17 +18,19 @@ from typing import Generic, Protocol, TypeVar
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
+from exporter.aws.sqs import QueueClient
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped, readers
-from exporter.polling.calls import Call, Clock, Journal, unusable
+from exporter.polling.calls import Call, Clock, Journal, no_thread, unusable
 from exporter.polling.context import OnComplete, OnDestination, Shared
 from exporter.polling.destination import DestinationPoller
 from exporter.polling.dispatcher import Dispatcher
+from exporter.polling.events import Events, EventsObserver
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
 from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
-from exporter.replication.model import Destination, Reason, Source
+from exporter.replication.model import Destination, Source
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
 from exporter.replication.targets import WHOLE, Newest, Shard
@@ -46,6 +48,8 @@ class Connector(Protocol):
     def region(self) -> str | None: ...
 
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient: ...
+
+    def queue(self, settings: RegistrySettings, url: str) -> QueueClient: ...
 
 
 D_co = TypeVar("D_co", bound=Dispatcher, covariant=True)
@@ -84,6 +88,7 @@ class Poller:
         random: Random,
         journal: Journal,
         on_complete: OnComplete,
+        events: EventsObserver,
         on_destination: OnDestination = lambda *_: None,
         shard: Shard = WHOLE,
         memory: StateCache | None = None,
@@ -107,6 +112,13 @@ class Poller:
         )
         self._workers = workers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._events = Events(
+            self._shared,
+            connect=connector.queue,
+            workers=workers,
+            put=self._inbox.put,
+            observer=events,
+        )
         self._stopping = False
         #: Seconds that a reload waits for the loop; fewer than a client waits for the reload.
         self.reload_timeout = 8.0
@@ -158,6 +170,10 @@ class Poller:
         polled = [*list(self._registries), *list(self._destinations.values())]
         return {each.source: each.registry.pacing.rate for each in polled}
 
+    def queues(self) -> Mapping[Source, bool]:
+        """Whether the events queues of each registry can be read, as far as that is known."""
+        return self._events.success()
+
     def silent_for(self) -> float:
         """Seconds since the last round of the loop."""
         return self._clock.monotonic() - self._heartbeat
@@ -175,6 +191,7 @@ class Poller:
             wake_at = min(wake_at, self._find_at)
             if now >= self._find_at:
                 self._find_destinations()
+        wake_at = min(wake_at, self._events.start())
         everything = (*self._registries, *self._destinations.values())
         for polled in everything:
             polled.registry.end_lost_calls()
@@ -208,7 +225,7 @@ class Poller:
             try:
                 polled.workers.submit(partial(self._make, polled, call))
             except RuntimeError as error:
-                self._failed(polled, call, _no_thread(error))
+                self._failed(polled, call, no_thread(error))
         return float("inf")  # until a call comes back
 
     def _make(self, polled: _Polled[Dispatcher], call: Call) -> None:
@@ -272,6 +289,7 @@ class Poller:
             polled.registry.configure(self._settings, group, self._client)
             kept[group.source] = polled
         self._publish([kept[group.source] for group in groups])
+        self._events.configure(self._settings, groups)
         self._find_destinations()
 
     def _find(self, group: Group, groups: list[Group]) -> _Polled[RegistryPoller] | None:
@@ -284,6 +302,7 @@ class Poller:
     def _publish(self, polled: list[_Polled[RegistryPoller]]) -> None:
         """Show the facts of these registries, and of no others."""
         self._registries = polled
+        self._events.registries = {each.source: each.registry for each in polled}
         with self._store.lock:
             self._store.changed()
             self._store.registries = [each.registry.facts for each in polled]
@@ -349,7 +368,3 @@ class Poller:
             self._shared, group=group, settings=self._settings, on_account=self._take_account
         )
         return _Polled(registry, self._workers(group.name))
-
-
-def _no_thread(error: RuntimeError) -> ECRError:
-    return ECRError(Reason.UNAVAILABLE, action="ecr", code="NoThread", message=str(error))

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 
 from exporter.aws.ecr import EcrClient
+from exporter.aws.events import Event
 from exporter.config.settings import Settings
 from exporter.polling.access import Access, Group
 from exporter.polling.backfills import BackfillsPoller
 from exporter.polling.calls import Job
-from exporter.polling.context import Asker, Context, Shared
+from exporter.polling.context import Asker, Context, Outcome, Shared
 from exporter.polling.coverage import Coverage
 from exporter.polling.dispatcher import Dispatcher
 from exporter.polling.rate_limit import Operation
@@ -102,6 +103,10 @@ class RegistryPoller(Dispatcher):
         if repositories:
             self.replicas = self.replicas or Replicas(self._context, self._settings)
             self.replicas.configure(repositories, self._context.clients)
+
+    def happened(self, event: Event) -> Outcome:
+        """Take that something happened here, or to a copy of what is here."""
+        return self._repositories.happened(event)
 
     def reloaded(self) -> None:
         self._backfills.ask_if_refused()

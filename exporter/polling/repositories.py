@@ -8,14 +8,16 @@ from typing import Any
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
+from exporter.aws.events import Event, EventKind
 from exporter.polling.access import Group
 from exporter.polling.calls import Call, Job
-from exporter.polling.context import Asker, Context
+from exporter.polling.context import Asker, Context, Outcome
 from exporter.polling.listing import Listing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.repository import RepositoryPoller
 from exporter.polling.repository_settings import SettingsPoller
 from exporter.polling.rounds import TargetRounds
+from exporter.replication.durations import SLACK
 from exporter.replication.model import FailureScope, Page, Repository
 from exporter.replication.targets import Targets
 
@@ -33,8 +35,9 @@ class RepositoriesPoller(Asker):
         self.pollers: dict[str, RepositoryPoller] = {}
         self._rounds = rounds
         self._listing: Listing[Repository] | None = None
-        #: The repositories that exist; None until listed.
+        #: The repositories that exist; None until listed. When the present listing began, and the last one.
         self._existing: frozenset[str] | None = None
+        self._began = self._listed_from = 0.0
         #: Globs that matched nothing when last seen.
         self._empty: frozenset[str] = frozenset()
 
@@ -67,7 +70,8 @@ class RepositoriesPoller(Asker):
 
     def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
         del job
-        self._listing = self._listing or Listing("ecr:DescribeRepositories")
+        if self._listing is None:
+            self._listing, self._began = Listing("ecr:DescribeRepositories"), self._clock.time()
         return partial(client.repositories, self._listing.token)
 
     def answered(self, call: Call, answer: Page[Repository]) -> None:
@@ -81,6 +85,7 @@ class RepositoriesPoller(Asker):
             self.ask_again(call.job)
             return
         self._existing, self._listing = frozenset(each.name for each in listing.items), None
+        self._listed_from = self._began
         self._context.works(_SCOPE)
         self._settings.listed_for_glob(listing.items)
         with self._store.lock:
@@ -101,6 +106,21 @@ class RepositoriesPoller(Asker):
         self._drop(name)
         return True
 
+    def happened(self, event: Event) -> Outcome:
+        """Take that something happened in a repository. One that is new is polled at once."""
+        name = event.repository
+        if poller := self.pollers.get(name):
+            return poller.happened(event)
+        arrives = event.place == self._registry.source and event.kind in (EventKind.PUSH, EventKind.REPLICATE)
+        if not arrives or self._existing is None or not self._targets.selects(name):
+            return Outcome.FOREIGN
+        if event.at is not None and event.at + SLACK < self._listed_from:
+            return Outcome.OLD
+        self._existing |= {name}
+        self._poll(name)
+        self._context.targets_changed = True
+        return Outcome.USED
+
     def retire(self) -> None:
         """Poll no repository any more."""
         for name in list(self.pollers):
@@ -113,18 +133,7 @@ class RepositoriesPoller(Asker):
         for name in self.pollers.keys() - wanted:
             self._drop(name)
         for name in wanted:
-            targets = self._targets.of(name)
-            known = self.pollers.get(name)
-            if known is None:
-                accesses = self._group.named(target.settings for target in targets.targets)
-                self.pollers[name] = known = RepositoryPoller(
-                    self._context, name, targets, accesses, gone=self.gone
-                )
-                with self._store.lock:
-                    self._store.changed()
-                    self._registry.repositories[name] = known.facts
-            else:
-                known.retarget(targets)
+            self._poll(name)
         if self._existing is not None:
             empty = self._targets.matching_nothing(self._existing)
             # Once: its repositories may come later, or it is mistyped.
@@ -132,6 +141,18 @@ class RepositoriesPoller(Asker):
                 self._context.warned("target_matches_no_repository", target=label)
             self._empty = empty
         self._context.targets_changed = True
+
+    def _poll(self, name: str) -> None:
+        """Poll a repository, with the present targets."""
+        targets = self._targets.of(name)
+        if known := self.pollers.get(name):
+            known.retarget(targets)
+            return
+        accesses = self._group.named(target.settings for target in targets.targets)
+        self.pollers[name] = poller = RepositoryPoller(self._context, name, targets, accesses, gone=self.gone)
+        with self._store.lock:
+            self._store.changed()
+            self._registry.repositories[name] = poller.facts
 
     def _drop(self, name: str) -> None:
         self.pollers.pop(name).retire()

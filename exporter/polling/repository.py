@@ -6,22 +6,29 @@ Loop thread only. It takes the answers to listings, and its `statuses` take thos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
+from exporter.aws.events import Event, EventKind
 from exporter.polling.access import Access
 from exporter.polling.calls import Call, Job, unusable
-from exporter.polling.context import Asker, Context
-from exporter.polling.listing import ImageListing
+from exporter.polling.context import Asker, Context, Outcome
+from exporter.polling.listing import ImageListing, Lookup
 from exporter.polling.rate_limit import Operation
 from exporter.polling.statuses import StatusPoller
+from exporter.replication.durations import SLACK
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import Destination, FailureScope, Image, Name, Reason
 from exporter.replication.replicas import renamed
 from exporter.replication.state_file import Remembered
 from exporter.replication.steps import Steps, finished, sliced
-from exporter.replication.targets import RepositoryTargets, Watched
+from exporter.replication.targets import RepositoryTargets, Selected, Watched
+
+#: So many images that events name are looked up by digest. For more, the repository is listed.
+MOST_HINTS = 10
 
 
 class RepositoryPoller(Asker):
@@ -54,35 +61,90 @@ class RepositoryPoller(Asker):
         #: The present or last change of the images, which goes on in turns.
         self._turns = context.shared.turns
         self._work: Steps[None] | None = None
-        #: When the present listing began (Unix time).
-        self._began = 0.0
+        #: When the present listing began, and the last complete one (Unix time).
+        self._began = self._listed_from = 0.0
+        #: Monotonic time at which the next listing is due.
+        self._list_at = self._clock.monotonic()
+        #: The images that events name, by digest ("" for one that is not named), and whether each must exist.
+        self._hints: dict[str, bool] = {}
+        #: Monotonic times: of the first of these events, and until when to stay away after a failure.
+        self._hinted_at = self._held_until = float("-inf")
+        #: The look-up of such images that is under way, and those of them that must exist.
+        self._lookup: Lookup | None = None
+        self._expected: frozenset[Name] = frozenset()
         #: The hash of the last listing, if an equal one selects the same.
         self._shown: int | None = None
         #: The floor of `newest` when its images were shown.
         self._floor: object = None
         self._sightings.watch(name, self._registry.source, self.statuses)
-        self._pacing.book(self._job)
+        self._book()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def happened(self, event: Event) -> Outcome:
+        """Take that something happened to an image: ask about it soon, unless that is known already."""
+        if event.place != self._registry.source:
+            return self.statuses.happened(event)
+        if event.at is not None and event.at + SLACK < self._listed_from:
+            return Outcome.OLD
+        deleted = event.kind is EventKind.DELETE
+        if deleted and event.digest and event.digest not in self._newest.selected(self._group):
+            return Outcome.FOREIGN
+        if not self._hints:
+            self._hinted_at = self._clock.monotonic()
+        self._hints[event.digest] = event.kind is EventKind.PUSH
+        self._book()
+        return Outcome.USED
+
+    def _book(self) -> None:
+        """Ask when the next listing is due, or at once if events name images."""
+        due = self._list_at
+        if self._hints or self._lookup:
+            due = min(due, max(self._hinted_at, self._held_until))
+        self.ask_again(self._job, due=due)
+
+    def _start(self) -> None:
+        """Begin a look-up of the images that events name, or a listing if it costs no more."""
+        few = "" not in self._hints and 0 < len(self._hints) <= MOST_HINTS
+        if few and self.facts.exists and self._clock.monotonic() < self._list_at and self._listing.calls > 1:
+            hints = {Name("", digest): exists for digest, exists in self._hints.items()}
+            self._expected = frozenset(name for name, exists in hints.items() if exists)
+            # One unknown name fails its whole call, so what may be deleted is asked for alone.
+            self._lookup = Lookup(hints, suspects=frozenset(hints) - self._expected)
+        else:
+            self._began = self._clock.time()
+        self._hints.clear()
 
     # -- listings ----------------------------------------------------------------------------
 
     def question(self, job: Job, client: EcrClient) -> Callable[[], Any]:
         del job
-        if not self._listing.under_way:
-            self._began = self._clock.time()
+        if not (self._lookup or self._listing.under_way):
+            self._start()
+        if self._lookup:
+            return partial(client.find, self.name, self._lookup.names)
         return self._listing.call(client)
 
     def answered(self, call: Call, answer: Any) -> None:
         """Take a page, or the images of some names."""
-        if self._listing.under_way:
+        if self._lookup:
+            self._lookup.answered(answer)
+            self._take_lookup(self._lookup)
+        elif self._listing.under_way:
             self._take_result(self._listing.answered(answer))
         else:
             self.ask_again(call.job)  # asked before the targets changed
 
     def failed(self, call: Call, error: ECRError) -> None:
         """Take that a call failed."""
-        if not self._listing.under_way:
+        if not (self._lookup or self._listing.under_way):
             self.ask_again(call.job)  # asked before the targets changed
             return
+        if self._lookup and error.reason is Reason.IMAGE_NOT_FOUND:
+            self._lookup.not_found()
+            self._take_lookup(self._lookup)
+            return
+        self._lookup = None  # a listing takes its place
         if error.reason is Reason.IMAGE_NOT_FOUND:
             by_name, images = self._listing.not_found()
             if by_name:
@@ -98,7 +160,18 @@ class RepositoryPoller(Asker):
             self._listed([], exists=False)
             self._context.fail(self._scope, error, call)
         else:
-            self.ask_again(self._job, due=self._context.fail(self._scope, error, call))
+            self._list_at = self._held_until = self._context.fail(self._scope, error, call)
+            self._book()
+
+    def _take_lookup(self, lookup: Lookup) -> None:
+        """Take the images that events named, if all were asked for."""
+        if not lookup.complete:
+            self.ask_again(self._job)
+            return
+        self._lookup = None
+        if not lookup.missing.isdisjoint(self._expected):
+            self._list_at = self._clock.monotonic()
+        self._begin(self._caught(self._merge(lookup)))
 
     def _take_result(self, images: Sequence[Image] | None) -> None:
         """Take the images of a whole pass, and begin the next later; None: the pass goes on."""
@@ -109,7 +182,7 @@ class RepositoryPoller(Asker):
             self._listed(images)
 
     def _listed(self, images: Sequence[Image], *, exists: bool = True) -> None:
-        self._begin(self._taken(images, exists=exists))
+        self._begin(self._caught(self._take_images(images, exists=exists)))
 
     def _begin(self, work: Steps[None]) -> None:
         """Change the images in steps, after the last change has ended."""
@@ -121,14 +194,16 @@ class RepositoryPoller(Asker):
         if self._work:
             finished(self._work)
 
-    def _taken(self, images: Sequence[Image], *, exists: bool) -> Steps[None]:
-        """Take a complete listing. It shows at once, after a look at all of it."""
+    def _caught(self, work: Steps[None]) -> Steps[None]:
+        """Do the work, and then ask again when that is due."""
         try:
-            yield from self._take_images(images, exists=exists)
+            yield from work
         except Exception as error:  # noqa: BLE001 - no answer of AWS may stop the exporter
-            self.ask_again(self._job, due=self._context.fail(self._scope, unusable(error)))
+            self._list_at = self._held_until = self._context.fail(self._scope, unusable(error))
+        self._book()
 
     def _take_images(self, images: Sequence[Image], *, exists: bool) -> Steps[None]:
+        """Take a complete listing. It shows at once, after a look at all of it."""
         now, began = self._clock.monotonic(), self._began
         was_fresh = self.facts.fresh(now, self._store.stale_after)
         if not was_fresh:
@@ -136,7 +211,8 @@ class RepositoryPoller(Asker):
         fingerprint = yield from _fingerprint(images, exists=exists)
         if fingerprint != self._shown:
             self._shown = None
-            yield from self._select(images, exists=exists)
+            # That the images of a missing repository are missing is no failure of its own.
+            yield from self._select(images, complete=lambda target: not (exists and target.missing))
             self._shown = None if self._targets.age_matters else fingerprint
         elif self._floor != self._newest.floor:
             yield from self._show_admitted()
@@ -150,20 +226,50 @@ class RepositoryPoller(Asker):
         self.statuses.durations.listed(began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
-        self.ask_again(self._job, due=self._pacing.later(self._pacing.settings.discovery_interval))
+        self._listed_from = began
+        self._list_at = self._pacing.later(self._pacing.settings.discovery_interval)
+
+    def _merge(self, lookup: Lookup) -> Steps[None]:
+        """Change the images that events named, and take their tags from the others: a tag names one image."""
+        found = {image.digest: image for image in lookup.items}
+        tags = {tag for image in found.values() for tag in image.tags}
+        asked = {*found, *(name.digest for name in lookup.missing)}
+        images = [image for image in found.values() if not image.archived]
+        before = set[Name]()
+        for some in sliced([watched.image for watched in self._newest.selected(self._group).values()]):
+            for image in some:
+                if image.digest in asked:
+                    before |= {Name("", image.digest), *(Name(tag, "") for tag in image.tags)}
+                elif tags.isdisjoint(image.tags):
+                    images.append(image)
+                else:
+                    kept = tuple(tag for tag in image.tags if tag not in tags)
+                    images.append(replace(image, tags=kept))
+            yield
+        # The other images that a target names may exist without being selected.
+        complete = {target.label for target in self.facts.targets or () if target.complete}
+        yield from self._select(
+            images,
+            complete=lambda target: (
+                (target.label in complete or not target.missing) and target.missing.isdisjoint(before)
+            ),
+        )
+        self._shown = None
 
     # -- the images --------------------------------------------------------------------------
 
-    def _select(self, images: Sequence[Image], *, exists: bool) -> Steps[None]:
+    def _select(self, images: Sequence[Image], *, complete: Callable[[Selected], bool]) -> Steps[None]:
+        """Watch what the targets select of the images.
+
+        `complete` says whether all exists that a target names.
+        """
         selection = yield from self._targets.selecting(images, now=self._clock.time())
         yield from self._newest.put(self._group, selection)
         if self._newest.newly_skipped():
             self._context.warned("images_skipped", max_images=self._newest.limit)
         with self._store.lock:
-            # That the images of a missing repository are missing is no failure of its own.
             self.facts.targets = tuple(
-                TargetImages(t.label, t.images, complete=not (exists and t.missing))
-                for t in selection.targets
+                TargetImages(t.label, t.images, complete=complete(t)) for t in selection.targets
             )
             self._store.skipped = self._newest.skipped
         self._context.targets_changed = True
@@ -245,9 +351,10 @@ class RepositoryPoller(Asker):
         self.statuses.restart_first_round()
         self.statuses.durations.interrupted()
         self._begin(self._narrow(targets))
-        self._shown = None
+        self._shown = self._lookup = None
         self._listing.begin_again(targets)
-        self._pacing.book(self._job)
+        self._list_at = self._clock.monotonic()
+        self._book()
 
     def _narrow(self, targets: RepositoryTargets) -> Steps[None]:
         """Watch those of the present images that the targets select."""
@@ -261,8 +368,8 @@ class RepositoryPoller(Asker):
     def intervals_changed(self) -> None:
         """Count other intervals from the last listing and the last answers."""
         if self.facts.listed_at is not None and not self._listing.under_way:
-            due = self.facts.listed_at + self._pacing.settings.discovery_interval
-            self._pacing.book(self._job, due=due)
+            self._list_at = self.facts.listed_at + self._pacing.settings.discovery_interval
+            self._book()
         self.statuses.intervals_changed()
 
     def admit(self) -> None:

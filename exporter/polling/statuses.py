@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from heapq import nlargest
 from math import inf
 from typing import Any
 
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
+from exporter.aws.events import Event, EventKind
 from exporter.polling.access import Access
 from exporter.polling.calls import Call, Job
-from exporter.polling.context import Asker, Context
+from exporter.polling.context import Asker, Context, Outcome
 from exporter.polling.listing import ImageListing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
@@ -34,6 +36,8 @@ from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 from exporter.replication.steps import Steps, finished, sliced
 
+#: How many images are asked about when one of them failed and it is not known which.
+NEWEST_UNFINISHED = 10
 _KNOWN_STATUSES = frozenset(Status)
 
 
@@ -85,11 +89,11 @@ class StatusPoller(Asker):
     def added(self, image: ImageFacts) -> None:
         """Ask for an image that is new, or was replicated again."""
         self.durations.added(image)
-        if self._job(image.digest) in self._context.in_flight:
-            self._outdated.add(image.digest)
         if image.replications is None:
-            self._ask(image)
+            self._ask_after(image)
         else:
+            if self._job(image.digest) in self._context.in_flight:
+                self._outdated.add(image.digest)
             self._ask(image, due=image.answered_at + self._pacing.settings.settled_interval)
 
     def renamed(self, before: ImageFacts) -> None:
@@ -147,6 +151,42 @@ class StatusPoller(Asker):
             with self._store.lock:
                 self._facts.asked = True
             self._context.targets_changed = True
+
+    # -- events ------------------------------------------------------------------------------
+
+    def happened(self, event: Event) -> Outcome:
+        """Take that a replication ended: ask about the image, and have its copy looked at."""
+        if event.kind is EventKind.REPLICATE_IMAGE:
+            return self._replication_failed()
+        if event.kind is not EventKind.REPLICATE:
+            return Outcome.FOREIGN
+        destination = Destination(event.place.region, event.place.registry_id)
+        if event.succeeded and event.at is not None:
+            self.durations.ended(event.digest, destination, event.at)
+        image = self._facts.images.get(event.digest)
+        if image is None:
+            return Outcome.FOREIGN
+        if image.confirmed:
+            return Outcome.OLD
+        if event.succeeded and destination in _complete(image):
+            self._look_soon(image, [destination], image.names)  # it may have come under another tag
+        else:
+            self._ask_after(image)
+        return Outcome.USED
+
+    def _replication_failed(self) -> Outcome:
+        """Take that some image failed: ask about the newest that are under way."""
+        unfinished = (i for i in self._facts.images.values() if i.state is ImageState.PENDING)
+        newest = nlargest(NEWEST_UNFINISHED, unfinished, key=lambda image: image.replicated_from or 0.0)
+        for image in newest:
+            self._ask_after(image)
+        return Outcome.USED if newest else Outcome.FOREIGN
+
+    def _ask_after(self, image: ImageFacts) -> None:
+        """Ask about an image now. A call that is in flight may not know yet what an event says."""
+        if self._job(image.digest) in self._context.in_flight:
+            self._outdated.add(image.digest)
+        self._ask(image)
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -265,11 +305,12 @@ class StatusPoller(Asker):
             if replication.destination in reported or replication.status != Status.COMPLETE
         )
         if image.pushed_at is not None:
-            seconds = max(0.0, self._clock.time() - image.pushed_at)
-            recent = seconds < RECENT
+            now, pushed_at = self._clock.time(), image.pushed_at
+            recent = now - pushed_at < RECENT
             final = not image.unverified and (rules_known or not recent)
             completed = self.durations.completed(image.digest, replications, final=final, recent=recent)
             for destination in completed:
+                seconds = self.durations.seconds(image.digest, destination, pushed_at=pushed_at, now=now)
                 self._context.shared.on_complete(self._registry.source, destination, seconds)
         for status in {r.status for r in replications} - _KNOWN_STATUSES:
             self._context.warn_of_status(status, repository=self._name, digest=image.digest)

@@ -13,6 +13,8 @@ from exporter.replication.model import Destination, Replication, Status
 #: Seconds by which a push may lie before a listing that does not have it: AWS may report whole seconds, and
 #: its clock is not that of the exporter.
 SLACK = 2.0
+#: So many ends of replications are kept until they are needed.
+MOST_ENDED = 10_000
 
 
 class _Wait(NamedTuple):
@@ -36,6 +38,8 @@ class Durations:
         self._watched_since: float | None = None
         #: The push times of the images that were pushed since then, by digest. None of them begins twice.
         self._begun: dict[str, float] = {}
+        #: When replications ended (Unix time), as events say.
+        self._ended: dict[tuple[str, Destination], float] = {}
 
     def interrupted(self) -> None:
         """Take that images may have been pushed unseen, or are selected by other targets now."""
@@ -45,6 +49,22 @@ class Durations:
         """Take that the repository was listed completely. `began` is the Unix time of the first call."""
         self._watched_since = began
         self._begun = {digest: at for digest, at in self._begun.items() if at >= began - SLACK}
+        self._ended = {
+            key: at for key, at in self._ended.items() if key[0] in self._waits or at >= began - SLACK
+        }
+
+    def ended(self, digest: str, destination: Destination, at: float) -> None:
+        """Take that a replication ended at this Unix time, also of an image that is not known yet."""
+        if len(self._ended) < MOST_ENDED:
+            self._ended[digest, destination] = at
+
+    def seconds(self, digest: str, destination: Destination, *, pushed_at: float, now: float) -> float:
+        """How long a replication took that is COMPLETE: until its event, else until `now`. Unix times.
+
+        An event that is older than the push is about an earlier push of the image.
+        """
+        ended = self._ended.pop((digest, destination), now)
+        return max(0.0, (min(ended, now) if ended >= pushed_at - SLACK else now) - pushed_at)
 
     def added(self, image: ImageFacts) -> None:
         """Time the image if it was pushed since the last listing."""

@@ -56,6 +56,12 @@ class Watched:
     #: Where the targets say that it must arrive.
     required: frozenset[Destination] = NOWHERE
 
+    @property
+    def image(self) -> Image:
+        """The image, with those of its tags that are watched."""
+        tags = tuple(name.tag for name in self.names if name.tag)
+        return Image(self.digest, tags, self.pushed_at, self.replicated_from)
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:
@@ -182,8 +188,13 @@ class Targets:
 
     def matching(self, existing: Iterable[str]) -> frozenset[str]:
         """The repositories to watch: those that are spelt out, and the existing ones that a glob matches."""
-        matched = (name for name in existing if any(t.covers(name) for t in self._globs))
-        return self.repositories | {name for name in matched if self._ours(name)}
+        return self.repositories.union(filter(self.selects, existing))
+
+    def selects(self, repository: str) -> bool:
+        """Whether an existing repository is one to watch."""
+        if repository in self.repositories:
+            return True
+        return any(target.covers(repository) for target in self._globs) and self._ours(repository)
 
     def matching_nothing(self, existing: Iterable[str]) -> frozenset[str]:
         """The labels of the globs that match no repository of any shard."""
@@ -311,6 +322,10 @@ class Newest:
         """True once when images stop to fit, until all of them fit again."""
         before, self._was_skipping = self._was_skipping, self.floor is not None
         return self._was_skipping and not before
+
+    def selected(self, group: str) -> Mapping[str, Watched]:
+        """What the group selects, whether it fits or not, by digest."""
+        return self._groups.get(group, {})
 
     def put(self, group: str, selection: Selection | None) -> Steps[None]:
         """Set what a group selects; None if the group is gone."""

@@ -99,6 +99,14 @@ def test_destinations() -> None:
     )
 
 
+def test_queues() -> None:
+    assert [entry.events_queue_url for entry in ok("queues").registries] == [
+        "https://sqs.us-east-1.amazonaws.com/222233334444/ecr-events",
+        "https://sqs.cn-north-1.amazonaws.com.cn/222233334444/ecr.fifo",
+        "http://localhost:4566/000000000000/ecr_{shard}-events",
+    ]
+
+
 @pytest.mark.parametrize("text", ["0", "0s", "0h0m", "00ms"])
 def test_an_interval_of_nothing_means_never(text: str) -> None:
     assert parse(f"targets: [{{repository: team/app}}]\nreplica_interval: {text}").replica_interval == 0

@@ -180,5 +180,3 @@ def test_only_metrics_of_the_catalogue_and_recorded_ones_are_asked() -> None:
     for group in groups():
         for rule in group["rules"]:
             assert metrics_in(rule["expr"]) <= known_metrics()
-
-

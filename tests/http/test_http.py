@@ -11,7 +11,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from support.fakes import FakeClock
+from support.fakes import FakeClock, Figures
 from support.serving import port_of
 
 from exporter.http.routes import Routes
@@ -19,7 +19,6 @@ from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
-from exporter.replication.model import Source
 from exporter.replication.store import Store
 
 PROMETHEUS_2 = (
@@ -39,16 +38,6 @@ PROTOBUF_FIRST = (
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 LOOKED_AT = ("/", "/metrics", "/config", "/-/healthy", "/-/ready")
-
-
-class Figures:
-    """A poller with nothing to tell."""
-
-    def overdue(self) -> float:
-        return 0.0
-
-    def rates(self) -> dict[Source, float]:
-        return {}
 
 
 class App:

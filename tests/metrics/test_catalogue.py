@@ -61,6 +61,9 @@ class Figures:
     def rates(self) -> Mapping[Source, float]:
         return {HOME: 10.0}
 
+    def queues(self) -> Mapping[Source, bool]:
+        return {HOME: True}
+
 
 def image(
     tag: str,
@@ -182,6 +185,9 @@ def exposition(store: Store) -> Exposition:
     instruments.replicated(HOME, IRELAND, 42.0)
     instruments.state_written(at=PUSHED + 7)
     instruments.web_loaded(True)
+    instruments.queue_added(HOME)
+    instruments.event_handled(HOME, "PUSH", "used", delay=1.5)
+    instruments.event_handled(HOME, "unknown", "invalid", delay=None)
     clock = FakeClock(now=0.0)
     return Exposition(instruments=instruments, store=store, figures=Figures(), clock=clock)
 

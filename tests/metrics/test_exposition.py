@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
-from support.fakes import FakeClock
+from support.fakes import FakeClock, Figures
 
 from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RegistryRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, accepts_gzip, accepts_openmetrics
@@ -100,14 +100,6 @@ def read(text: str, accept: str) -> dict[str, Any]:
         for family in parse(text)
         if family.name in names
     }
-
-
-class Figures:
-    def overdue(self) -> float:
-        return 0.0
-
-    def rates(self) -> dict[Source, float]:
-        return {}
 
 
 def exposition(store: Store, clock: FakeClock) -> Exposition:

@@ -5,8 +5,9 @@ tests/aws/test_contract.py runs against `FakeECR` and against the real client on
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -15,6 +16,7 @@ from typing import Any
 
 from exporter.aws.ecr import EcrClient, TagStatus, static_registry_id
 from exporter.aws.errors import ECRError
+from exporter.aws.sqs import BATCH, Message, QueueClient
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
 from exporter.polling.poller import Poller
 from exporter.polling.workers import WorkerPool
@@ -246,6 +248,12 @@ class FakeAWS:
     region: str | None = REGION
     #: Called with entry, operation and repository before each call; returns the error to raise, or None.
     permission: Permission = lambda *_: None
+    #: By URL.
+    queues: dict[str, FakeQueue] = field(default_factory=dict)
+
+    def queue(self, settings: RegistrySettings, url: str) -> QueueClient:
+        del settings
+        return self.queues.setdefault(url, FakeQueue())
 
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
         del connections
@@ -257,6 +265,86 @@ class FakeAWS:
             for source in (Source(caller, region), wanted)
         )
         return FakeClient(ecr, own, partial(self.permission, settings))
+
+
+@dataclass
+class FakeQueue:
+    """An SQS queue in memory, whose empty answers are not held back."""
+
+    messages: dict[str, str] = field(default_factory=dict)
+    #: The handles of messages that were received and are not visible until `show_again`.
+    hidden: set[str] = field(default_factory=set)
+    #: Called with the operation before each call; returns the error to raise, or None.
+    fault: Callable[[str], ECRError | None] = lambda _: None
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def send(self, *bodies: str | dict[str, Any]) -> None:
+        """Put messages into the queue: text, or what becomes JSON."""
+        for body in bodies:
+            text = body if isinstance(body, str) else json.dumps(body)
+            self.messages[f"handle-{len(self.messages)}-{self.calls.total()}"] = text
+
+    def show_again(self) -> None:
+        """Let the visibility timeout of all messages run out."""
+        self.hidden.clear()
+
+    def receive(self) -> Sequence[Message]:
+        self._called("ReceiveMessage")
+        visible = [handle for handle in self.messages if handle not in self.hidden][:BATCH]
+        self.hidden.update(visible)
+        return [Message(self.messages[handle], handle) for handle in visible]
+
+    def delete(self, messages: Sequence[Message]) -> None:
+        self._called("DeleteMessageBatch")
+        for message in messages:
+            self.messages.pop(message.handle, None)
+
+    def waiting(self) -> int:
+        self._called("GetQueueAttributes")
+        return len(self.messages)
+
+    def _called(self, operation: str) -> None:
+        self.calls[operation] += 1
+        if error := self.fault(operation):
+            raise error
+
+
+@dataclass
+class FakeObserver:
+    """Counts events."""
+
+    queues: set[Source] = field(default_factory=set)
+    #: Source, kind and outcome.
+    events: Counter[tuple[Source, str, str]] = field(default_factory=Counter)
+    delays: list[float] = field(default_factory=list)
+
+    def queue_added(self, source: Source) -> None:
+        self.queues.add(source)
+
+    def event_handled(self, source: Source, kind: str, outcome: str, *, delay: float | None) -> None:
+        self.events[source, str(kind), str(outcome)] += 1
+        if delay is not None:
+            self.delays.append(delay)
+
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """How many events there were of each kind and outcome."""
+        found: Counter[tuple[str, str]] = Counter()
+        for (_, kind, outcome), number in self.events.items():
+            found[kind, outcome] += number
+        return dict(found)
+
+
+class Figures:
+    """A poller with nothing to tell of itself."""
+
+    def overdue(self) -> float:
+        return 0.0
+
+    def rates(self) -> Mapping[Source, float]:
+        return {}
+
+    def queues(self) -> Mapping[Source, bool]:
+        return {}
 
 
 class Inline:
@@ -362,18 +450,21 @@ class Rig:
         self.ecr = ecrs[0] if ecrs else FakeECR()
         self.store = Store()
         self.journal = FakeJournal()
+        self.observer = FakeObserver()
+        self.connector = connector or FakeAWS({ecr.source: ecr for ecr in ecrs or (self.ecr,)})
         self.workers = Exchangeable()
         self.completions: list[tuple[Source, Destination, float]] = []
         self.destinations: set[tuple[Source, Destination]] = set()
         self.poller = Poller(
             settings=settings,
-            connector=connector or FakeAWS({ecr.source: ecr for ecr in ecrs or (self.ecr,)}),
+            connector=self.connector,
             store=self.store,
             clock=self.clock,
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *seen: self.completions.append(seen),
             on_destination=lambda *seen: self.destinations.add(seen),
+            events=self.observer,
             workers=workers or (lambda _: self.workers),
             memory=self.memory,
             shard=shard,

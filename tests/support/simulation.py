@@ -18,6 +18,7 @@ from math import ceil, log
 from random import Random
 
 from exporter.aws.ecr import EcrClient
+from exporter.aws.sqs import QueueClient
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.pacing import PENDING_BACKOFF
 from exporter.polling.poller import Poller
@@ -37,7 +38,7 @@ from exporter.replication.model import (
 )
 from exporter.replication.model import Registry as Described
 from exporter.replication.store import Store
-from support.fakes import ACCOUNT, IRELAND, REGION, FakeClock, FakeJournal, refusal
+from support.fakes import ACCOUNT, IRELAND, REGION, FakeClock, FakeJournal, FakeObserver, FakeQueue, refusal
 
 #: Seconds after which the client gives up on an answer that never arrives.
 TIME_OUT = 10.0
@@ -337,6 +338,10 @@ class _Connector:
         del connections
         return self._registries[settings.region or REGION]
 
+    def queue(self, settings: RegistrySettings, url: str) -> QueueClient:
+        del settings, url
+        return FakeQueue()
+
 
 class Simulation:
     """The poller and its registries and destinations, one in each Region, with one virtual clock."""
@@ -361,6 +366,7 @@ class Simulation:
             random=Random(seed),
             journal=self.journal,
             on_complete=lambda *_: None,
+            events=FakeObserver(),
             workers=lambda name: _Workers(self, by_region[name.rpartition("/")[2]]),
         )
         self._sample()
