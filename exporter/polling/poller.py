@@ -20,10 +20,11 @@ from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped, readers
-from exporter.polling.calls import Call, Clock, Journal, unusable
+from exporter.polling.calls import Call, Clock, Job, Journal, unusable
 from exporter.polling.context import OnComplete, OnDestination, Shared
 from exporter.polling.destination import DestinationPoller
 from exporter.polling.dispatcher import Dispatcher
+from exporter.polling.rate_limit import Operation
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
@@ -157,6 +158,12 @@ class Poller:
         """The calls a second that each registry is allowed now."""
         polled = [*list(self._registries), *list(self._destinations.values())]
         return {each.source: each.registry.pacing.rate for each in polled}
+
+    def due(self, source: Source, repository: str, digest: str) -> float | None:
+        """When ECR is asked for the status of an image again (monotonic); None if no call is due."""
+        job = Job(Operation.STATUS, repository, digest)
+        pacings = (each.registry.pacing for each in list(self._registries) if each.source == source)
+        return next((due for pacing in pacings if (due := pacing.due(job)) is not None), None)
 
     def silent_for(self) -> float:
         """Seconds since the last round of the loop."""
