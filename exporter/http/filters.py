@@ -33,11 +33,6 @@ class Filters:
     status: str = ""
     verdict: str = ""
 
-    @property
-    def by_name(self) -> bool:
-        """Whether only images with some name are wanted."""
-        return bool(self.tag or self.digest)
-
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__slots__)
 
@@ -71,13 +66,16 @@ class Filters:
     def has_verdict(self, verdict: Verdict) -> bool:
         return self.verdict in ("", verdict)
 
-    def has(self, image: ImageFacts) -> bool:
-        """Whether the tag and the digest of an image match."""
-        if self.digest and not image.digest.removeprefix("sha256:").startswith(
-            self.digest.removeprefix("sha256:")
-        ):
-            return False
-        return not self.tag or any(map(_matcher(self.tag), (name.tag for name in image.names if name.tag)))
+    def matching(self, images: Sequence[ImageFacts]) -> Sequence[ImageFacts]:
+        """The images whose tag and digest match."""
+        if self.digest:
+            start = self.digest.removeprefix("sha256:")
+            images = [image for image in images if image.digest.removeprefix("sha256:").startswith(start)]
+        if self.tag:
+            match = _matcher(self.tag)
+            tagged = ((image, name.tag) for image in images for name in image.names if name.tag)
+            images = list({image.digest: image for image, tag in tagged if match(tag)}.values())
+        return images
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ changes, so a report about 100,000 images looks at few of them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from heapq import merge
@@ -78,12 +78,10 @@ def _rows(
 class _Group:
     """The images of a repository that say the same of all destinations."""
 
-    def __init__(self, rows: tuple[_Row, ...]) -> None:
-        self.rows = rows
-        self._images: list[ImageFacts] = []
-
-    def add(self, image: ImageFacts) -> None:
-        self._images.append(image)
+    def __init__(self, images: list[ImageFacts]) -> None:
+        first = images[0]
+        self.rows = _rows(first.replications, first.replicas, len(first.names))
+        self._images = images
 
     def __len__(self) -> int:
         return len(self._images)
@@ -113,14 +111,10 @@ class _Repository:
 
     def __init__(self, images: tuple[ImageFacts, ...]) -> None:
         self.images = images
-        groups: dict[tuple[int, int, int], _Group] = {}
+        alike: defaultdict[tuple[int, int, int], list[ImageFacts]] = defaultdict(list)
         for image in images:
-            key = (id(image.replications), id(image.replicas), len(image.names))
-            group = groups.get(key)
-            if group is None:
-                group = groups[key] = _Group(_rows(image.replications, image.replicas, len(image.names)))
-            group.add(image)
-        self.groups = tuple(groups.values())
+            alike[id(image.replications), id(image.replicas), len(image.names)].append(image)
+        self.groups = tuple(map(_Group, alike.values()))
         self.statuses: Counter[tuple[Destination, str]] = Counter()
         self.copies: Counter[tuple[Destination, str]] = Counter()
         for group in self.groups:
@@ -253,30 +247,27 @@ def _search(
 ) -> list[_Found]:
     """The images that match, with the worst verdict first. `late` is as for `_Group.not_well`."""
     found = [
-        _Found(source, name, shown, images)
+        _Found(source, name, row, images)
         for (source, name), repository in repositories.items()
         if filters.has_repository(name)
         for group in repository.groups
-        for row in group.rows
-        if filters.has_status(row.replication and row.replication.status)
-        for shown, images in _split(row, group, filters, late)
-        if filters.has_verdict(shown.verdict)
+        for row, images in _matching(group, filters, late)
     ]
     return sorted(found, key=lambda each: _SEVERITY[each.row.verdict])
 
 
-def _split(
-    row: _Row, group: _Group, filters: Filters, late: float
-) -> Iterator[tuple[_Row, Sequence[ImageFacts]]]:
-    """The images of a group that match, parted into those that are late and those that are on the way."""
-    if not filters and row.verdict not in _SHOWN:
-        return  # most images, which need not be sorted
-    images = [image for image in group.images if filters.has(image)] if filters.by_name else group.images
-    end = bisect_left(images, late, key=_began) if row.verdict in UNFINISHED else len(images)
-    if end:
-        yield row, images[:end]
-    if end < len(images):
-        yield row._replace(verdict=Verdict.ON_THE_WAY), images[end:]
+def _matching(group: _Group, filters: Filters, late: float) -> Iterator[tuple[_Row, Sequence[ImageFacts]]]:
+    """The images of a group that match, for each destination. Late ones are parted from those on the way."""
+    rows = [row for row in group.rows if filters.has_status(row.replication and row.replication.status)]
+    if not filters:
+        rows = [row for row in rows if row.verdict in _SHOWN]
+    images = filters.matching(group.images) if rows else ()
+    for row in rows:
+        end = bisect_left(images, late, key=_began) if row.verdict in UNFINISHED else len(images)
+        young = row._replace(verdict=Verdict.ON_THE_WAY)
+        for shown, some in ((row, images[:end]), (young, images[end:])):
+            if some and filters.has_verdict(shown.verdict):
+                yield shown, some
 
 
 def _dated(found: _Found, sign: int) -> Iterator[tuple[float, _Found, ImageFacts]]:
