@@ -58,8 +58,9 @@ def headline(report: Report) -> str:
     if summary.not_well:
         verb = "is" if summary.not_well == 1 else "are"
         return f"{summary.not_well:,} of {_count(summary.images, 'image')} {verb} not well"
-    certain = summary.images and not summary.not_known and not any(notes(report))
-    return f"All {_count(summary.images, 'image')} are well" if certain else "No problem is known yet"
+    if not summary.images or any(notes(report)):
+        return "No problem is known yet"
+    return f"All {summary.images:,} images are well" if summary.images > 1 else "The only image is well"
 
 
 def notes(report: Report) -> Iterator[str]:
