@@ -15,6 +15,7 @@ ARG PIP_ARGS=""
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY exporter exporter
+COPY docs/runbooks docs/runbooks
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 # pip has its own environment, which the final image does not contain.
 # hadolint ignore=SC2086

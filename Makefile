@@ -82,8 +82,9 @@ bench-hostile: $(dev) ## scrapes beside hostile clients, against another checkou
 	@PYTHONPATH=tests $(bin)/python benchmarks/hostile.py $(ARGS)
 
 .PHONY: docs
-docs: $(demo) ## generate docs/metrics.md from the catalogue
+docs: $(demo) ## generate docs/metrics.md from the catalogue, and docs/api.schema.json from the report
 	@$(bin)/python -m exporter.metrics.reference > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md
+	@$(bin)/python -m exporter.http.report > $(VENV)/api.json && cp $(VENV)/api.json docs/api.schema.json
 
 .PHONY: helm
 helm: $(dev) ## generate the chart's values.schema.json, values table and dashboard, and the example's rules

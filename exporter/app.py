@@ -29,6 +29,9 @@ from exporter.config import settings as config
 from exporter.config.settings import Settings
 from exporter.config.yaml_source import ConfigError, Problem
 from exporter.gc_tuning import Survivors
+from exporter.http.filters import Filters
+from exporter.http.report import Report
+from exporter.http.reporter import Reporter
 from exporter.http.routes import Routes
 from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
@@ -106,6 +109,7 @@ class Exporter:
         self._exposition = Exposition(
             instruments=instruments, store=self.store, figures=self.poller, clock=time
         )
+        self._reporter = Reporter(store=self.store, clock=time, due=self.poller.due)
         self._reloaded(success=True)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
@@ -114,6 +118,9 @@ class Exporter:
             return self._exposition.page(
                 accept=accept, accept_encoding=accept_encoding, names=names, asked_at=asked_at
             )
+
+    def report(self, filters: Filters, *, limit: int) -> Report:
+        return self._reporter.report(filters, limit=limit)
 
     def healthy(self) -> str | None:
         silence = self.poller.silent_for()

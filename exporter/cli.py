@@ -194,10 +194,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:
     if not path.startswith("/"):
         parser.error(f"argument --web.telemetry-path: {path!r} does not start with /")
-    if path in ("/", "/config") or path.startswith("/-/"):
+    if path in ("/", "/config") or path.startswith(("/-/", "/api/", "/runbooks/")):
         parser.error(
             f"argument --web.telemetry-path: {path!r} is taken by another page; "
-            "any path will do but /, /config and those under /-/"
+            "any path will do but /, /config and those under /-/, /api/ and /runbooks/"
         )
     if not re.fullmatch(TELEMETRY_PATH, path):
         parser.error(

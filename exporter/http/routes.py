@@ -5,17 +5,19 @@ This module knows no sockets, and server.py knows no paths. A request never call
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import gzip
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from importlib.resources import files
 from typing import Protocol
-from urllib.parse import quote
 
-from exporter import __version__, logs
-from exporter.metrics.exposition import Page
+from exporter import logs
+from exporter.http import pages
+from exporter.http.filters import Filters, QueryError
+from exporter.http.report import Report, as_json
+from exporter.metrics.exposition import Page, accepts_gzip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class App(Protocol):
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         """The metrics page. `names` selects metrics; without names it has all of them."""
 
+    def report(self, filters: Filters, *, limit: int) -> Report:
+        """The report of the status page, with at most `limit` images."""
+
     def healthy(self) -> str | None:
         """Why the process should be restarted; None if it is healthy."""
 
@@ -76,19 +81,14 @@ class Passwords(Protocol):
 _ROOM_TIME = 4.0
 _HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
 
+STATUS_PATH = "/api/v1/status"
+#: The most images that the API shows.
+MOST_ROWS = 10_000
+#: docs/runbooks, which the page links to.
+_RUNBOOKS = files(__package__).joinpath("runbooks")
+
 _NO_STORE = ("Cache-Control", "no-store")
-_STYLE = "body{font-family:sans-serif;margin:3rem auto;max-width:40rem;padding:0 1rem;line-height:1.5}"
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_PAGE_HEADERS = (
-    ("Content-Type", "text/html; charset=utf-8"),
-    (
-        "Content-Security-Policy",
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    ("Referrer-Policy", "no-referrer"),
-    _NO_STORE,
-    ("X-Content-Type-Options", "nosniff"),
-)
+_JSON_HEADERS = (("Content-Type", "application/json"),)
 _TEXT_HEADERS = (
     ("Content-Type", "text/plain; charset=utf-8"),
     ("X-Content-Type-Options", "nosniff"),
@@ -124,12 +124,21 @@ class Routes:
         self._telemetry_path = telemetry_path
         self._lifecycle = lifecycle
         self._to_look: dict[str, Callable[[Request], Response]] = {
-            "/": self._landing,
+            "/": self._status_page,
+            STATUS_PATH: self._status_api,
             "/config": self._config,
             _HEALTHY: self._healthy,
             _READY: self._ready,
+            **dict.fromkeys((f"/runbooks/{page.name}" for page in _RUNBOOKS.iterdir()), self._runbook),
             telemetry_path: self._metrics,
         }
+        self._links = (
+            (telemetry_path, "the metrics"),
+            (STATUS_PATH, "this page as JSON"),
+            ("/config", "the configuration in use, secrets masked"),
+            (_HEALTHY, "whether the process works"),
+            (_READY, "whether each registry has answered or failed once"),
+        )
         self._to_act = {"/-/reload": self._reload, "/-/quit": self._quit}
 
     def is_probe(self, request: Request) -> bool:
@@ -159,7 +168,12 @@ class Routes:
         Raises only what the app raises.
         """
         if look := self._to_look.get(request.path):
-            return look(request) if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
+            if request.method not in ("GET", "HEAD"):
+                return _not_allowed("GET, HEAD")
+            try:
+                return look(request)
+            except QueryError as error:
+                return text(400, str(error))
         if act := self._to_act.get(request.path):
             return self._act(act) if request.method in ("POST", "PUT") else _not_allowed("POST, PUT")
         return text(404, "Nothing is here.")
@@ -197,39 +211,51 @@ class Routes:
         self._app.quit()
         return text(200, "Stopping.")
 
-    def _landing(self, _: Request) -> Response:
+    def _status_page(self, request: Request) -> Response:
+        filters = Filters.of(request.query, "refresh")
+        refresh = _one_of(request.query, "refresh", ("on", "off"))
         reason, awaited = self._app.healthy(), self._app.ready()
-        state = f"Not healthy: {reason}." if reason else f"Not ready: {awaited}." if awaited else "Ready."
-        links = "\n".join(
-            f'<li><a href=".{escape(quote(path))}">{escape(path)}</a> {says}</li>'
-            for path, says in (
-                (self._telemetry_path, "the metrics"),
-                ("/config", "the configuration in force, secrets masked"),
-                (_HEALTHY, "whether the process works"),
-                (_READY, "whether each registry has answered or failed once"),
-            )
+        page = pages.render(
+            self._app.report(filters, limit=pages.ROWS),
+            filters=filters,
+            state=f"Not healthy: {reason}." if reason else f"Not ready: {awaited}." if awaited else "Ready.",
+            links=self._links,
+            refreshes=refresh == "on",
         )
-        page = _LANDING.format(state=escape(state), links=links)
-        return Response(200, (page.encode(),), _PAGE_HEADERS)
+        return _document(request, page.encode(errors="backslashreplace"), pages.HEADERS)
+
+    def _status_api(self, request: Request) -> Response:
+        filters = Filters.of(request.query, "limit")
+        report = self._app.report(filters, limit=_limit(request.query))
+        return _document(request, as_json(report), _JSON_HEADERS)
+
+    def _runbook(self, request: Request) -> Response:
+        page = _RUNBOOKS.joinpath(request.path.rpartition("/")[2])
+        return Response(200, (page.read_bytes(),), _TEXT_HEADERS)
 
 
-_LANDING = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ECR replication exporter</title>
-<style>{_STYLE.replace("{", "{{").replace("}", "}}")}</style>
-</head>
-<body>
-<h1>ECR replication exporter</h1>
-<p>Version {escape(__version__)}. {{state}}</p>
-<ul>
-{{links}}
-</ul>
-</body>
-</html>
-"""
+def _document(request: Request, body: bytes, headers: tuple[tuple[str, str], ...]) -> Response:
+    """The response with a body that is compressed for clients that accept it."""
+    headers = (*headers, _NO_STORE, ("Vary", "Accept-Encoding"), ("X-Content-Type-Options", "nosniff"))
+    if not accepts_gzip(request.headers.get("accept-encoding", "")):
+        return Response(200, (body,), headers)
+    return Response(200, (gzip.compress(body, 1, mtime=0),), (*headers, ("Content-Encoding", "gzip")))
+
+
+def _one_of(query: Mapping[str, Sequence[str]], name: str, values: tuple[str, ...]) -> str:
+    """The value of a parameter; the first if it is absent. Raises QueryError."""
+    value = query.get(name, values)[0]
+    if value not in values:
+        raise QueryError(f"{name} is {' or '.join(values)}, not {value!r}.")
+    return value
+
+
+def _limit(query: Mapping[str, Sequence[str]]) -> int:
+    """How many images the API shows. Raises QueryError."""
+    text = query.get("limit", [str(pages.ROWS)])[0]
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= MOST_ROWS:
+        raise QueryError(f"limit is a number from 1 to {MOST_ROWS}, not {text!r}.")
+    return int(text)
 
 
 def _not_allowed(allowed: str) -> Response:

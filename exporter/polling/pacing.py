@@ -67,6 +67,10 @@ class Pacing:
         """Do not ask for the job."""
         self._queue.cancel(job)
 
+    def due(self, job: Job) -> float | None:
+        """When the job is due; None if nothing asks for it. For any thread."""
+        return self._queue.due(job)
+
     def later(self, seconds: float) -> float:
         """The time in so many seconds, or up to a tenth earlier, so that calls drift apart.
 

@@ -21,11 +21,12 @@ from exporter.aws.errors import ECRError
 from exporter.aws.sqs import QueueClient
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, grouped, readers
-from exporter.polling.calls import Call, Clock, Journal, no_thread, unusable
+from exporter.polling.calls import Call, Clock, Job, Journal, no_thread, unusable
 from exporter.polling.context import OnComplete, OnDestination, Shared
 from exporter.polling.destination import DestinationPoller
 from exporter.polling.dispatcher import Dispatcher
 from exporter.polling.events import Events, EventsObserver
+from exporter.polling.rate_limit import Operation
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
@@ -173,6 +174,12 @@ class Poller:
     def queues(self) -> Mapping[Source, bool]:
         """Whether the events queues of each registry can be read, as far as that is known."""
         return self._events.success()
+
+    def due(self, source: Source, repository: str, digest: str) -> float | None:
+        """When ECR is asked for the status of an image again (monotonic); None if no call is due."""
+        job = Job(Operation.STATUS, repository, digest)
+        pacings = (each.registry.pacing for each in list(self._registries) if each.source == source)
+        return next((due for pacing in pacings if (due := pacing.due(job)) is not None), None)
 
     def silent_for(self) -> float:
         """Seconds since the last round of the loop."""

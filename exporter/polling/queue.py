@@ -100,6 +100,11 @@ class DueQueue(Generic[K]):
                     hold.probe = None
                     self._choose_probe(hold)
 
+    def due(self, key: K) -> float | None:
+        """When a call is due; None if it is not booked. For any thread."""
+        booking = self._bookings.get(key)
+        return booking.due if booking else None
+
     def take(self, now: float, operations: Collection[Operation] = _ALL) -> K | None:
         """Remove and return the next call of one of the operations; None if none may go now."""
         self._promote(now)

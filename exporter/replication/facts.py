@@ -170,18 +170,22 @@ class RepositoryFacts:
     #: The settings that differ from those of its replicas, as far as both are known.
     settings_differ: tuple[tuple[Destination, str], ...] = ()
     _summary: _Summary | None = None
+    #: The last result of `visible`, and the monotonic times between which it is right.
+    _visible: tuple[ImageFacts, ...] | None = None
+    _visible_from: float = 0.0
+    _visible_until: float = 0.0
 
     def put(self, image: ImageFacts) -> None:
         """Add or replace an image."""
         self.images[image.digest] = image
-        self._summary = None
+        self._summary = self._visible = None
 
     def replace(self, *, gone: Iterable[str], new: Iterable[ImageFacts]) -> None:
         """Remove the images of these digests, and add or replace others."""
         for digest in gone:
             del self.images[digest]
         self.images.update((image.digest, image) for image in new)
-        self._summary = None
+        self._summary = self._visible = None
 
     def summary(self) -> _Summary:
         """The summary, computed once after each change."""
@@ -203,13 +207,26 @@ class RepositoryFacts:
         )
 
     def visible(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
-        """The images that may be exported; without replications where the answer is too old."""
+        """The images that may be exported; without replications where the answer is too old.
+
+        The same object while no image changes, so that readers can keep what they make of it.
+        """
         if not self.fresh(now, stale_after):
             return ()
-        images = self.images.values()
-        if self.summary().good_until >= now:
-            return tuple(images)
-        return tuple(i if i.replications is None or now <= i.good_until else i.unanswered() for i in images)
+        if self._visible is None or not self._visible_from <= now <= self._visible_until:
+            images = self.images.values()
+            if self.summary().good_until >= now:
+                self._visible, self._visible_until = tuple(images), self.summary().good_until
+            else:
+                believed = [i.replications is None or now <= i.good_until for i in images]
+                self._visible = tuple(
+                    image if is_believed else image.unanswered()
+                    for image, is_believed in zip(images, believed, strict=True)
+                )
+                times = (i.good_until for i in images if i.replications is not None and now <= i.good_until)
+                self._visible_until = min(times, default=float("inf"))
+            self._visible_from = now
+        return self._visible
 
     def unfinished(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
         """Those of the visible images that are not COMPLETE and present everywhere."""
@@ -221,11 +238,8 @@ class RepositoryFacts:
         """The monotonic time until which the result of `visible` is the same, if no fact changes."""
         if self.listed_at is None or not self.fresh(now, stale_after):
             return float("inf")
-        soonest = self.summary().good_until
-        if soonest < now:
-            times = (i.good_until for i in self.images.values() if i.replications is not None)
-            soonest = min((time for time in times if time >= now), default=float("inf"))
-        return min(self.listed_at + stale_after, soonest)
+        self.visible(now, stale_after)
+        return min(self.listed_at + stale_after, self._visible_until)
 
 
 @dataclass(frozen=True, slots=True)

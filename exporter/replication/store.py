@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from exporter.replication import destination_health, target_health
 from exporter.replication.destination_health import DestinationHealth
 from exporter.replication.facts import DestinationFacts, ImageFacts, RegistryFacts
-from exporter.replication.model import Backfill, Destination, ImageState, Registry, Source
+from exporter.replication.model import (
+    Backfill,
+    Destination,
+    FailureScope,
+    ImageState,
+    Reason,
+    Registry,
+    Source,
+)
 from exporter.replication.target_health import TargetHealth
 
 
@@ -39,6 +47,8 @@ class RegistrySnapshot:
     backfills: tuple[Backfill, ...] = ()
     #: The settings of repositories that differ at destinations.
     settings_differ: Mapping[str, tuple[tuple[Destination, str], ...]] = field(default_factory=dict)
+    #: What fails in it, and in its repositories.
+    failures: tuple[tuple[FailureScope, Reason], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,10 @@ class Snapshot:
     registries: tuple[RegistrySnapshot, ...]
     #: How looking at each destination goes.
     destinations: tuple[DestinationHealth, ...] = ()
+    #: The destinations that nothing can read.
+    unread: tuple[Destination, ...] = ()
+    #: How many images `max_images` leaves out.
+    skipped: int = 0
     #: Images and repositories stay as they are here while the store has this version, until this
     #: monotonic time.
     version: int = 0
@@ -86,7 +100,26 @@ class Store:
             destinations = tuple(
                 destination_health.evaluate(facts, now, self.stale_after) for facts in self.destinations
             )
-            return Snapshot(registries, destinations, self.version, min(ends, default=float("inf")))
+            return Snapshot(
+                registries,
+                destinations,
+                self.unread,
+                self.skipped,
+                self.version,
+                min(ends, default=float("inf")),
+            )
+
+    def looks(self) -> dict[tuple[Destination, str], tuple[float | None, float]]:
+        """The Unix time of the last look at each repository of a destination, and the seconds between looks.
+
+        For any thread. The time is None if there was no look that is believed.
+        """
+        with self.lock:
+            return {
+                (facts.destination, name): (look.time, facts.interval)
+                for facts in self.destinations
+                for name, look in facts.looks.items()
+            }
 
     def listed_images(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
         """All images of each repository that was ever listed. For any thread."""
@@ -139,6 +172,10 @@ class Store:
             settings_differ={
                 name: r.settings_differ for name, r in repositories if r.exists and r.settings_differ
             },
+            failures=(
+                *facts.failures.items(),
+                *(failure for _, r in repositories for failure in r.failures.items()),
+            ),
         )
 
     def _good_until(self, facts: RegistryFacts, now: float) -> float:

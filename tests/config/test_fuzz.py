@@ -17,6 +17,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.serving import serving
+from support.status import Reports
 
 from exporter import logs
 from exporter.config import settings as config
@@ -25,6 +26,7 @@ from exporter.config.yaml_source import ConfigError, keys
 from exporter.http.routes import Routes
 from exporter.http.server import Limits, Server
 from exporter.metrics.exposition import Page
+from exporter.replication.store import Store
 
 #: Seconds of processor time: twice what is promised, as other work on a machine slows its processors down.
 LONGEST = 2.0
@@ -109,8 +111,10 @@ def test_a_hostile_file_costs_less_than_a_second(text: str | bytes) -> None:
 QUICK = Limits(request_time=2.0, idle_time=0.5, linger_time=0.1)
 
 
-class App:
+class App(Reports):
     """What the routes asks; all is well."""
+
+    store = Store()
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         return Page((json.dumps([accept, accept_encoding, list(names)]).encode(),), ())

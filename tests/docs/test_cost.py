@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 from support.copies import looking
-from support.fakes import ACCOUNT, FakeECR, Rig, complete
+from support.fakes import ACCOUNT, FakeECR, Figures, Rig, complete
 
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.self_metrics import Instruments
@@ -14,16 +14,6 @@ from exporter.replication.model import Destination, Rule, Source
 
 TAGS = 300
 REGIONS = ("eu-west-1", "us-west-2", "ap-southeast-2")
-
-
-class Figures:
-    """Nothing is polled while the page is made."""
-
-    def overdue(self) -> float:
-        return 0.0
-
-    def rates(self) -> dict[Source, float]:
-        return {}
 
 
 def page(destinations: int, *, looked: bool) -> tuple[bytes, bytes]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 
 import pytest
+from support.facts import hand_made
+from support.status import Reports
 
-from exporter import __version__
 from exporter.http.routes import Request, Response, Routes
 from exporter.metrics.exposition import Page
+from exporter.replication.store import Store
 
 
 @dataclass
-class FakeOffice:
+class FakeOffice(Reports):
+    store: Store = field(default_factory=hand_made)
     unhealthy: str | None = None
     awaited: str | None = None
     problems: tuple[str, ...] = ()
@@ -68,7 +70,9 @@ def test_metrics_are_passed_through_both_ways(app: FakeOffice, routes: Routes) -
     assert response == Response(200, (b"a 1\n",), headers_sent)
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/config", "/-/healthy", "/-/ready", "/-/reload", "/no"])
+@pytest.mark.parametrize(
+    "path", ["/", "/?x", "/api/v1/status", "/metrics", "/config", "/-/ready", "/-/reload", "/no"]
+)
 def test_no_cache_stores_an_answer(routes: Routes, path: str) -> None:
     assert ("Cache-Control", "no-store") in ask(routes, path).headers
 
@@ -94,7 +98,10 @@ def test_everything_else_is_not_found(routes: Routes, path: str, method: str) ->
     assert ask(routes, path, method).status == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/config", "/-/healthy", "/-/ready"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/api/v1/status", "/runbooks/ECRReplicaGone.md", "/metrics", "/config", "/-/healthy", "/-/ready"],
+)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
 def test_what_is_to_be_looked_at_takes_get_and_head(routes: Routes, path: str, method: str) -> None:
     response = ask(routes, path, method)
@@ -138,48 +145,6 @@ def test_a_failed_reload_names_all_problems(app: FakeOffice) -> None:
         "config.yaml:3: targets: bad",
         "config.yaml:9: registries: \\udcff",
     ]
-
-
-class Links(HTMLParser):
-    """Collects links, and checks that what is opened is closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(html)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
-        if tag != "meta":
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_the_landing_page_links_to_every_page(routes: Routes) -> None:
-    response = ask(routes, "/")
-    page = Links(response.body.decode())
-    assert page.links == ["./metrics", "./config", "./-/healthy", "./-/ready"]
-    for link in page.links:
-        assert ask(routes, link[1:]).status == 200
-    assert f"Version {__version__}. Ready." in page.text
-    assert "default-src 'none'" in dict(response.headers)["Content-Security-Policy"]
-
-
-def test_the_landing_page_escapes_and_tells_the_state(app: FakeOffice) -> None:
-    app.awaited = '<script>"&{}'
-    page = Links(ask(Routes(app, telemetry_path='/m"><b>{x}'), "/").body.decode())
-    assert page.links[0] == "./m%22%3E%3Cb%3E%7Bx%7D"
-    assert 'Not ready: <script>"&{}.' in page.text
-    app.unhealthy = "no heartbeat"
-    assert "Not healthy: no heartbeat." in Links(ask(Routes(app), "/").body.decode()).text
 
 
 def test_metrics_at_the_root_take_the_place_of_the_landing_page(app: FakeOffice) -> None:
