@@ -15,7 +15,7 @@ import socket
 import threading
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
@@ -118,20 +118,22 @@ class Unfinished(NamedTuple):
 
 
 Remembered = Settled | Unfinished
-#: Images by repository and digest.
-Repositories = Mapping[tuple[Source, str], Mapping[str, Remembered]]
+#: What is remembered of the images of one repository, by digest.
+Images = Mapping[str, Remembered]
+_Key = tuple[Source, str]
+Repositories = Mapping[_Key, Images]
 
 
 class StateCache:
     """What the state file held, until each repository has taken its part."""
 
-    def __init__(self, repositories: Repositories | None = None) -> None:
-        self._repositories = dict(repositories or {})
+    def __init__(self, repositories: Iterable[tuple[_Key, Images]] = ()) -> None:
+        self._repositories = dict(repositories)
 
     def __len__(self) -> int:
         return sum(map(len, self.rest().values()))
 
-    def of(self, source: Source, repository: str) -> Mapping[str, Remembered]:
+    def of(self, source: Source, repository: str) -> Images:
         """What is remembered of the repository, by digest."""
         return self._repositories.get((source, repository), {})
 
@@ -139,7 +141,7 @@ class StateCache:
         """Drop what is remembered of a repository, because it was listed."""
         self._repositories.pop((source, repository), None)
 
-    def rest(self, *, since: float = 0.0) -> Repositories:
+    def rest(self, *, since: float = 0.0) -> dict[_Key, Images]:
         """What is not forgotten yet, of repositories with an answer since that Unix time. From any thread."""
         return {
             key: images
@@ -212,8 +214,11 @@ def _refuse_special(path: str) -> None:
         raise OSError(f"{path} is not a regular file")
 
 
-def write(path: str, repositories: Repositories) -> None:
-    """Replace the file in one step. Raises OSError, and leaves the last file in its place then."""
+def write(path: str, repositories: Iterable[tuple[_Key, Images]]) -> None:
+    """Replace the file in one step. Raises OSError, and leaves the last file in its place then.
+
+    It holds what is remembered of one repository at a time.
+    """
     _refuse_special(path)
     file = Path(path).resolve()  # the file is replaced, not a link to it
     # Two exporters that overlap have different names here. After a kill the name is the same again.
@@ -238,8 +243,8 @@ def write(path: str, repositories: Repositories) -> None:
         os.close(directory)
 
 
-def _lines(repositories: Repositories) -> Iterator[_Line]:
-    for (source, repository), images in repositories.items():
+def _lines(repositories: Iterable[tuple[_Key, Images]]) -> Iterator[_Line]:
+    for (source, repository), images in repositories:
         alike: dict[Any, dict[str, Any]] = defaultdict(dict)
         for digest, (replicated_from, answered_time, *rest) in images.items():
             kind = "unfinished" if isinstance(images[digest], Unfinished) else "complete"
@@ -250,14 +255,12 @@ def _lines(repositories: Repositories) -> Iterator[_Line]:
                 yield _Line(source=source, repository=repository, images=some, **{kind: states})
 
 
-def remembered(store: Store, clock: Clock) -> Repositories:
+def remembered(store: Store, clock: Clock) -> Iterator[tuple[_Key, Images]]:
     """What the store knows of settled and unfinished images, also where its listing is stale."""
     now = clock.monotonic()
     boot = clock.time() - now
-    return {
-        key: {image.digest: kept for image in images if (kept := _kept(image, now, boot))}
-        for key, images in store.listed_images().items()
-    }
+    for key, images in store.listed_images().items():
+        yield key, {image.digest: kept for image in images if (kept := _kept(image, now, boot))}
 
 
 def _kept(image: ImageFacts, now: float, boot: float) -> Remembered | None:
@@ -330,12 +333,9 @@ class StateFileWriter:
         path = self._settings.state_file
         if not path:
             return
-        settings, now = self._settings, self._clock.time()
-        # Before the store: a repository that is listed meanwhile is in both then, and not in neither.
-        rest = self.memory.rest(since=now - settings.settled_interval - settings.stale_after)
         try:
-            _make_room(path, now)
-            write(path, {**rest, **remembered(self._store, self._clock)})
+            _make_room(path, self._clock.time())
+            write(path, self._known())
         except Exception as error:  # noqa: BLE001 - the metrics and the log show it
             self._watcher.state_failed("write")
             self._folds.failed(path, path, "state_file_not_written", error=str(error))
@@ -343,9 +343,19 @@ class StateFileWriter:
             self._watcher.state_written(at=self._clock.time())
             self._folds.recovered(path, path)
 
+    def _known(self) -> Iterator[tuple[_Key, Images]]:
+        """What the store knows, and what is remembered of repositories that were not listed yet."""
+        settings = self._settings
+        # Before the store: a repository that is listed meanwhile is in both then, and not in neither.
+        rest = self.memory.rest(since=self._clock.time() - settings.settled_interval - settings.stale_after)
+        for key, images in remembered(self._store, self._clock):
+            rest.pop(key, None)
+            yield key, images
+        yield from rest.items()
+
     def _read(self, path: str) -> None:
         try:
-            self.memory = StateCache(read(path))
+            self.memory = StateCache(read(path).items())
         except (OSError, UnusableError) as error:
             self._watcher.state_failed("read")
             _log.warning("state_file_unusable", file=path, error=str(error), consequence="a cold start")

@@ -93,13 +93,13 @@ def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, repositories: Repositories
 ) -> None:
     path = str(tmp_path_factory.mktemp("state") / "state")
-    write(path, repositories)
+    write(path, repositories.items())
     assert read(path) == repositories
 
 
 def test_many_images_are_written_in_lines_of_bounded_length(tmp_path: Path) -> None:
     images = {digest_of(str(n)): Settled(1.8e9, 1.8e9, (IRELAND,)) for n in range(2500)}
-    write(str(tmp_path / "state"), {(HOME, "team/app"): images})
+    write(str(tmp_path / "state"), [((HOME, "team/app"), images)])
     assert read(str(tmp_path / "state"))[HOME, "team/app"] == images
     with gzip.open(tmp_path / "state") as file:
         assert len(file.readlines()) == 1 + 3
@@ -117,7 +117,7 @@ def test_a_place_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
 def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
     """Every byte, but for those of the header that gzip does not look at: time, flags, system."""
     path = tmp_path / "state"
-    write(str(path), SAMPLE)
+    write(str(path), SAMPLE.items())
     whole = path.read_bytes()
     for position in range(len(whole)):
         path.write_bytes(bytes(b ^ (0x55 if i == position else 0) for i, b in enumerate(whole)))
@@ -130,7 +130,7 @@ def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
 
 def test_a_file_that_ends_early_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    write(str(path), SAMPLE)
+    write(str(path), SAMPLE.items())
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
@@ -198,10 +198,10 @@ def test_what_is_no_state_file_is_said_to_be_none(tmp_path: Path, content: bytes
 
 def test_a_writer_that_is_killed_leaves_the_last_file(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    write(str(path), SAMPLE)
+    write(str(path), SAMPLE.items())
     (tmp_path / f"state.{socket.gethostname()}-{os.getpid()}.new").write_bytes(b"half of")
     assert read(str(path)) == SAMPLE
-    write(str(path), SAMPLE)
+    write(str(path), SAMPLE.items())
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
@@ -254,10 +254,10 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 
 def test_a_writing_that_fails_leaves_the_last_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    write(str(path), SAMPLE)
+    write(str(path), SAMPLE.items())
     broken = {(HOME, "team/app"): {"sha256:0": Settled(None, 1.0, object())}}  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="complete"):
-        write(str(path), broken)
+        write(str(path), broken.items())
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
     assert read(str(path)) == SAMPLE
 
@@ -279,10 +279,10 @@ def test_what_no_repository_took_yet_is_kept_while_it_is_of_use(tmp_path: Path) 
     now = FakeClock().time()
     write(
         str(path),
-        {
-            (HOME, "new"): {"sha256:1": Settled(None, now - 3600, ())},
-            (HOME, "old"): {"sha256:2": Settled(None, now - 8 * 3600, ())},
-        },
+        [
+            ((HOME, "new"), {"sha256:1": Settled(None, now - 3600, ())}),
+            ((HOME, "old"), {"sha256:2": Settled(None, now - 8 * 3600, ())}),
+        ],
     )
     state_file_writer(path).write()
     assert [repository for _, repository in read(str(path))] == ["new"]
@@ -290,7 +290,7 @@ def test_what_no_repository_took_yet_is_kept_while_it_is_of_use(tmp_path: Path) 
 
 def test_a_repository_that_is_listed_during_a_write_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    write(str(path), SAMPLE)
+    write(str(path), SAMPLE.items())
 
     class ListedMeanwhile(Store):
         def listed_images(self) -> dict[tuple[Source, str], tuple[ImageFacts, ...]]:
