@@ -314,7 +314,9 @@ class Truth:
     ) -> Iterator[str]:
         """Series on the page that were not true at any time since the given times.
 
-        Not `looks`: destinations may be out of reach, so that an image that was just selected is MISSING.
+        Not `looks`: destinations may be out of reach, so that an image that was just selected is MISSING. An
+        image that was COMPLETE and is held there is not asked about, also if a copy that was deleted came back
+        between two looks.
         """
         for key, status in shown.status.items():
             home, repository, tag, place = key
@@ -327,7 +329,7 @@ class Truth:
                 copy = (home, repository, digest, place)
                 true |= self.statuses.within(copy, status_since(place))
                 if not looks and True in self.sighted.within(copy, status_since(place)):
-                    true.add("MISSING")
+                    true |= {"MISSING", "COMPLETE"}
             if status not in true:
                 yield f"{_label(key)} is shown as {status}; true values are {sorted(map(str, true))}"
         for name, digest in shown.digests.items():
