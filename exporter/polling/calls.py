@@ -61,6 +61,14 @@ class Journal(Protocol):
     def tick(self) -> None: ...
 
 
+class Events(Protocol):
+    """The log of events of one registry."""
+
+    def noted(self, event: str, /, **fields: object) -> None: ...
+
+    def warned(self, event: str, /, **fields: object) -> None: ...
+
+
 def call_lost() -> ECRError:
     """The error of a call that does not end. Only what all calls of an access share can hang like this."""
     message = f"no end of the call after {LOST_AFTER:g} s; what lends the credentials may hang"

@@ -15,6 +15,7 @@ from exporter.polling.access import Access, Choice
 from exporter.polling.calls import Call, Clock, Job, Journal
 from exporter.polling.pacing import Pacing
 from exporter.polling.sightings import Sightings
+from exporter.polling.transitions import Transitions
 from exporter.polling.turns import Turns
 from exporter.replication.facts import RegistryFacts
 from exporter.replication.model import Destination, FailureScope, Reason, Source
@@ -69,6 +70,7 @@ class Context:
         self.name = ""
         self.facts = RegistryFacts(source, since=shared.clock.monotonic())
         self.pacing = Pacing(clock=shared.clock, random=shared.random, settings=settings)
+        self.transitions = Transitions(self.facts, shared.clock, self)
         self.clients: dict[Access, EcrClient] = {}
         #: The calls in flight, at most one for each job, in the order in which they were sent.
         self.in_flight: dict[Job, Call] = {}
@@ -154,11 +156,11 @@ class Context:
         if self._logged.pop(scope, None):
             self.shared.journal.recovered(self.name, scope)
 
-    def noted(self, event: str, **fields: object) -> None:
+    def noted(self, event: str, /, **fields: object) -> None:
         """Log an event of level info."""
         self.shared.journal.noted(self.name, event, **fields)
 
-    def warned(self, event: str, **fields: object) -> None:
+    def warned(self, event: str, /, **fields: object) -> None:
         """Log a warning."""
         self.shared.journal.warned(self.name, event, **fields)
 

@@ -122,7 +122,8 @@ class RegistryPoller(Dispatcher):
     def record(self) -> float:
         looks = self.replicas.record() if self.replicas else float("inf")
         settings = self._settings.record(self._repositories.pollers)
-        return min(self._rounds.record(), self._coverage.record(), settings, looks)
+        changes = self._context.transitions.record()
+        return min(self._rounds.record(), self._coverage.record(), changes, settings, looks)
 
     def _asker(self, job: Job) -> Asker | None:
         if job.operation is Operation.REPLICAS:

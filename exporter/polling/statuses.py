@@ -178,6 +178,7 @@ class StatusPoller(Asker):
             if after != before or after.answered_at > before.good_until:
                 self._store.changed()
             self._facts.put(after)
+        self._context.transitions.note(self._name, before, after)
         self.works()
         self._context.works(FailureScope("status", self._name, digest))
         if not after.confirmed:
@@ -360,6 +361,7 @@ class StatusPoller(Asker):
 
     def _take_look(self, before: ImageFacts, after: ImageFacts) -> None:
         """Count the next question after a look. The caller holds the lock."""
+        self._context.transitions.note(self._name, before, after)
         if after.confirmed:
             if not self.durations.awaits(after.digest):
                 self._pacing.cancel(self._job(after.digest))

@@ -52,15 +52,17 @@ def event_of(call: ast.Call) -> tuple[str, Event] | None:
     """The event that a call in the code logs, or None."""
     if not isinstance(call.func, ast.Attribute) or call.func.attr not in _LEVELS:
         return None
-    method, place = call.func.attr, 2 if call.func.attr == "failed" else 0
-    name = call.args[place] if len(call.args) > place else None
-    if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
-        return None  # passes on the event of a caller
+    method = call.func.attr
+    # The registry or the scope may come first. A call without a constant passes on the event of a caller.
+    names = (argument.value for argument in call.args if isinstance(argument, ast.Constant))
+    name = next((name for name in names if isinstance(name, str)), None)
+    if name is None:
+        return None
     fields = {keyword.arg for keyword in call.keywords if keyword.arg}
     fields |= {"registry"} if method in ("noted", "warned") else set()
     fields |= {"error", "traceback"} if method == "broken" else set()
     fields |= _FOLDED if method == "failed" else set()
-    return name.value, Event(_LEVELS[method], frozenset(fields))
+    return name, Event(_LEVELS[method], frozenset(fields))
 
 
 def in_the_code() -> Iterator[tuple[str, Event]]:

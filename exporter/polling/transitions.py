@@ -1,0 +1,244 @@
+"""The log of images whose replication fails or whose copies go, and of the end of both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from exporter.polling.calls import Clock, Events
+from exporter.replication.facts import ImageFacts, RegistryFacts
+from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Status
+
+#: Seconds after a line in which further changes are collected, and before the first one.
+COLLECT_FOR, SHORT_PAUSE = 60.0, 1.0
+#: Seconds until an image that recovered and fails again at the same destination is logged again.
+REPEAT_AFTER = 3600.0
+#: If more changes than that come together, those at one destination for one reason share a line.
+MOST_LINES = 5
+#: Images that a shared line names.
+_NAMED = 5
+
+_FAILED, _GONE = "replication_failed", "replica_gone"
+_GONE_STATES = frozenset((ReplicaState.ABSENT, ReplicaState.ARCHIVED))
+
+
+class Condition(NamedTuple):
+    """How an image does at a destination."""
+
+    #: The event that begins it; "" while the image is well.
+    event: str
+    #: The failure code, or what became of the copy.
+    detail: str = ""
+
+
+#: COMPLETE; or FAILED, but its copy was seen there under all its names.
+_WELL, _COPIED = Condition(""), Condition("", "copied")
+#: COMPLETE at a destination that was not looked at. That ends a failure, but brings back no copy.
+_UNSEEN = Condition("", "unseen")
+
+
+# Almost all images have the same few answers.
+@lru_cache(maxsize=4096)
+def conditions(
+    replications: tuple[Replication, ...], replicas: tuple[tuple[Replica, ...], ...]
+) -> Mapping[Destination, Condition | None]:
+    """How an image does at each destination; None while its replication is not over."""
+    found: dict[Destination, Condition | None] = {}
+    for destination, status, failure_code in replications:
+        states = [r.state for of_name in replicas for r in of_name if r.destination == destination]
+        if status == Status.FAILED:
+            present = len(states) == len(replicas) and {*states} == {ReplicaState.PRESENT}
+            found[destination] = _COPIED if present else Condition(_FAILED, failure_code)
+        elif status != Status.COMPLETE:
+            found[destination] = None
+        elif gone := _GONE_STATES.intersection(states):
+            found[destination] = Condition(_GONE, min(gone))
+        else:
+            found[destination] = _WELL if states else _UNSEEN
+    return found
+
+
+@dataclass(slots=True)
+class _Episode:
+    """An image that is not well at a destination, or was not until lately. Times are monotonic."""
+
+    now: Condition
+    #: The condition that the log has it in.
+    logged: Condition
+    #: When the present condition was seen first, and until when the next one is not logged.
+    since: float
+    quiet_until: float = float("-inf")
+    #: Whether an earlier process logged it, which may have logged its end too.
+    recalled: bool = False
+
+
+class _Change(NamedTuple):
+    image: str
+    digest: str
+    destination: Destination
+    episode: _Episode
+
+
+class Transitions:
+    """Logs each change of an image for the worse or the better once. Loop thread only.
+
+    A copy may go because its image was deleted at the source, so it is logged after the source was listed
+    again. What comes within a minute of a line is collected. What an earlier process saw is not logged again.
+    """
+
+    def __init__(self, facts: RegistryFacts, clock: Clock, log: Events) -> None:
+        self._facts = facts
+        self._clock = clock
+        self._log = log
+        self._began = clock.monotonic()
+        #: By repository and digest.
+        self._episodes: dict[tuple[str, str], dict[Destination, _Episode]] = {}
+        #: Monotonic times: of the next look, and of the first one that may log something.
+        self._look_at = float("inf")
+        self._log_at = float("-inf")
+
+    def note(self, repository: str, before: ImageFacts, after: ImageFacts) -> None:
+        """Take that an answer or a look changed the facts of an image."""
+        found = conditions(after.replications or (), after.replicas)
+        episodes = self._episodes.get((repository, after.digest), {})
+        if not episodes and not any(condition and condition.event for condition in found.values()):
+            return
+        self._episodes[repository, after.digest] = episodes
+        for destination in episodes.keys() - found.keys():
+            del episodes[destination]
+        for destination, condition in found.items():
+            if condition is None:
+                continue
+            episode = episodes.get(destination)
+            if episode is None:
+                recalled = self._recalled(condition, destination, before, after)
+                logged = condition if recalled else _WELL
+                now = self._clock.monotonic()
+                episode = episodes[destination] = _Episode(condition, logged, now, recalled=recalled)
+            self._take(episode, condition, looked=_looked_at(after, destination))
+
+    def _recalled(
+        self, condition: Condition, destination: Destination, before: ImageFacts, after: ImageFacts
+    ) -> bool:
+        """Whether the state file has it that an earlier process saw the image in this condition."""
+        if condition.event == _FAILED and before.replications is None:
+            return any(since[:2] == (destination, Status.FAILED) for since in before.since)
+        return condition.event == _GONE and after.answered_at < self._began
+
+    def _take(self, episode: _Episode, condition: Condition, *, looked: bool) -> None:
+        if condition is _UNSEEN and episode.now.event == _GONE:
+            return
+        if episode.recalled and condition is _COPIED:
+            episode.logged = _WELL
+        episode.recalled = episode.recalled and not looked
+        if condition.event != episode.now.event:
+            episode.since = self._clock.monotonic()
+        episode.now = condition
+        if condition.event != episode.logged.event:
+            self._look_at = min(self._look_at, max(self._log_at, self._clock.monotonic() + SHORT_PAUSE))
+
+    def record(self) -> float:
+        """Log what changed, if it is time to; the monotonic time of the next look."""
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return self._look_at
+        changes = list(self._changes(now))
+        self._write(changes, now)
+        self._log_at = now + (COLLECT_FOR if changes else SHORT_PAUSE)
+        self._look_at = now + COLLECT_FOR if self._episodes else float("inf")
+        return self._look_at
+
+    def _changes(self, now: float) -> Iterator[_Change]:
+        """What is to be logged. Drops what is over, and images that are watched no longer."""
+        for (repository, digest), episodes in list(self._episodes.items()):
+            facts = self._facts.repositories.get(repository)
+            image = facts.images.get(digest) if facts else None
+            listed_at = facts.listed_at if facts else None
+            for destination, episode in list(episodes.items()):
+                if image is None or _over(episode, now):
+                    del episodes[destination]
+                elif _to_log(episode, now, listed_at or 0.0):
+                    tag = image.names[0].tag
+                    name = f"{repository}:{tag}" if tag else f"{repository}@{digest}"
+                    yield _Change(name, digest, destination, episode)
+            if not episodes:
+                del self._episodes[repository, digest]
+
+    def _write(self, changes: Sequence[_Change], now: float) -> None:
+        by_event: defaultdict[tuple[str, str], list[_Change]] = defaultdict(list)
+        for change in changes:
+            by_event[change.episode.logged.event, change.episode.now.event].append(change)
+        for (before, event), alike in by_event.items():
+            for some in _lines(alike):
+                self._write_line(before, event, some)
+        for change in changes:
+            change.episode.logged = change.episode.now
+            if change.episode.now.event:
+                change.episode.quiet_until = now + REPEAT_AFTER
+
+    def _write_line(self, before: str, event: str, changes: Sequence[_Change]) -> None:
+        image = ", ".join(change.image for change in changes[:_NAMED])
+        images = len(changes) if len(changes) > 1 else None
+        digest = changes[0].digest if len(changes) == 1 else None
+        places = {f"{change.destination.registry_id}/{change.destination.region}" for change in changes}
+        details = {change.episode.now.detail for change in changes}
+        destination = places.pop() if len(places) == 1 else None
+        detail = (details.pop() or None) if len(details) == 1 else None
+        if event == _FAILED:
+            self._log.warned(
+                "replication_failed",
+                image=image,
+                digest=digest,
+                destination=destination,
+                failure_code=detail,
+                images=images,
+            )
+        elif event == _GONE:
+            self._log.warned(
+                "replica_gone",
+                image=image,
+                digest=digest,
+                destination=destination,
+                reason=detail,
+                images=images,
+            )
+        elif before == _FAILED:
+            self._log.noted(
+                "replication_recovered", image=image, digest=digest, destination=destination, images=images
+            )
+        else:
+            self._log.noted(
+                "replica_returned", image=image, digest=digest, destination=destination, images=images
+            )
+
+
+def _looked_at(image: ImageFacts, destination: Destination) -> bool:
+    return any(replica.destination == destination for of_name in image.replicas for replica in of_name)
+
+
+def _over(episode: _Episode, now: float) -> bool:
+    """Whether nothing is to be remembered of it any more."""
+    return not (episode.now.event or episode.logged.event) and now >= episode.quiet_until
+
+
+def _to_log(episode: _Episode, now: float, listed_at: float) -> bool:
+    if episode.now.event == episode.logged.event:
+        return False
+    if not episode.now.event:
+        return True
+    return now >= episode.quiet_until and (episode.now.event != _GONE or listed_at > episode.since)
+
+
+def _lines(changes: Sequence[_Change]) -> list[Sequence[_Change]]:
+    """The changes of each line: one, or those that are alike, and the rest of many kinds together."""
+    if len(changes) <= MOST_LINES:
+        return [[change] for change in changes]
+    alike: defaultdict[tuple[Destination, str], list[_Change]] = defaultdict(list)
+    for change in changes:
+        alike[change.destination, change.episode.now.detail].append(change)
+    lines = sorted(alike.values(), key=len, reverse=True)
+    rest = [change for line in lines[MOST_LINES:] for change in line]
+    return [*lines[:MOST_LINES], *([rest] if rest else [])]
