@@ -155,11 +155,3 @@ def known_metrics() -> set[str]:
 def test_only_metrics_of_the_catalogue_are_asked() -> None:
     asked = {word for rule in rules().values() for word in re.findall(r"\becr_\w+", rule["expr"])}
     assert asked <= known_metrics()
-
-
-@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
-def test_a_runbook_speaks_of_what_exists(page: Path) -> None:
-    text = page.read_text()
-    assert set(re.findall(r"\becr_\w+", text)) <= known_metrics()
-    for link in re.findall(r"\]\(([^)]*)\)", text):
-        assert (RUNBOOKS / link).is_file(), link
