@@ -67,6 +67,7 @@ def test_aws_has_each_operation_and_option(page: Path) -> None:
         model = session.get_service_model(service)
         names = {xform_name(name, "-"): name for name in model.operation_names}
         shape = model.operation_model(names[operation]).input_shape
+        assert shape
         members = {xform_name(name, "-"): name for name in shape.members}
         options = {word.removeprefix("--") for word in words if word.startswith("--")}
         assert options <= members.keys() | GLOBAL, (service, operation)
