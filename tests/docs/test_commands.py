@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import botocore.session
+import jmespath  # type: ignore[import-untyped]
 import pytest
 from botocore import xform_name
 from support.alert_cases import CASES
@@ -73,6 +74,15 @@ def test_aws_has_each_operation_and_option(page: Path) -> None:
         assert options <= members.keys() | GLOBAL, (service, operation)
         assert {xform_name(name, "-") for name in shape.required_members} <= options, (service, operation)
         assert service in {"iam", "sts", "account"} or "region" in options, (service, operation)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=titled)
+def test_each_query_of_an_answer_is_one_of_jmespath(page: Path) -> None:
+    for call in (call for block in blocks(page) for call in calls(block) if "--query" in call):
+        query = call[call.index("--query") + 1]
+        assert jmespath.compile(query).parsed, query
+        # As text, each page of an answer is sorted alone.
+        assert "sort" not in query or "text" not in call
 
 
 def test_the_runbooks_have_calls_of_many_kinds() -> None:
