@@ -315,8 +315,8 @@ class Truth:
         """Series on the page that were not true at any time since the given times.
 
         Not `looks`: destinations may be out of reach, so that an image that was just selected is MISSING. An
-        image that was COMPLETE and is held there is not asked about, also if a copy that was deleted came back
-        between two looks.
+        image that was COMPLETE and is held there is not asked about, also if a deleted copy came back between
+        two looks.
         """
         for key, status in shown.status.items():
             home, repository, tag, place = key

@@ -87,7 +87,7 @@ class Context:
         self.name = ""
         self.facts = RegistryFacts(source, since=shared.clock.monotonic())
         self.pacing = Pacing(clock=shared.clock, random=shared.random, settings=settings)
-        self.transitions = Transitions(self.facts, shared.clock, self)
+        self.transitions = Transitions(self.facts, shared.clock, shared.turns, self)
         self.clients: dict[Access, EcrClient] = {}
         #: The calls in flight, at most one for each job, in the order in which they were sent.
         self.in_flight: dict[Job, Call] = {}

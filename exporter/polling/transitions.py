@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 from exporter.polling.calls import Clock, Events
+from exporter.polling.turns import Turns
 from exporter.replication.facts import ImageFacts, RegistryFacts
 from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Status
+from exporter.replication.steps import Steps, sliced
 
 #: Seconds after a line in which further changes are collected, and before the first one.
 COLLECT_FOR, SHORT_PAUSE = 60.0, 1.0
 #: Seconds until an image that recovered and fails again at the same destination is logged again.
 REPEAT_AFTER = 3600.0
-#: If more changes than that come together, those at one destination for one reason share a line.
+#: If more changes than that come together, those at one destination for one reason share a line. It is also
+#: the number of images that such a line names.
 MOST_LINES = 5
-#: Images that a shared line names.
-_NAMED = 5
 
 _FAILED, _GONE = "replication_failed", "replica_gone"
 _GONE_STATES = frozenset((ReplicaState.ABSENT, ReplicaState.ARCHIVED))
@@ -75,11 +76,22 @@ class _Episode:
     recalled: bool = False
 
 
-class _Change(NamedTuple):
-    image: str
-    digest: str
-    destination: Destination
-    episode: _Episode
+class _Kind(NamedTuple):
+    """Changes of one kind can share a line. None: not the same for all of them."""
+
+    before: str
+    event: str
+    destination: Destination | None
+    detail: str | None
+
+
+@dataclass(slots=True)
+class _Changes:
+    """Changes of one kind: how many, and the name and digest of the first images."""
+
+    kind: _Kind
+    count: int = 0
+    first: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Transitions:
@@ -89,9 +101,10 @@ class Transitions:
     again. What comes within a minute of a line is collected. What an earlier process saw is not logged again.
     """
 
-    def __init__(self, facts: RegistryFacts, clock: Clock, log: Events) -> None:
+    def __init__(self, facts: RegistryFacts, clock: Clock, turns: Turns, log: Events) -> None:
         self._facts = facts
         self._clock = clock
+        self._turns = turns
         self._log = log
         self._began = clock.monotonic()
         #: By repository and digest.
@@ -143,57 +156,63 @@ class Transitions:
     def record(self) -> float:
         """Log what changed, if it is time to; the monotonic time of the next look."""
         now = self._clock.monotonic()
-        if now < self._look_at:
-            return self._look_at
-        changes = list(self._changes(now))
-        self._write(changes, now)
-        self._log_at = now + (COLLECT_FOR if changes else SHORT_PAUSE)
-        self._look_at = now + COLLECT_FOR if self._episodes else float("inf")
+        if now >= self._look_at:
+            self._look_at, self._log_at = float("inf"), now + COLLECT_FOR
+            self._turns.begin(self._look(now))
         return self._look_at
 
-    def _changes(self, now: float) -> Iterator[_Change]:
-        """What is to be logged. Drops what is over, and images that are watched no longer."""
-        for (repository, digest), episodes in list(self._episodes.items()):
-            facts = self._facts.repositories.get(repository)
-            image = facts.images.get(digest) if facts else None
-            listed_at = facts.listed_at if facts else None
-            for destination, episode in list(episodes.items()):
-                if image is None or _over(episode, now):
-                    del episodes[destination]
-                elif _to_log(episode, now, listed_at or 0.0):
+    def _look(self, now: float) -> Steps[None]:
+        """Log what is to be logged. Drops what is over, and images that are watched no longer."""
+        found: dict[_Kind, _Changes] = {}
+        for keys in sliced(list(self._episodes)):
+            for key in keys:
+                self._look_at_image(*key, now, found)
+            yield
+        by_event: defaultdict[tuple[str, str], list[_Changes]] = defaultdict(list)
+        for kind, changes in found.items():
+            by_event[kind.before, kind.event].append(changes)
+        for alike in by_event.values():
+            for line in _lines(alike):
+                self._write(line)
+        self._log_at = now + (COLLECT_FOR if found else SHORT_PAUSE)
+        if self._episodes:
+            self._look_at = min(self._look_at, now + COLLECT_FOR)
+
+    def _look_at_image(self, repository: str, digest: str, now: float, found: dict[_Kind, _Changes]) -> None:
+        facts = self._facts.repositories.get(repository)
+        image = facts.images.get(digest) if facts else None
+        listed_at = facts.listed_at if facts else None
+        episodes = self._episodes.get((repository, digest), {})
+        for destination, episode in list(episodes.items()):
+            if image is None or _over(episode, now):
+                del episodes[destination]
+            elif _to_log(episode, now, listed_at or 0.0):
+                event = episode.now.event
+                kind = _Kind(episode.logged.event, event, destination, episode.now.detail if event else "")
+                changes = found.setdefault(kind, _Changes(kind))
+                changes.count += 1
+                if len(changes.first) < MOST_LINES:
                     tag = image.names[0].tag
-                    name = f"{repository}:{tag}" if tag else f"{repository}@{digest}"
-                    yield _Change(name, digest, destination, episode)
-            if not episodes:
-                del self._episodes[repository, digest]
+                    changes.first.append((f"{repository}:{tag}" if tag else f"{repository}@{digest}", digest))
+                episode.logged = episode.now
+                if event:
+                    episode.quiet_until = now + REPEAT_AFTER
+        if not episodes:
+            self._episodes.pop((repository, digest), None)
 
-    def _write(self, changes: Sequence[_Change], now: float) -> None:
-        by_event: defaultdict[tuple[str, str], list[_Change]] = defaultdict(list)
-        for change in changes:
-            by_event[change.episode.logged.event, change.episode.now.event].append(change)
-        for (before, event), alike in by_event.items():
-            for some in _lines(alike):
-                self._write_line(before, event, some)
-        for change in changes:
-            change.episode.logged = change.episode.now
-            if change.episode.now.event:
-                change.episode.quiet_until = now + REPEAT_AFTER
-
-    def _write_line(self, before: str, event: str, changes: Sequence[_Change]) -> None:
-        image = ", ".join(change.image for change in changes[:_NAMED])
-        images = len(changes) if len(changes) > 1 else None
-        digest = changes[0].digest if len(changes) == 1 else None
-        places = {f"{change.destination.registry_id}/{change.destination.region}" for change in changes}
-        details = {change.episode.now.detail for change in changes}
-        destination = places.pop() if len(places) == 1 else None
-        detail = (details.pop() or None) if len(details) == 1 else None
+    def _write(self, changes: _Changes) -> None:
+        before, event, to, detail = changes.kind
+        image = ", ".join(name for name, _ in changes.first)
+        images = changes.count if changes.count > 1 else None
+        digest = changes.first[0][1] if changes.count == 1 else None
+        destination = f"{to.registry_id}/{to.region}" if to else None
         if event == _FAILED:
             self._log.warned(
                 "replication_failed",
                 image=image,
                 digest=digest,
                 destination=destination,
-                failure_code=detail,
+                failure_code=detail or None,
                 images=images,
             )
         elif event == _GONE:
@@ -232,13 +251,18 @@ def _to_log(episode: _Episode, now: float, listed_at: float) -> bool:
     return now >= episode.quiet_until and (episode.now.event != _GONE or listed_at > episode.since)
 
 
-def _lines(changes: Sequence[_Change]) -> list[Sequence[_Change]]:
-    """The changes of each line: one, or those that are alike, and the rest of many kinds together."""
-    if len(changes) <= MOST_LINES:
-        return [[change] for change in changes]
-    alike: defaultdict[tuple[Destination, str], list[_Change]] = defaultdict(list)
-    for change in changes:
-        alike[change.destination, change.episode.now.detail].append(change)
-    lines = sorted(alike.values(), key=len, reverse=True)
-    rest = [change for line in lines[MOST_LINES:] for change in line]
-    return [*lines[:MOST_LINES], *([rest] if rest else [])]
+def _lines(alike: list[_Changes]) -> list[_Changes]:
+    """The lines about one event: one for each change, or one for each of the largest kinds and the rest."""
+    if sum(changes.count for changes in alike) <= MOST_LINES:
+        return [_Changes(changes.kind, 1, [image]) for changes in alike for image in changes.first]
+    alike.sort(key=lambda changes: changes.count, reverse=True)
+    lines, rest = alike[:MOST_LINES], alike[MOST_LINES:]
+    if rest:
+        kind = rest[0].kind
+        if any(changes.kind.destination != kind.destination for changes in rest):
+            kind = kind._replace(destination=None)
+        if any(changes.kind.detail != kind.detail for changes in rest):
+            kind = kind._replace(detail=None)
+        first = [image for changes in rest for image in changes.first]
+        lines.append(_Changes(kind, sum(changes.count for changes in rest), first[:MOST_LINES]))
+    return lines

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import pytest
-from support.command import eventually
+from support.command import eventually, running
 from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
 from support.live import PARTNER, living, populated
 from support.logfmt import parse
@@ -106,6 +106,16 @@ def test_the_document_has_each_event_with_its_level_and_fields() -> None:
 def test_the_reader_of_logfmt_is_strict(line: str) -> None:
     with pytest.raises(ValueError, match=r"column|Unterminated|Expecting"):
         parse(line)
+
+
+def test_the_command_logs_an_image_that_fails(tmp_path: Path) -> None:
+    with running(tmp_path, "--demo") as demo:
+        lines = eventually(lambda: re.findall(r"^.*msg=replication_failed .*$", demo.log(), re.MULTILINE))
+    fields = dict(parse(lines[0]))
+    assert str(fields["image"]).startswith("team/worker:build-")
+    assert str(fields["digest"]).startswith("sha256:")
+    assert fields["destination"] == f"{PARTNER}/us-west-2"
+    assert fields["failure_code"] == "DESTINATION_REGISTRY_ACCESS_DENIED"
 
 
 READERS: Mapping[str, Callable[[str], dict[str, object]]] = {

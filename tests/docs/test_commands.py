@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import botocore.session
+import jmespath  # type: ignore[import-untyped]
 import pytest
+import yaml
 from botocore import xform_name
 from support.alert_cases import CASES
 
@@ -75,6 +77,15 @@ def test_aws_has_each_operation_and_option(page: Path) -> None:
         assert service in {"iam", "sts", "account"} or "region" in options, (service, operation)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=titled)
+def test_each_query_of_an_answer_is_one_of_jmespath(page: Path) -> None:
+    for call in (call for block in blocks(page) for call in calls(block) if "--query" in call):
+        query = call[call.index("--query") + 1]
+        assert jmespath.compile(query).parsed, query
+        # As text, each page of an answer is sorted alone.
+        assert "sort" not in query or "text" not in call
+
+
 def test_the_runbooks_have_calls_of_many_kinds() -> None:
     operations = {call[1] for page in PAGES for block in blocks(page) for call in calls(block)}
     assert operations >= {
@@ -98,6 +109,17 @@ def test_the_labels_of_the_alert_fill_the_variables(page: Path) -> None:
     labels = {label for case in CASES if case.alert == page.stem for label in case.labels}
     if "from the label" in text:
         assert {LABELS[name] for name in set_here & LABELS.keys()} <= labels
+
+
+def test_the_examples_have_the_units_and_services_of_the_commands() -> None:
+    examples = RUNBOOKS.parents[1] / "examples"
+    services = yaml.safe_load((examples / "compose.yaml").read_text())["services"]
+    units = {unit.stem for unit in (examples / "systemd").iterdir()}
+    code = "\n".join(block for page in PAGES for block in blocks(page))
+    composed = re.findall(r"docker compose .* (\S+)$", code, re.MULTILINE)
+    managed = re.findall(r"(?:systemctl status|journalctl --unit) (\S+)", code)
+    assert len(composed) > 1 < len(managed)
+    assert (set(composed) - services.keys(), set(managed) - units) == (set(), set())
 
 
 def test_the_labels_of_an_alert_become_variables(command: Callable[[str, str], str]) -> None:

@@ -16,7 +16,7 @@ TAGS = 300
 REGIONS = ("eu-west-1", "us-west-2", "ap-southeast-2")
 
 
-def page(destinations: int, *, looked: bool) -> tuple[bytes, bytes]:
+def page(destinations: int, *, looked: bool, image_series: str = "all") -> tuple[bytes, bytes]:
     """The plain and the compressed page of an exporter that watches tags with well images."""
     to = [Destination(region, ACCOUNT) for region in REGIONS[:destinations]]
     home = FakeECR(rules=(Rule(tuple(to)),), page_size=1000)
@@ -27,7 +27,8 @@ def page(destinations: int, *, looked: bool) -> tuple[bytes, bytes]:
         home.report("team/application", digest, *map(complete, to))
         for ecr in there:
             ecr.push("team/application", tag, at=pushed_at, digest=digest)
-    rig = Rig(looking(replica_interval=900.0 if looked else 0.0), home, *there)
+    settings = looking(replica_interval=900.0 if looked else 0.0, image_series=image_series)
+    rig = Rig(settings, home, *there)
     rig.run(2000)
     exposition = Exposition(instruments=Instruments(), store=rig.store, figures=Figures(), clock=rig.clock)
     plain = exposition.page(accept="", accept_encoding="", names=()).body
@@ -44,3 +45,9 @@ def test_the_series_of_a_name_and_their_size(destinations: int, *, looked: bool)
     assert len(series) == TAGS * (2 + (5 if looked else 4) * destinations)
     assert 200 < sum(map(len, series)) / len(series) < 220
     assert len(packed) / len(series) < 25, "of few images, whose headings count"
+
+
+def test_a_well_image_may_have_no_series() -> None:
+    plain, _ = page(3, looked=True, image_series="unfinished")
+    assert b'tag="' not in plain
+    assert b"ecr_repository_replication_images{" in plain
