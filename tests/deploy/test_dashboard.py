@@ -205,13 +205,13 @@ def run_promtool(folder: Path, command: Callable[[str, str], str], test: Mapping
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def annotations() -> dict[str, str]:
+def rule_changes() -> dict[str, str]:
     return {each["name"]: chosen(each["expr"]) for each in dashboard()["annotations"]["list"]}
 
 
 def test_annotations_are_queries(scraping: Prometheus) -> None:
     """The rules of the demo do not change, so a query has no answer."""
-    eventually(lambda: not any(scraping.query(expr) for expr in annotations().values()))
+    eventually(lambda: not any(scraping.query(expr) for expr in rule_changes().values()))
 
 
 def test_a_change_of_the_rules_is_annotated_and_a_restart_is_not(
@@ -238,7 +238,7 @@ def test_a_change_of_the_rules_is_annotated_and_a_restart_is_not(
             "eval_time": f"{minute}m",
             "exp_samples": [{"labels": "{}", "value": 1}] if minute in marks[name] else [],
         }
-        for name, expr in annotations().items()
+        for name, expr in rule_changes().items()
         for minute in sorted(set(range(15, 240)) - version_decides)
     ]
     run_promtool(tmp_path, command, {"interval": "1m", "input_series": given, "promql_expr_test": asked})
