@@ -226,9 +226,13 @@ def test_the_dashboard_is_where_grafanas_sidecar_finds_it() -> None:
     assert json.loads(text) == json.loads((CHART / "files" / "dashboard.json").read_text())
 
 
-def test_the_dashboard_links_to_the_status_page_of_the_values() -> None:
-    values = {"dashboard": {"enabled": True, "statusPageUrl": "https://ecr.example/"}}
+def test_the_dashboard_links_to_the_addresses_of_the_values() -> None:
+    values = {
+        "dashboard": {"enabled": True, "statusPageUrl": "https://ecr.example/"},
+        "prometheusRule": {"runbookBaseUrl": "https://runbooks.example/"},
+    }
     (text,) = rendered("dashboard", values)["data"].values()
-    assert "localhost" not in text
+    assert not re.search("localhost|github", text)
+    assert "https://runbooks.example/${__value.raw}.md" in text
     (page,) = (each for each in json.loads(text)["templating"]["list"] if each["name"] == "status_page")
     assert page["current"]["value"] == "https://ecr.example"
