@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter_rows import BACKLOG, EXPORTER
-from image_rows import BACKFILLS, DESTINATIONS, LAG, OVERVIEW, REPLICAS, TROUBLE
-from panels import placed, variable
-from queries import REGISTRY
+from exporter_rows import BACKLOG, EVENTS, EXPORTER
+from image_rows import BACKFILLS, DESTINATIONS, LAG, OBJECTIVE, OVERVIEW, REPLICAS, RUNBOOKS, TROUBLE
+from panels import BLUE, ORANGE, annotation, placed, variable
+from queries import REGISTRY, RULE_ADDED, RULE_REMOVED
 
 FILE = Path(__file__).parent / "ecr-replication-exporter" / "files" / "dashboard.json"
+#: Text of an annotation.
+RULE = "{{source_registry_id}}/{{source_region}}: {{repository_filter}}* to {{registry_id}}/{{region}}"
 SCHEMA_VERSION = 42  # Grafana 12 and 13; newer ones migrate it by themselves
-ROWS = (OVERVIEW, DESTINATIONS, REPLICAS, TROUBLE, BACKFILLS, LAG, BACKLOG, EXPORTER)
+ROWS = (OVERVIEW, DESTINATIONS, REPLICAS, TROUBLE, BACKFILLS, LAG, OBJECTIVE, EVENTS, BACKLOG, EXPORTER)
+#: The chart replaces it by dashboard.statusPageUrl.
+STATUS_PAGE = "http://localhost:10042"
 
 
 def variables() -> list[Mapping[str, Any]]:
@@ -42,6 +46,15 @@ def variables() -> list[Mapping[str, Any]]:
         variable(
             "repository", "Repository", f"ecr_repository_replication_images{{{REGISTRY}}}", "repository"
         ),
+        variable(
+            "to_account", "To account", f"ecr_repository_replication_images{{{REGISTRY}}}", "registry_id"
+        ),
+        variable(
+            "to_region",
+            "To Region",
+            f'ecr_repository_replication_images{{{REGISTRY},registry_id=~"$to_account"}}',
+            "region",
+        ),
         {
             "name": "window",
             "label": "Quantiles over",
@@ -50,7 +63,19 @@ def variables() -> list[Mapping[str, Any]]:
             "current": {"text": "1h", "value": "1h"},
             "options": [{"text": w, "value": w, "selected": w == "1h"} for w in windows],
         },
+        {
+            "name": "status_page",
+            "label": "Status page",
+            "type": "textbox",
+            "query": STATUS_PAGE,
+            "current": {"text": STATUS_PAGE, "value": STATUS_PAGE},
+            "options": [{"text": STATUS_PAGE, "value": STATUS_PAGE, "selected": True}],
+        },
     ]
+
+
+def _link(title: str, url: str) -> Mapping[str, Any]:
+    return {"title": title, "type": "link", "url": url, "icon": "external link", "targetBlank": True}
 
 
 def dashboard() -> Mapping[str, Any]:
@@ -66,8 +91,13 @@ def dashboard() -> Mapping[str, Any]:
         "refresh": "1m",
         "time": {"from": "now-6h", "to": "now"},
         "timezone": "browser",
-        "annotations": {"list": []},
-        "links": [],
+        "annotations": {
+            "list": [
+                annotation("Replication rule added", RULE_ADDED, RULE, BLUE),
+                annotation("Replication rule removed", RULE_REMOVED, RULE, ORANGE),
+            ]
+        },
+        "links": [_link("Status page", "${status_page}/"), _link("Runbooks", RUNBOOKS)],
         "templating": {"list": variables()},
         "panels": placed(ROWS),
     }

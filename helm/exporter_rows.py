@@ -83,6 +83,49 @@ BACKLOG = Row(
         ),
     ],
 )
+RECEIVED = f"{OWN}events_received_total{{{REGISTRY}}}"
+EVENTS = Row(
+    "Events",
+    [
+        stat(
+            "Events queues",
+            Query(f"min ({OWN}events_queue_success{{{REGISTRY}}})"),
+            "Whether every events queue can be read. No data without a queue.",
+            steps=[(None, RED), (1, GREEN)],
+            width=4,
+            defaults={
+                "mappings": [{"type": "value", "options": {"0": {"text": "failing"}, "1": {"text": "read"}}}]
+            },
+        ),
+        lines(
+            "Events by kind",
+            Query(f"sum by (kind) (rate({RECEIVED}[$__rate_interval]))", "{{kind}}"),
+            about="Messages that the queues gave, per second.",
+            unit="reqps",
+            custom=STACKED,
+            width=7,
+        ),
+        lines(
+            "Events by outcome",
+            Query(f"sum by (outcome) (rate({RECEIVED}[$__rate_interval]))", "{{outcome}}"),
+            about="used, foreign (not watched), duplicate, old (polling was sooner), invalid.",
+            unit="reqps",
+            custom=STACKED,
+            width=7,
+        ),
+        lines(
+            "Events take",
+            Query(
+                "histogram_quantile(0.95, sum by (le, source_registry_id, source_region)"
+                f" (rate({OWN}event_delay_seconds_bucket{{{REGISTRY}}}[$window])))",
+                "{{source_registry_id}}/{{source_region}}",
+            ),
+            about="The 0.95 quantile over the chosen window, from the event to its handling.",
+            unit="s",
+            width=6,
+        ),
+    ],
+)
 EXPORTER = Row(
     "The exporter",
     [

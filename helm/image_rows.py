@@ -14,6 +14,7 @@ from panels import (
     Query,
     Row,
     lines,
+    link,
     matrix,
     stat,
     table,
@@ -21,18 +22,25 @@ from panels import (
 from queries import (
     BUCKETS,
     COMPLETE,
+    DESTINATION,
     FAILED,
     IMAGES,
     REGISTRY,
     REPLICA_PROBLEMS,
     REPOSITORY,
+    RULES,
     TARGET,
+    THERE,
     UNFINISHED,
     images,
     labelled,
     once,
     per_image,
 )
+
+RUNBOOKS = "https://github.com/ecr-replication-exporter/ecr-replication-exporter/blob/main/docs/runbooks"
+TO_RUNBOOK = link("Alert", "Runbook", RUNBOOKS + "/${__value.raw}.md")
+TO_PAGE = link("Repository", "Status page", "${status_page}/?repository=${__value.raw}")
 
 
 def _status(status: str, title: str, colour: str, about: str) -> Panel:
@@ -57,9 +65,7 @@ OVERVIEW = Row(
         ),
         stat(
             "Oldest unfinished",
-            Query(
-                f"max (time() - ecr_repository_replication_oldest_pending_timestamp_seconds{{{REPOSITORY}}})"
-            ),
+            Query(f"max (time() - ecr_repository_replication_oldest_pending_timestamp_seconds{{{THERE}}})"),
             "Age since its push of the oldest image that is in progress or missing.",
             steps=[(None, GREEN), (1800, ORANGE), (7200, RED)],
             unit="s",
@@ -93,7 +99,7 @@ DESTINATIONS = Row(
         ),
         table(
             "Alerts",
-            once('ALERTS{alertname=~"ECR(Replica|Backfill|Destination).+"}'),
+            once('ALERTS{alertname=~"ECR(Replica|Backfill|Destination|Events).+"}'),
             about="Alerts of the shipped rules that are pending or firing.",
             columns={
                 "alertname": "Alert",
@@ -104,11 +110,12 @@ DESTINATIONS = Row(
                 "registry_id": "Account",
                 "region": "Region",
             },
+            overrides=[TO_RUNBOOK, TO_PAGE],
         ),
         table(
             "Replication rules",
             "max by (source_registry_id, source_region, repository_filter, registry_id, region,"
-            f" delete_replication) (ecr_registry_replication_rule_info{{{REGISTRY}}})",
+            f" delete_replication) ({RULES})",
             about="Where the registries send what is pushed to repositories with a prefix; none: all.",
             columns={
                 "source_registry_id": "From account",
@@ -145,8 +152,7 @@ REPLICAS = Row(
         matrix(
             "Copies by state",
             labelled(
-                "sum by (registry_id, region, state)"
-                f" ({once(f'ecr_repository_replica_images{{{REPOSITORY}}}')})",
+                f"sum by (registry_id, region, state) ({once(f'ecr_repository_replica_images{{{THERE}}}')})",
                 "destination",
                 "registry_id",
                 "region",
@@ -158,7 +164,7 @@ REPLICAS = Row(
         ),
         table(
             "Destinations that cannot be looked at",
-            once("ecr_destination_failure_info"),
+            once(f"ecr_destination_failure_info{{{DESTINATION}}}"),
             about="Empty is well. What was seen last stays for replica_interval and stale_after.",
             columns={"registry_id": "Account", "region": "Region", "reason": "Reason"},
             width=6,
@@ -166,7 +172,7 @@ REPLICAS = Row(
         lines(
             "Age of the last look",
             Query(
-                f"time() - {once('ecr_destination_last_success_timestamp_seconds')}",
+                f"time() - {once(f'ecr_destination_last_success_timestamp_seconds{{{DESTINATION}}}')}",
                 "{{registry_id}}/{{region}}",
             ),
             about="Since each repository of the destination was looked at.",
@@ -185,6 +191,7 @@ REPLICAS = Row(
                 "reason": "Reason",
             },
             width=WIDTH,
+            overrides=[TO_PAGE],
         ),
     ],
 )
@@ -205,6 +212,7 @@ TROUBLE = Row(
             },
             unit="s",
             sort="For",
+            overrides=[TO_PAGE],
         ),
         table(
             "Unfinished images",
@@ -220,13 +228,14 @@ TROUBLE = Row(
             },
             unit="s",
             sort="For",
+            overrides=[TO_PAGE],
         ),
     ],
 )
 
 
 def backfill_images(state: str) -> str:
-    return once(f'ecr_registry_backfill_images{{{REGISTRY},state="{state}"}}')
+    return once(f'ecr_registry_backfill_images{{{REGISTRY},{DESTINATION},state="{state}"}}')
 
 
 BACKFILLS = Row(
@@ -234,14 +243,14 @@ BACKFILLS = Row(
     [
         table(
             "Status",
-            once(f"ecr_registry_backfill_status{{{REGISTRY}}}") + " == 1",
+            once(f"ecr_registry_backfill_status{{{REGISTRY},{DESTINATION}}}") + " == 1",
             about="The newest backfill to each destination, until a day after its end.",
             columns={**FROM_TO, "status": "Status"},
             width=8,
         ),
         table(
             "Why it failed",
-            once(f"ecr_registry_backfill_failure_info{{{REGISTRY}}}"),
+            once(f"ecr_registry_backfill_failure_info{{{REGISTRY},{DESTINATION}}}"),
             about="The codes that ECR reports for the backfill and its images.",
             columns={**FROM_TO, "failure_code": "Code"},
             width=8,
@@ -297,6 +306,36 @@ LAG = Row(
                 "yAxis": {"axisPlacement": "left", "unit": "s"},
                 "tooltip": {"mode": "single", "yHistogram": False},
             },
+        ),
+    ],
+)
+BURN_RATE = f"destination:ecr_replication:burn_rate{{{REGISTRY},{DESTINATION}}}"
+OF_THE_PERIOD = f'destination:ecr_replication:burn_rate{{{REGISTRY},{DESTINATION},window="period"}}'
+OBJECTIVE = Row(
+    "Objective: COMPLETE in time",
+    [
+        stat(
+            "Error budget left",
+            Query(f"1 - max ({OF_THE_PERIOD})"),
+            "At the destination that has the least. Below 0: missed. Needs the shipped rules.",
+            steps=[(None, RED), (0, ORANGE), (0.25, GREEN)],
+            unit="percentunit",
+            width=4,
+        ),
+        lines(
+            "Burn rate",
+            Query(f"max by (window) ({BURN_RATE})", "{{window}}"),
+            about="At the worst destination. At 1 the budget is used up exactly within its period.",
+            width=10,
+        ),
+        table(
+            "Late pushes",
+            "topk(200, count by (repository, digest, source_registry_id, source_region, registry_id, region)"
+            f" (present_over_time(image:ecr_replication:late{{{THERE}}}[$window])))",
+            about="Two hundred pushes that were not COMPLETE in time within the chosen window.",
+            columns={"repository": "Repository", "digest": "Digest", **FROM_TO},
+            width=10,
+            overrides=[TO_PAGE],
         ),
     ],
 )

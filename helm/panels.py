@@ -138,6 +138,28 @@ def line_colour(status: str, colour: str) -> Mapping[str, Any]:
     }
 
 
+def link(column: str, title: str, url: str) -> Mapping[str, Any]:
+    """A link in the cells of a column. `${__value.raw}` in the URL is the cell."""
+    return {
+        "matcher": {"id": "byName", "options": column},
+        "properties": [{"id": "links", "value": [{"title": title, "url": url, "targetBlank": True}]}],
+    }
+
+
+def annotation(name: str, expr: str, text: str, colour: str) -> Mapping[str, Any]:
+    """Marks on every graph where the query has an answer."""
+    return {
+        "name": name,
+        "datasource": DATASOURCE,
+        "enable": True,
+        "iconColor": colour,
+        "expr": expr,
+        "step": "60s",
+        "titleFormat": name,
+        "textFormat": text,
+    }
+
+
 def variable(name: str, label: str, metric: str, of: str) -> Mapping[str, Any]:
     """A choice of some values of a label, or all."""
     query = f"label_values({metric}, {of})"

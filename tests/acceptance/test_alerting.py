@@ -89,6 +89,8 @@ def alertmanager_config(receiver: Receiver) -> Mapping[str, Any]:
     """The example with short waits and the receiver of the test."""
     config: dict[str, Any] = example("alertmanager.yml")
     config["route"] |= {"group_wait": f"{GROUP_WAIT}s", "group_interval": f"{GROUP_INTERVAL}s"}
+    for each in config["route"]["routes"]:
+        each |= {"group_wait": f"{GROUP_WAIT}s"}
     for each in config["receivers"]:
         each["webhook_configs"] = [{"url": receiver.url + each["name"]}]
     return config
@@ -224,7 +226,8 @@ def test_failures_of_a_real_exporter_fire_the_alerts(
     soon["ECRReplicationSlow"] |= {"slowerThanSeconds": 0}
     for name in ("ECRReplicationStuck", "ECRReplicationMissing"):
         soon[name] |= {"olderThanSeconds": 0}
-    rules.write_text(shipped_rules(tmp_path, {"alerts": soon}))
+    soon["ECRReplicationBudgetBurnsFast"] |= {"pushes": 0}
+    rules.write_text(shipped_rules(tmp_path, {"alerts": soon, "slo": {"withinSeconds": 5}}))
 
     def firing() -> set[str]:
         found = scraping.query("ALERTS{alertstate='firing'}")
@@ -238,7 +241,7 @@ def test_failures_of_a_real_exporter_fire_the_alerts(
         exporter(tmp_path, troubled_aws, scraped, config=TROUBLED) as running_exporter,
     ):
         fires("Failed", "Missing", "StatusUnknown", "Stuck")
-        fires("ECRBackfillFailed", "ECRBackfillImagesFailed")
+        fires("BudgetBurnsFast", "ECRBackfillFailed", "ECRBackfillImagesFailed")
         fires("TargetDenied", "TargetEmpty", "TargetNotFound", "ExporterImagesSkipped")
         # A rate needs a second sample, so the first replication that is counted fires nothing.
         troubled_aws.push(ACCOUNT, REGION, "team/app", "late")

@@ -181,9 +181,9 @@ def test_the_objective_is_a_value() -> None:
     slo = {"objective": 95, "withinSeconds": 1800, "period": "7d"}
     found = recorded(slo=slo)
     windows = {window for name, window in found if name == "destination:ecr_replication:in_time"}
-    assert windows == {"5m", "30m", "1h", "2h", "6h", "1d", "3d", "7d"}
+    assert windows == {"5m", "30m", "1h", "2h", "6h", "1d", "3d", "period"}
     assert {window for name, window in found if name == "destination:ecr_replication:late"} == windows
-    in_time = found["destination:ecr_replication:in_time", "7d"]
+    in_time = found["destination:ecr_replication:in_time", "period"]
     assert """ecr_image_replication_duration_seconds_bucket{le=~"1800([.]0)?"}[7d]""" in in_time
     assert "> 1800 < 1800 + 600" in found["image:ecr_replication:late", ""]
     assert found["destination:ecr_replication:burn_rate", ""].rstrip().endswith("/ (1 - 95 / 100)")
@@ -196,7 +196,7 @@ def test_windows_are_values_and_are_recorded() -> None:
         "ECRReplicationBudgetBurnsSlowly": {"enabled": False},
     }
     windows = {window for _, window in recorded(alerts=alerts)}
-    assert windows == {"", "2h", "10m", "30d"}
+    assert windows == {"", "2h", "10m", "period"}
     expr = rules(alerts=alerts)["ECRReplicationBudgetBurnsFast"]["expr"]
     assert re.findall(r'burn_rate\{window="(\w+)"\} > (\S+)', expr) == [("2h", "7"), ("10m", "7")]
 
@@ -224,3 +224,15 @@ def test_the_dashboard_is_where_grafanas_sidecar_finds_it() -> None:
     ((name, text),) = found["data"].items()
     assert name.endswith(".json")
     assert json.loads(text) == json.loads((CHART / "files" / "dashboard.json").read_text())
+
+
+def test_the_dashboard_links_to_the_addresses_of_the_values() -> None:
+    values = {
+        "dashboard": {"enabled": True, "statusPageUrl": "https://ecr.example/"},
+        "prometheusRule": {"runbookBaseUrl": "https://runbooks.example/"},
+    }
+    (text,) = rendered("dashboard", values)["data"].values()
+    assert not re.search("localhost|github", text)
+    assert "https://runbooks.example/${__value.raw}.md" in text
+    (page,) = (each for each in json.loads(text)["templating"]["list"] if each["name"] == "status_page")
+    assert page["current"]["value"] == "https://ecr.example"

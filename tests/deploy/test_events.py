@@ -16,13 +16,13 @@ ACCOUNT = "111122223333"
 SOURCE, DESTINATION = "us-east-1", "eu-west-1"
 BUS = f"arn:aws:events:{SOURCE}:{ACCOUNT}:event-bus/ecr-events"
 QUEUE = f"arn:aws:sqs:{SOURCE}:{ACCOUNT}:ecr-events"
-ROLE = f"arn:aws:iam::{ACCOUNT}:role/ecr-events-{DESTINATION}"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/ecr-replications-{DESTINATION}"
 AT_SOURCE = cloudformation(
     "events.yaml",
     {"Name": "ecr-events", "AWS::AccountId": ACCOUNT, "Queue.Arn": QUEUE, "Bus": "ecr-events"},
 )["Resources"]
 AT_DESTINATION = cloudformation(
-    "events-destination.yaml", {"Name": "ecr-events", "EventBusArn": BUS, "Sender.Arn": ROLE}
+    "events-destination.yaml", {"AWS::AccountId": ACCOUNT, "EventBusArn": BUS, "Sender.Arn": ROLE}
 )["Resources"]
 
 
@@ -56,12 +56,14 @@ USED = (
     image("UPDATE_STORAGE_CLASS"),
     replication(),
     replication(result="FAILED"),
+    image("DELETE")._replace(region=DESTINATION),
+    image("UPDATE_STORAGE_CLASS")._replace(region=DESTINATION),
     api_call("ReplicateImage", errorCode="AccessDenied"),
 )
 NOT_USED = (
     Event(SOURCE, "ECR Image Scan", {"scan-status": "COMPLETE", "repository-name": "team/app"}),
     Event(SOURCE, "ECR Pull Through Cache Action", {"sync-status": "SUCCESS"}),
-    Event(DESTINATION, "ECR Image Action", image("PUSH").detail),
+    image("PUSH")._replace(region=DESTINATION),
     replication(**{"source-account": "999900001111"}),
     replication(**{"source-region": "us-west-2"}),
     api_call("ReplicateImage"),

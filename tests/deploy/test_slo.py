@@ -170,9 +170,9 @@ def test_what_is_left_of_the_budget(tmp_path: Path, command: Callable[[str, str]
     story = Story("", in_time=3, late=never(range(0, until, 9 * HOUR)), fires={})
     where = ",".join(f'{key}="{value}"' for key, value in {**SOURCE, **DESTINATION}.items())
     left = {
-        "expr": 'round(1000 * (1 - destination:ecr_replication:burn_rate{window="30d"}))',
+        "expr": 'round(1000 * (1 - destination:ecr_replication:burn_rate{window="period"}))',
         "eval_time": f"{until}m",
-        "exp_samples": [{"labels": f'{{job="ecr",window="30d",{where}}}', "value": 383}],
+        "exp_samples": [{"labels": f'{{job="ecr",window="period",{where}}}', "value": 383}],
     }
     series = input_series(story, until)
     promtool(

@@ -1,5 +1,5 @@
-# Sends the events of replications from a destination to the event bus of ../events. Apply it once in each destination
-# Region of each destination account, also of the source's own account. docs/events.md explains it.
+# Sends the events of replications and copies from a destination to the event bus of ../events. Apply it once in each
+# destination Region of each destination account, also of the source's own account. docs/events.md explains it.
 
 terraform {
   required_version = ">= 1.5"
@@ -17,9 +17,9 @@ variable "event_bus_arn" {
 }
 
 variable "name" {
-  description = "Name of the rules, and the beginning of the role's name."
+  description = "Name of the rules, and the beginning of the role's name. A second source needs another one."
   type        = string
-  default     = "ecr-events"
+  default     = "ecr-replications"
 }
 
 variable "failed_calls" {
@@ -27,6 +27,8 @@ variable "failed_calls" {
   type        = bool
   default     = false
 }
+
+data "aws_caller_identity" "this" {}
 
 locals {
   # Of arn:PARTITION:events:REGION:ACCOUNT:event-bus/NAME.
@@ -79,6 +81,24 @@ resource "aws_cloudwatch_event_rule" "replications" {
 
 resource "aws_cloudwatch_event_target" "replications" {
   rule      = aws_cloudwatch_event_rule.replications.name
+  target_id = "source"
+  arn       = var.event_bus_arn
+  role_arn  = aws_iam_role.sender.arn
+}
+
+resource "aws_cloudwatch_event_rule" "copies" {
+  name        = "${var.name}-copies"
+  description = "Deletions of images and changes of their storage class"
+  event_pattern = jsonencode({
+    source      = ["aws.ecr"]
+    detail-type = ["ECR Image Action"]
+    account     = [data.aws_caller_identity.this.account_id]
+    detail      = { action-type = ["DELETE", "UPDATE_STORAGE_CLASS"] }
+  })
+}
+
+resource "aws_cloudwatch_event_target" "copies" {
+  rule      = aws_cloudwatch_event_rule.copies.name
   target_id = "source"
   arn       = var.event_bus_arn
   role_arn  = aws_iam_role.sender.arn

@@ -34,7 +34,7 @@ omitted.
 {{- range $group := $source }}
   {{- $records := list }}
   {{- $alerts := list }}
-  {{- $windows := list }}
+  {{- $windows := ternary (list "period") list (not (empty $slo.period)) }}
   {{- range $asked := $group.rules }}
     {{- $knobs := get (default dict $rule.alerts) (default "" $asked.alert) | default dict }}
     {{- if $asked.record }}
@@ -75,8 +75,8 @@ omitted.
   {{- if $alerts }}
     {{- $recorded := list }}
     {{- range $asked := $records }}
-      {{- range $window := contains "<window>" $asked.expr | ternary (append $windows $slo.period | compact | uniq) (list "") }}
-        {{- $words := list $common $slo (dict "window" $window) }}
+      {{- range $window := contains "<window>" $asked.expr | ternary (uniq $windows) (list "") }}
+        {{- $words := list $common $slo (dict "window" (eq $window "period" | ternary $slo.period $window)) }}
         {{- $record := dict "record" $asked.record "expr" (include "ecr-replication-exporter.ruleText" (dict "text" $asked.expr "words" $words "selector" $selector "path" "prometheusRule.slo")) }}
         {{- if $window }}
           {{- $_ := set $record "labels" (dict "window" $window) }}
