@@ -6,6 +6,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Where the demo listens.
+PORT ?= 10042
 # Test processes. They mostly wait for sockets and subprocesses.
 AT_ONCE ?= 4
 
@@ -26,9 +28,12 @@ help: ## list the targets
 	  printf 'make %-14s %s\n' "$$name" "$$what"; done
 
 .PHONY: demo
-demo: $(demo) ## run the exporter on a simulated AWS, without an account or network (ARGS="..." adds flags)
-	@echo "Open http://localhost:10042/metrics (Ctrl-C stops)"
-	@exec $(bin)/ecr-replication-exporter --demo $(ARGS)
+demo: $(demo) ## run the exporter on a simulated AWS, without an account or network (PORT=8080 ARGS="...")
+	@$(bin)/python -c 'import socket; socket.create_server(("", $(PORT)))' 2>/dev/null || \
+	  { echo "Port $(PORT) is taken: make demo PORT=18042" >&2; exit 1; }
+	@echo "Open http://localhost:$(PORT)/ to see what is failing; the metrics are at http://localhost:$(PORT)/metrics."
+	@echo "Every state is there after 30 s. Ctrl-C stops."
+	@exec $(bin)/ecr-replication-exporter --demo --web.listen-address=:$(PORT) $(ARGS)
 
 # Each worker begins with a third of the tests, in order, and takes over tests of the others at its end.
 .PHONY: test

@@ -18,13 +18,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from support.chromium import visit
 from support.command import PATIENCE, Command, ask, eventually, running
-
-#: Flags of Chromium without its own traffic to the internet.
-CHROMIUM = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--dump-dom"),
-)
 
 
 class Proxy(socketserver.ThreadingTCPServer):
@@ -110,7 +105,7 @@ def with_curl(url: str, command: Callable[[str, str], str], _: Path) -> str:
 
 
 def with_chromium(url: str, command: Callable[[str, str], str], profile: Path) -> str:
-    document = output(command("chromium", "chromium"), *CHROMIUM, f"--user-data-dir={profile}", url)
+    document = visit(command("chromium", "chromium"), url, profile).document
     found = re.search(r"<pre[^>]*>(.*)</pre>", document, re.DOTALL)
     assert found, document[:500]
     return html.unescape(found[1])
