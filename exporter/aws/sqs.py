@@ -92,7 +92,12 @@ def endpoint_of(url: str) -> str | None:
     return None if usual else f"{parts.scheme}://{parts.netloc}"
 
 
+def account_of(url: str) -> str:
+    """The account in the URL of a queue."""
+    return urlsplit(url).path.split("/")[1]
+
+
 def arn_of(url: str, *, partition: str, region: str) -> str:
-    """The ARN of a queue, for a policy."""
-    account, name = urlsplit(url).path.strip("/").split("/")
-    return f"arn:{partition}:sqs:{region_of(url) or region}:{account}:{name}"
+    """The ARN of a queue, for a policy. `region` is that of a queue whose URL has none."""
+    name = url.rpartition("/")[2]
+    return f"arn:{partition}:sqs:{region_of(url) or region}:{account_of(url)}:{name}"

@@ -1,4 +1,4 @@
-"""The simulated AWS as a server on one port of 127.0.0.1: the ECR of this package and the STS of moto.
+"""The simulated AWS as a server on one port of 127.0.0.1: the ECR of this package, STS and SQS of moto.
 
 Every role can be assumed. Its credentials belong to the account in its ARN.
 """
@@ -31,6 +31,8 @@ from exporter.demo.registries import Refuse
 try:
     from moto.core.request import Request
     from moto.iam.models import get_account_id_from
+    from moto.sqs.models import sqs_backends
+    from moto.sqs.responses import SQSResponse
     from moto.sts.responses import TokenResponse
 except ImportError as error:
     raise ImportError(f"the demo needs moto: pip install '.[demo]' ({error})", name=error.name) from error
@@ -104,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class DemoAWS(ECR):
-    """ECR and moto's STS on one port of 127.0.0.1. A context manager; its threads are daemons.
+    """ECR and moto's STS and SQS on one port of 127.0.0.1. A context manager; its threads are daemons.
 
     Every account exists. `clock` is wall time in Unix seconds; `delay` gives the seconds that a copy takes.
     """
@@ -118,6 +120,8 @@ class DemoAWS(ECR):
         #: The URL for clients; "" before the start.
         self.endpoint_url = ""
         self._server: _Server | None = None
+        #: The events queues: account, Region and name.
+        self._queues: list[tuple[str, str, str]] = []
 
     def start(self) -> Self:
         self._server = _Server(self.handler, self._answer)
@@ -132,6 +136,21 @@ class DemoAWS(ECR):
         if self._server is not None:
             self._server.stop()
             self._server = None
+        self.emit = lambda _: None
+        while self._queues:
+            account, region, name = self._queues.pop()
+            sqs_backends[account][region].delete_queue(name)
+
+    def add_queue(self, name: str, *, account: str = ACCOUNT, region: str = REGION) -> str:
+        """Create a queue that receives all events from now on; its URL. moto keeps queues until `stop`."""
+        sqs_backends[account][region].create_queue(name, {})
+        self._queues.append((account, region, name))
+        self.emit = self._send_event
+        return f"https://sqs.{region}.amazonaws.com/{account}/{name}"
+
+    def _send_event(self, event: dict[str, Any]) -> None:
+        for account, region, name in self._queues:
+            sqs_backends[account][region].send_message(name, json.dumps(event))
 
     def __enter__(self) -> Self:
         return self.start()
@@ -159,7 +178,9 @@ class DemoAWS(ECR):
     def answer(self, call: Call, request: HttpRequest) -> Answer:
         """The answer to a call. Raises Refuse."""
         if call.kind.service == "sts":
-            return _sts(request, call.kind.account)
+            return _moto(TokenResponse, request, call.kind.account)
+        if call.kind.service == "sqs":
+            return _moto(SQSResponse, request, call.kind.account)
         if call.kind.service != "ecr":
             raise Refuse(400, "UnknownOperationException", f"no {call.kind.service or 'such service'} here")
         return Answer(200, _JSON, json.dumps(self.serve(call)).encode())
@@ -202,12 +223,12 @@ def _refusal(service: str, refusal: Refuse) -> Answer:
     return Answer(refusal.status, _JSON, json.dumps(error).encode())
 
 
-def _sts(request: HttpRequest, account: str) -> Answer:
-    """The answer of moto's STS to a caller of the account."""
+def _moto(service: Any, request: HttpRequest, account: str) -> Answer:
+    """The answer of a service of moto to a caller of the account."""
     headers = {**request.headers, "x-moto-account-id": account}
     post = Request.from_primitives("POST", "http://127.0.0.1/", headers, request.body)
-    status, _, body = TokenResponse.dispatch(post, post.url, post.headers)
-    return Answer(status, "text/xml", str(body).encode())
+    status, answered, body = service.dispatch(post, post.url, post.headers)
+    return Answer(status, answered.get("Content-Type", "text/xml"), str(body).encode())
 
 
 class _Server(ThreadingHTTPServer):
