@@ -31,7 +31,7 @@ from exporter.demo.registries import Refuse
 try:
     from moto.core.request import Request
     from moto.iam.models import get_account_id_from
-    from moto.sqs.models import sqs_backends
+    from moto.sqs.models import SQSBackend
     from moto.sqs.responses import SQSResponse
     from moto.sts.responses import TokenResponse
 except ImportError as error:
@@ -105,6 +105,27 @@ class Handler(BaseHTTPRequestHandler):
         """Write no access log."""
 
 
+class _Queues(dict[tuple[str, str], SQSBackend]):
+    """The queues of one simulated AWS, by account and Region.
+
+    moto's own are those of the process, and they need what AWS_PROFILE of the environment names.
+    """
+
+    def __init__(self) -> None:
+        queues = self
+
+        class Responses(SQSResponse):
+            @property
+            def sqs_backend(self) -> SQSBackend:
+                return queues[self.current_account, self.region]
+
+        self.responses = Responses
+
+    def __missing__(self, place: tuple[str, str]) -> SQSBackend:
+        account, region = place
+        return self.setdefault(place, SQSBackend(region, account))
+
+
 class DemoAWS(ECR):
     """ECR and moto's STS and SQS on one port of 127.0.0.1. A context manager; its threads are daemons.
 
@@ -120,8 +141,9 @@ class DemoAWS(ECR):
         #: The URL for clients; "" before the start.
         self.endpoint_url = ""
         self._server: _Server | None = None
-        #: The events queues: account, Region and name.
-        self._queues: list[tuple[str, str, str]] = []
+        self._sqs = _Queues()
+        #: The events queues: where they are, and their names.
+        self._queues: list[tuple[SQSBackend, str]] = []
 
     def start(self) -> Self:
         self._server = _Server(self.handler, self._answer)
@@ -136,21 +158,18 @@ class DemoAWS(ECR):
         if self._server is not None:
             self._server.stop()
             self._server = None
-        self.emit = lambda _: None
-        while self._queues:
-            account, region, name = self._queues.pop()
-            sqs_backends[account][region].delete_queue(name)
 
     def add_queue(self, name: str, *, account: str = ACCOUNT, region: str = REGION) -> str:
-        """Create a queue that receives all events from now on; its URL. moto keeps queues until `stop`."""
-        sqs_backends[account][region].create_queue(name, {})
-        self._queues.append((account, region, name))
+        """Create a queue that receives all events from now on; its URL."""
+        backend = self._sqs[account, region]
+        backend.create_queue(name, {})
+        self._queues.append((backend, name))
         self.emit = self._send_event
         return f"https://sqs.{region}.amazonaws.com/{account}/{name}"
 
     def _send_event(self, event: dict[str, Any]) -> None:
-        for account, region, name in self._queues:
-            sqs_backends[account][region].send_message(name, json.dumps(event))
+        for backend, name in self._queues:
+            backend.send_message(name, json.dumps(event))
 
     def __enter__(self) -> Self:
         return self.start()
@@ -180,7 +199,7 @@ class DemoAWS(ECR):
         if call.kind.service == "sts":
             return _moto(TokenResponse, request, call.kind.account)
         if call.kind.service == "sqs":
-            return _moto(SQSResponse, request, call.kind.account)
+            return _moto(self._sqs.responses, request, call.kind.account)
         if call.kind.service != "ecr":
             raise Refuse(400, "UnknownOperationException", f"no {call.kind.service or 'such service'} here")
         return Answer(200, _JSON, json.dumps(self.serve(call)).encode())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.embedded_aws import ACCOUNT, EmbeddedAWS, Garbage, Hang, json_answer
+from support.embedded_aws import EmbeddedAWS, Garbage, Hang, json_answer
 
 from exporter.aws.connector import AwsConnector
 from exporter.aws.errors import ECRError
 from exporter.aws.sqs import BATCH, BotoQueueClient, Message, arn_of, endpoint_of, region_of
 from exporter.config.settings import RegistrySettings
+from exporter.demo.aws import ACCOUNT
 from exporter.demo.ecr import Call
 from exporter.demo.registries import Refuse
 from exporter.replication.model import Reason
@@ -24,8 +25,8 @@ def aws() -> Iterator[EmbeddedAWS]:
         yield aws
 
 
-def client_of(aws: EmbeddedAWS, url: str, **options: float) -> BotoQueueClient:
-    connector = AwsConnector(session=aws.session, endpoint_url=aws.endpoint_url, **options)
+def client_of(aws: EmbeddedAWS, url: str, *, read_timeout: float = 10.0) -> BotoQueueClient:
+    connector = AwsConnector(session=aws.session, endpoint_url=aws.endpoint_url, read_timeout=read_timeout)
     return connector.queue(RegistrySettings(region="us-east-1"), url)
 
 
