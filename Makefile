@@ -73,6 +73,10 @@ soak: $(dev) ## run the command for ten minutes under changes, faults, reloads a
 bench-polling: $(dev) ## run the polling benchmarks (ARGS="first-pass stalls rest memory budget slow-answers operation" selects some)
 	@$(bin)/python benchmarks/polling.py $(ARGS)
 
+.PHONY: bench-events
+bench-events: $(dev) ## compare events with polling, and what foreign events cost (ARGS="--baseline DIR")
+	@$(bin)/python benchmarks/events.py $(ARGS)
+
 .PHONY: bench-servers
 bench-servers: $(dev) ## compare scrapes during a first listing with another checkout (ARGS="--baseline DIR")
 	@$(bin)/python benchmarks/servers.py $(ARGS)
