@@ -1,4 +1,4 @@
-"""A simulated ECR for `make bench`, in its own process. It uses little processor time.
+"""A simulated ECR and its events queue for `make bench`, in its own process. It uses little processor time.
 
 Every image is COMPLETE at three destinations and held there, and only pushes change the registry. All
 accounts and Regions give the same answers, which are encoded once. Signatures are ignored.
@@ -10,6 +10,7 @@ A benchmark controls it with GET requests:
 /allow?rate=40            allow 40 calls a second and refuse the others; &operation=O limits one operation
 /calls                    the times of served and refused calls; ?operation=O selects one operation
 /status-calls             the number of served status calls
+/foreign?rate=1000        put so many events a second of another account into the queue
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import json
 import re
 import time
 from array import array
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
+
+from exporter.demo.events import image_action
 
 STATUS = "DescribeImageReplicationStatus"
 ACCOUNT, REGION = "111122223333", "us-east-1"
@@ -132,11 +135,36 @@ class _Allowance:
         return True
 
 
+class Queue:
+    """An SQS queue: an event for each push, and events of another account at a rate. Deletions do nothing."""
+
+    def __init__(self) -> None:
+        self._bodies: deque[bytes] = deque()
+        self._foreign = _Allowance(0.0)
+
+    def send(self, repository: str, image: str, account: str = ACCOUNT) -> None:
+        self._bodies.append(encoded(image_action("PUSH", repository, image, at=time.time(), account=account, region=REGION)))
+
+    def add_foreign(self, rate: float) -> None:
+        self._foreign = _Allowance(rate)
+
+    def receive(self) -> bytes:
+        """At most ten messages; b"" if none waits."""
+        while len(self._bodies) < 10 and self._foreign.allows(time.monotonic()):
+            self.send("team/app-0", digest(0, 0), account="999988887777")
+        messages = [
+            {"MessageId": "m", "ReceiptHandle": "h", "Body": self._bodies.popleft().decode()}
+            for _ in range(min(10, len(self._bodies)))
+        ]
+        return encoded({"Messages": messages}) if messages else b""
+
+
 class FastECR:
     """The registry, its allowances, and the times of calls on the monotonic clock, which processes share."""
 
     def __init__(self, registry: Registry, *, latency: float) -> None:
         self.latency = latency
+        self.queue = Queue()
         self._registry = registry
         #: By operation; "" is the allowance of all operations together.
         self._allowances: dict[str, _Allowance] = {}
@@ -156,7 +184,12 @@ class FastECR:
         parts = urlsplit(target)
         params = dict(parse_qsl(parts.query))
         if parts.path == "/pushed":
-            return encoded(self._registry.push(params["repository"]))
+            image = self._registry.push(params["repository"])
+            self.queue.send(params["repository"], image)
+            return encoded(image)
+        if parts.path == "/foreign":
+            self.queue.add_foreign(float(params["rate"]))
+            return b"null"
         if parts.path == "/allow":
             limit = _Allowance(float(params["rate"]))
             self._allowances[params.get("operation", "")] = limit
@@ -200,11 +233,25 @@ class _Connection(asyncio.Protocol):
         if operation is None:
             self._answer(200, self._ecr.control(head.split(b" ", 2)[1].decode()))
             return
+        if operation[1] == b"ReceiveMessage":
+            self._receive(time.monotonic() + json.loads(body)["WaitTimeSeconds"])
+            return
+        if operation[1] == b"DeleteMessageBatch":
+            self._answer(200, b'{"Successful":[]}')
+            return
         status, answer = self._ecr.call(operation[1].decode(), body)
         if self._ecr.latency:
             asyncio.get_running_loop().call_later(self._ecr.latency, self._answer, status, answer)
         else:
             self._answer(status, answer)
+
+    def _receive(self, until: float) -> None:
+        """Answer when there are messages, or at the monotonic time."""
+        messages = self._ecr.queue.receive()
+        if messages or time.monotonic() >= until:
+            self._answer(200, messages or b"{}")
+        else:
+            asyncio.get_running_loop().call_later(0.005, self._receive, until)
 
     def _answer(self, status: int, body: bytes) -> None:
         self._transport.write(

@@ -310,6 +310,7 @@ def _check(flags: argparse.Namespace) -> int:
     check = Check(
         loader.load(),
         connect=partial(aws.ecr, connections=1),
+        connect_queue=aws.queue,
         region=aws.region,
         clock=time.time,
         pause=threading.Event().wait,

@@ -23,7 +23,7 @@ class AwsConnector(SharedSession):
     def queue(self, settings: RegistrySettings, url: str) -> BotoQueueClient:
         """A client of the queue with this URL, with the credentials of the entry. For one thread."""
         region = sqs.region_of(url) or settings.region or self.region or ""
-        source, endpoints = Source(static_registry_id(settings), region), {"sqs": sqs.endpoint_of(url)}
+        source, endpoints = Source(sqs.account_of(url), region), {"sqs": sqs.endpoint_of(url)}
         access = Access(self, settings, source=source, connections=1, endpoints=endpoints)
         return BotoQueueClient(access, url)
 

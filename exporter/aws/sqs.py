@@ -19,8 +19,6 @@ from exporter.config.validators import REGION
 WAIT = 4
 #: The most messages that one call receives or deletes (botocore service model).
 BATCH = 10
-#: The IAM actions that reading a queue needs; `check` needs the last one.
-ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 
 
 class Message(NamedTuple):
@@ -39,12 +37,19 @@ class QueueClient(Protocol):
     def delete(self, messages: Sequence[Message]) -> None:
         """Delete at most BATCH messages. One that SQS does not delete comes again."""
 
+
+class InspectedQueueClient(QueueClient, Protocol):
+    """What the command `check` asks too."""
+
     def waiting(self) -> int:
         """About how many messages wait in the queue."""
 
+    def peek(self) -> None:
+        """Receive a message, if there is one, that others can receive at once."""
+
 
 class BotoQueueClient:
-    """QueueClient on boto3."""
+    """InspectedQueueClient on boto3."""
 
     def __init__(self, access: Access, url: str) -> None:
         self._access = access
@@ -64,6 +69,9 @@ class BotoQueueClient:
         answer = self._call("GetQueueAttributes", AttributeNames=[name])
         with Classified("sqs:GetQueueAttributes"):
             return int(answer["Attributes"][name])
+
+    def peek(self) -> None:
+        self._call("ReceiveMessage", MaxNumberOfMessages=1, VisibilityTimeout=0, WaitTimeSeconds=0)
 
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         return self._access.call("sqs", operation, QueueUrl=self._url, **parameters)
@@ -92,7 +100,12 @@ def endpoint_of(url: str) -> str | None:
     return None if usual else f"{parts.scheme}://{parts.netloc}"
 
 
+def account_of(url: str) -> str:
+    """The account in the URL of a queue."""
+    return urlsplit(url).path.split("/")[1]
+
+
 def arn_of(url: str, *, partition: str, region: str) -> str:
-    """The ARN of a queue, for a policy."""
-    account, name = urlsplit(url).path.strip("/").split("/")
-    return f"arn:{partition}:sqs:{region_of(url) or region}:{account}:{name}"
+    """The ARN of a queue, for a policy. `region` is that of a queue whose URL has none."""
+    name = url.rpartition("/")[2]
+    return f"arn:{partition}:sqs:{region_of(url) or region}:{account_of(url)}:{name}"

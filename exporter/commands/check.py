@@ -1,4 +1,4 @@
-"""`check`: the configuration against the real AWS, by calls that only read.
+"""`check`: the configuration against the real AWS, by calls that change nothing.
 
 It reports everything, never only the first problem. It selects images as the exporter does, so it lists as
 much as the exporter's first pass, at the same rate.
@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
+from exporter.aws import sqs
 from exporter.aws.ecr import OwnRegistryClient, TagStatus
 from exporter.aws.errors import ECRError
+from exporter.aws.sqs import InspectedQueueClient, Message
 from exporter.commands.findings import Finding, Level, Permission, policy_findings, role_of
 from exporter.commands.verdict import TRANSIENT, named
 from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
@@ -24,6 +26,8 @@ from exporter.replication.targets import RepositoryTargets, Selected, Targets
 T = TypeVar("T")
 #: Makes the client of a registry.
 Connect: TypeAlias = Callable[[RegistrySettings], OwnRegistryClient]
+#: Makes the client of a queue.
+ConnectQueue: TypeAlias = Callable[[RegistrySettings, str], InspectedQueueClient]
 #: Asks one thing with a client.
 Ask: TypeAlias = Callable[[OwnRegistryClient], T]
 #: How often a call is repeated that AWS throttles or does not answer, and the seconds between two attempts.
@@ -61,12 +65,14 @@ class Check:
         settings: Settings,
         *,
         connect: Connect,
+        connect_queue: ConnectQueue,
         region: str | None,
         clock: Callable[[], float],
         pause: Callable[[float], object],
     ) -> None:
         self._settings = settings
         self._connect = connect
+        self._connect_queue = connect_queue
         self._region = region
         self._clock = clock
         self._pause = pause
@@ -89,6 +95,9 @@ class Check:
         for group in groups:
             targets = Targets(group.targets(self._settings.targets), source=group.source)
             yield from self._registry(_Registry(group, f"registry {group.name}", targets))
+        for entry in {entry.events_queue_url: entry for entry in reversed(entries)}.values():
+            if entry.events_queue_url:
+                yield from self._queue(access_of(entry), entry.events_queue_url.replace("{shard}", "0"))
         for destination in sorted(self._sent):
             yield from self._destination(destination, groups)
         for reader in self._settings.destinations:
@@ -166,8 +175,29 @@ class Check:
             remedy += "; and the role must trust it, with the external id if it asks for one"
         elif access.registry_id:
             remedy += f"; and account {access.registry_id} must allow it in the policy of the repository"
-        lacks = Permission(error.action, tuple(resources), principal)
+        # IAM has no action of its own for a batch of SQS (service authorization reference).
+        lacks = Permission(error.action.removesuffix("Batch"), tuple(resources), principal)
         return Finding(Level.PROBLEM, subject, f"{caller} lacks {message}", remedy, lacks)
+
+    def _queue(self, access: Access, url: str) -> Iterator[Finding]:
+        """Whether the events queue can be read: by its size, a look at a message, and a deletion of none."""
+        subject, client = f"queue {url.rpartition('/')[2]}", self._connect_queue(access, url)
+        arn = self._callers[access]
+        if not arn:
+            yield Finding(Level.PROBLEM, subject, "it is not looked at: the credentials do not work")
+            return
+        resource = sqs.arn_of(url, partition=arn.split(":")[1], region=access.region or "")
+        failed = False
+        for ask in (client.waiting, client.peek, lambda: client.delete([Message("", "none")])):
+            try:
+                ask()
+            except ECRError as error:
+                failed = True
+                yield self._failure(subject, error, replace(access, registry_id=None), [resource])
+                if error.reason is not Reason.ACCESS_DENIED:
+                    return
+        if not failed:
+            yield Finding(Level.OK, subject, "its messages can be received and deleted")
 
     # -- a source registry -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The simulated AWS as a server on one port of 127.0.0.1: the ECR of this package and the STS of moto.
+"""The simulated AWS as a server on one port of 127.0.0.1: the ECR of this package, STS and SQS of moto.
 
 Every role can be assumed. Its credentials belong to the account in its ARN.
 """
@@ -31,6 +31,8 @@ from exporter.demo.registries import Refuse
 try:
     from moto.core.request import Request
     from moto.iam.models import get_account_id_from
+    from moto.sqs.models import SQSBackend
+    from moto.sqs.responses import SQSResponse
     from moto.sts.responses import TokenResponse
 except ImportError as error:
     raise ImportError(f"the demo needs moto: pip install '.[demo]' ({error})", name=error.name) from error
@@ -103,8 +105,29 @@ class Handler(BaseHTTPRequestHandler):
         """Write no access log."""
 
 
+class _Queues(dict[tuple[str, str], SQSBackend]):
+    """The queues of one simulated AWS, by account and Region.
+
+    moto's own are those of the process, and they need what AWS_PROFILE of the environment names.
+    """
+
+    def __init__(self) -> None:
+        queues = self
+
+        class Responses(SQSResponse):
+            @property
+            def sqs_backend(self) -> SQSBackend:
+                return queues[self.current_account, self.region]
+
+        self.responses = Responses
+
+    def __missing__(self, place: tuple[str, str]) -> SQSBackend:
+        account, region = place
+        return self.setdefault(place, SQSBackend(region, account))
+
+
 class DemoAWS(ECR):
-    """ECR and moto's STS on one port of 127.0.0.1. A context manager; its threads are daemons.
+    """ECR and moto's STS and SQS on one port of 127.0.0.1. A context manager; its threads are daemons.
 
     Every account exists. `clock` is wall time in Unix seconds; `delay` gives the seconds that a copy takes.
     """
@@ -118,6 +141,9 @@ class DemoAWS(ECR):
         #: The URL for clients; "" before the start.
         self.endpoint_url = ""
         self._server: _Server | None = None
+        self._sqs = _Queues()
+        #: The events queues: where they are, and their names.
+        self._queues: list[tuple[SQSBackend, str]] = []
 
     def start(self) -> Self:
         self._server = _Server(self.handler, self._answer)
@@ -132,6 +158,18 @@ class DemoAWS(ECR):
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+    def add_queue(self, name: str, *, account: str = ACCOUNT, region: str = REGION) -> str:
+        """Create a queue that receives all events from now on; its URL."""
+        backend = self._sqs[account, region]
+        backend.create_queue(name, {})
+        self._queues.append((backend, name))
+        self.emit = self._send_event
+        return f"https://sqs.{region}.amazonaws.com/{account}/{name}"
+
+    def _send_event(self, event: dict[str, Any]) -> None:
+        for backend, name in self._queues:
+            backend.send_message(name, json.dumps(event))
 
     def __enter__(self) -> Self:
         return self.start()
@@ -159,7 +197,9 @@ class DemoAWS(ECR):
     def answer(self, call: Call, request: HttpRequest) -> Answer:
         """The answer to a call. Raises Refuse."""
         if call.kind.service == "sts":
-            return _sts(request, call.kind.account)
+            return _moto(TokenResponse, request, call.kind.account)
+        if call.kind.service == "sqs":
+            return _moto(self._sqs.responses, request, call.kind.account)
         if call.kind.service != "ecr":
             raise Refuse(400, "UnknownOperationException", f"no {call.kind.service or 'such service'} here")
         return Answer(200, _JSON, json.dumps(self.serve(call)).encode())
@@ -202,12 +242,12 @@ def _refusal(service: str, refusal: Refuse) -> Answer:
     return Answer(refusal.status, _JSON, json.dumps(error).encode())
 
 
-def _sts(request: HttpRequest, account: str) -> Answer:
-    """The answer of moto's STS to a caller of the account."""
+def _moto(service: Any, request: HttpRequest, account: str) -> Answer:
+    """The answer of a service of moto to a caller of the account."""
     headers = {**request.headers, "x-moto-account-id": account}
     post = Request.from_primitives("POST", "http://127.0.0.1/", headers, request.body)
-    status, _, body = TokenResponse.dispatch(post, post.url, post.headers)
-    return Answer(status, "text/xml", str(body).encode())
+    status, answered, body = service.dispatch(post, post.url, post.headers)
+    return Answer(status, answered.get("Content-Type", "text/xml"), str(body).encode())
 
 
 class _Server(ThreadingHTTPServer):

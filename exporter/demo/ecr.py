@@ -21,6 +21,7 @@ from itertools import count
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
+from exporter.demo.events import image_action, replication_action
 from exporter.demo.registries import (
     DEFAULT_SETTINGS,
     MANIFEST,
@@ -123,6 +124,20 @@ def _position(token: str, scope: Sequence[Any]) -> Any:
     return position
 
 
+def _arrived(arrival: Arrival) -> dict[str, Any]:
+    """The event about a copy that arrived."""
+    home = arrival.source
+    return replication_action(
+        home.name,
+        arrival.image.digest,
+        arrival.destination,
+        at=arrival.at,
+        tag=arrival.tag,
+        account=home.registry_id,
+        region=home.region,
+    )
+
+
 class ECR:
     """The registries of all accounts, in memory. All methods are for any thread.
 
@@ -135,6 +150,8 @@ class ECR:
     def __init__(self, *, clock: Callable[[], float], delay: Delay) -> None:
         self.clock = clock
         self.delay = delay
+        #: Takes the events that EventBridge would send.
+        self.emit: Callable[[dict[str, Any]], None] = lambda _: None
         #: Registries whose policy refuses replicas. A change affects later pushes only.
         self.denied: set[Destination] = set()
         self._lock = threading.RLock()
@@ -197,6 +214,7 @@ class ECR:
             if tag is not None:
                 home.name_image(tag, image)
             self._send(home, image, tag, at, takes)
+            self._acted("PUSH", home, image, tag, at=at)
             return image.digest
 
     def delete_image(self, registry_id: str, region: str, repository: str, digest: str) -> None:
@@ -212,7 +230,10 @@ class ECR:
     def archive_image(self, registry_id: str, region: str, repository: str, digest: str) -> None:
         """Move an image to the archive. Archiving is not mirrored."""
         with self._lock:
-            self._repository(registry_id, region, repository).find({"imageDigest": digest}).archived = True
+            home = self._repository(registry_id, region, repository)
+            image = home.find({"imageDigest": digest})
+            image.archived = True
+            self._acted("UPDATE_STORAGE_CLASS", home, image)
 
     def restore_image(self, registry_id: str, region: str, repository: str, digest: str) -> None:
         """Restore an image from the archive. It is replicated again, with its tags."""
@@ -223,6 +244,7 @@ class ECR:
             image.copies = self._copies(home, image, image.activated_at, self.delay)
             for tag in image.tags or (None,):
                 self._send(home, image, tag, image.activated_at, self.delay)
+            self._acted("UPDATE_STORAGE_CLASS", home, image)
 
     def set_rules(self, registry_id: str, region: str, rules: Sequence[Any]) -> None:
         """Replace the rules, in the format of AWS: {"destinations": [...], "repositoryFilters": [...]}."""
@@ -251,6 +273,7 @@ class ECR:
             arrival = heappop(self._arrivals)
             if arrival.source.images.get(arrival.image.digest) is arrival.image:
                 self._at(arrival.destination).receive(arrival)
+                self.emit(_arrived(arrival))
         return self._at(Destination(region, registry_id))
 
     def _at(self, place: Destination) -> Registry:
@@ -291,6 +314,7 @@ class ECR:
 
     def _delete(self, home: Repository, image: Image) -> None:
         home.remove(image)
+        self._acted("DELETE", home, image)
         for mirror in self._mirrors(home):
             if image.digest in mirror.images:
                 mirror.remove(mirror.images[image.digest])
@@ -301,9 +325,18 @@ class ECR:
             self._delete(home, image)
             return
         home.untag(tag)
+        self._acted("DELETE", home, image, tag)
         number = next(self._numbers)
         for mirror in self._mirrors(home):
             mirror.follow_untag(tag, image.digest, number)
+
+    def _acted(
+        self, action: str, home: Repository, image: Image, tag: str | None = None, *, at: float | None = None
+    ) -> None:
+        """Send the event about an action on an image, now by default."""
+        place = {"account": home.registry_id, "region": home.region}
+        at = self.clock() if at is None else at
+        self.emit(image_action(action, home.name, image.digest, at=at, tag=tag, **place))
 
     def _mirrors(self, home: Repository) -> list[Repository]:
         """The repositories to which deletions in this one are mirrored."""

@@ -44,11 +44,14 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 BACKFILL_IMAGES = 1200
 BACKFILL_TAKES, BACKFILL_EVERY, BACKFILL_RUNS_SINCE = 50 * MINUTE, HOUR, 10 * MINUTE
 
+QUEUE = "ecr-events"
+
 #: Configuration of `--demo`. Intervals are short so that changes are visible soon.
 DEMO_CONFIG = f"""\
 registries:
   - name: demo
     region: {REGION}
+    events_queue_url: https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{QUEUE}
 destinations:
   - registry_id: "{PARTNER}"
     role_arn: arn:aws:iam::{PARTNER}:role/ecr-replica-reader
@@ -64,7 +67,7 @@ targets:
     tags: ["11.*"]
   - repository: team/api       # v2.4.0, which stays IN_PROGRESS
     digest: {STUCK}
-discovery_interval: 5s
+discovery_interval: 1m      # pushes and deletions show at once: the queue tells of them
 pending_interval: 2s
 failed_interval: 15s
 settled_interval: 1m
@@ -201,6 +204,7 @@ class Demo:
         self.endpoint_url = self.aws.endpoint_url
         self._clock = clock
         self._world = World(self.aws, now=clock(), random=random)
+        self.aws.add_queue(QUEUE)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name="demo-world", daemon=True)
         self._thread.start()

@@ -21,7 +21,7 @@ from exporter.polling.access import Access, Group, access_of
 from exporter.polling.calls import no_thread, unusable
 from exporter.polling.context import Context, Outcome, Shared
 from exporter.polling.workers import WorkerPool
-from exporter.replication.model import FailureScope, Source
+from exporter.replication.model import Destination, FailureScope, Source
 
 #: Seconds from one empty answer to the next, at least: SQS holds an empty answer back, others may not.
 SHORTEST_POLL = 1.0
@@ -226,12 +226,19 @@ class Events:
         else:
             concerned = map(self.registries.get, {event.place, event.source})
         outcomes = {registry.happened(event) for registry in concerned if registry}
+        if event.kind is not EventKind.REPLICATE and self._is_of_copy(event):
+            outcomes.add(Outcome.USED)
         outcome = next((o for o in (Outcome.USED, Outcome.OLD) if o in outcomes), Outcome.FOREIGN)
         if outcome is not Outcome.FOREIGN and event.id:
             self._seen[event.id] = None
             if len(self._seen) > MOST_IDS:
                 self._seen.popitem(last=False)
         return outcome
+
+    def _is_of_copy(self, event: Event) -> bool:
+        """Whether it happened to the copy of a watched image. The copy is looked at soon then."""
+        place = Destination(event.place.region, event.place.registry_id)
+        return self._shared.sightings.happened(event.repository, place, event.digest)
 
 
 def _complete(event: Event, home: Source) -> Event:

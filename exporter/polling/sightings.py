@@ -30,6 +30,9 @@ class Watcher(Protocol):
     def untagged(self) -> bool:
         """Whether images without a tag are watched, besides those that are watched by digest."""
 
+    def names_of(self, digest: str) -> Collection[Name]:
+        """The names of an image; none if it is not watched."""
+
     def copies(self, destination: Destination) -> Sequence[ImageFacts]:
         """The images that are expected or reported at the destination."""
 
@@ -125,6 +128,14 @@ class Sightings:
         """Have these names looked up soon, if the destination is looked at."""
         if looker := self._lookers.get((destination, repository)):
             looker.look_soon(names)
+
+    def happened(self, repository: str, destination: Destination, digest: str) -> bool:
+        """Have an image looked up soon whose copy there changed; False if no watcher has it."""
+        found = [watcher.names_of(digest) for watcher in self._of(repository, destination)]
+        names = [name for names in found for name in names]
+        if names:
+            self.look_soon(repository, destination, {Name("", digest), *(name for name in names if name.tag)})
+        return bool(names)
 
     def listed(self, repository: str, source: Source, images: Iterable[Image]) -> None:
         """Take the active images that a watched registry listed, which may be a destination of others."""

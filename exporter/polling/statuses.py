@@ -345,6 +345,11 @@ class StatusPoller(Asker):
             if contents := self._sightings.last_listing(self._name, destination):
                 self.looked(destination, contents)
 
+    def names_of(self, digest: str) -> tuple[Name, ...]:
+        """The names of an image; none if it is not watched."""
+        image = self._facts.images.get(digest)
+        return image.names if image else ()
+
     def copies(self, destination: Destination) -> list[ImageFacts]:
         """The images that are expected or reported at the destination."""
         return list(self._wanted_at(destination))

@@ -63,6 +63,7 @@ def check(
         Check(
             config.parse(f"targets: {targets}\n{text}"),
             connect=partial(connector.ecr, connections=1),
+            connect_queue=connector.queue,
             region=REGION,
             clock=aws.clock,
             pause=(pauses if pauses is not None else []).append,
@@ -93,7 +94,7 @@ def test_all_is_well(aws: EmbeddedAWS) -> None:
     ]
 
 
-def test_it_only_reads(aws: EmbeddedAWS) -> None:
+def test_it_changes_nothing(aws: EmbeddedAWS) -> None:
     check(aws)
     assert {call.operation for call in aws.calls} == {
         "AssumeRole",
@@ -105,6 +106,44 @@ def test_it_only_reads(aws: EmbeddedAWS) -> None:
         "DescribeImageReplicationStatus",
         "GetRegistryPolicy",
     }
+
+
+def queue_text(url: str) -> str:
+    return f"registries: [{{region: {REGION}, events_queue_url: '{url}'}}]\n{READER}"
+
+
+def test_a_queue_that_can_be_read(aws: EmbeddedAWS) -> None:
+    url = aws.add_queue("ecr-events-0", region="eu-west-1")
+    aws.push(ACCOUNT, REGION, "team/app", "v2")
+    found = check(aws, queue_text(url.replace("-0", "-{shard}")))
+    assert not is_problem(found)
+    assert ("queue ecr-events-0", "its messages can be received and deleted") in told(found, Level.OK)
+    answer = aws.client("sqs", region="eu-west-1").receive_message(QueueUrl=url, MaxNumberOfMessages=10)
+    assert any('"image-tag": "v2"' in message["Body"] for message in answer["Messages"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "action"),
+    [
+        ("GetQueueAttributes", "sqs:GetQueueAttributes"),
+        ("ReceiveMessage", "sqs:ReceiveMessage"),
+        ("DeleteMessageBatch", "sqs:DeleteMessage"),
+    ],
+)
+def test_a_queue_lacks_a_permission(aws: EmbeddedAWS, operation: str, action: str) -> None:
+    url = aws.add_queue("ecr-events", region="eu-west-1")
+    refusing(aws, operation)
+    (finding,) = [finding for finding in check(aws, queue_text(url)) if finding.lacks]
+    resource = f"arn:aws:sqs:eu-west-1:{ACCOUNT}:ecr-events"
+    assert finding.json()["statement"] == {"Effect": "Allow", "Action": action, "Resource": resource}
+    assert finding.level is Level.PROBLEM
+
+
+def test_a_queue_that_does_not_exist(aws: EmbeddedAWS) -> None:
+    found = check(aws, queue_text(f"https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/gone"))
+    ((subject, message),) = told(found, Level.PROBLEM)
+    assert subject == "queue gone"
+    assert "does not exist" in message
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from exporter.config.settings import RegistrySettings, TargetSettings
 from exporter.polling.events import MOST_IDS
 from exporter.polling.repository import MOST_HINTS
 from exporter.replication.model import Reason, Replication, Rule, Source, Status
-from exporter.replication.targets import Shard
+from exporter.replication.targets import WHOLE, Shard
 
 URL = "https://sqs.us-east-1.amazonaws.com/111122223333/ecr-events"
 
@@ -39,17 +39,16 @@ def rig_of(
     *ecrs: FakeECR,
     targets: tuple[TargetSettings, ...] = (ALL,),
     url: str = URL,
-    shard: Shard | None = None,
+    shard: Shard = WHOLE,
     **knobs: Any,
 ) -> tuple[Rig, FakeQueue]:
     """A rig that has listed everything, and its queue. Listings come each quarter of an hour."""
     knobs = {"discovery_interval": 900.0, "registries": (RegistrySettings(events_queue_url=url),)} | knobs
-    rig = Rig(settings(*targets, **knobs), *ecrs, **({"shard": shard} if shard else {}))
+    rig = Rig(settings(*targets, **knobs), *ecrs, shard=shard)
     rig.run(30)
     rig.ecr.calls.clear()
     assert isinstance(rig.connector, FakeAWS)
-    ordinal = str(shard.ordinal) if shard else "0"
-    return rig, rig.connector.queues[url.replace("{shard}", ordinal)]
+    return rig, rig.connector.queues[url.replace("{shard}", str(shard.ordinal))]
 
 
 def push(rig: Rig, tag: str = "v2", repository: str = "team/app") -> str:
@@ -236,6 +235,12 @@ def in_progress() -> tuple[Rig, FakeQueue, str]:
     return rig, queue, digest
 
 
+def seconds_of_the_only_completion(rig: Rig) -> float:
+    ((source, destination, seconds),) = rig.completions
+    assert (source, destination) == (HOME, IRELAND)
+    return seconds
+
+
 def test_a_replication_that_ends_is_asked_about_at_once_and_its_time_is_exact() -> None:
     rig, queue, digest = in_progress()
     rig.ecr.report("team/app", digest, complete())
@@ -243,7 +248,7 @@ def test_a_replication_that_ends_is_asked_about_at_once_and_its_time_is_exact() 
     rig.run(2)
     assert rig.states()["team/app", "v2", ""] == {IRELAND: "COMPLETE"}
     assert rig.ecr.calls == {STATUS: 1}
-    assert rig.completions == [(HOME, IRELAND, pytest.approx(60.0, abs=1.0))]
+    assert seconds_of_the_only_completion(rig) == pytest.approx(60.0, abs=1.0)
 
 
 def test_a_replication_that_fails_is_asked_about_at_once() -> None:
@@ -280,8 +285,15 @@ def test_a_replication_before_its_push_gives_the_exact_time_too() -> None:
     rig.run(10)
     queue.send(image_action("PUSH", "team/app", digest, at=at))
     rig.run(2)
-    assert rig.completions == [(HOME, IRELAND, pytest.approx(4.0, abs=1.0))]
+    assert seconds_of_the_only_completion(rig) == pytest.approx(4.0, abs=1.0)
     assert rig.observer.outcomes() == {("REPLICATE", "foreign"): 1, ("PUSH", "used"): 1}
+
+
+def replicas(rig: Rig, digest: str = "") -> list[str]:
+    """What was seen of the copies of an image, by default of all images."""
+    images = rig.store.listed_images()[HOME, "team/app"]
+    wanted = (image for image in images if digest in ("", image.digest))
+    return [str(replica.state) for image in wanted for of_name in image.replicas for replica in of_name]
 
 
 def test_a_copy_is_looked_at_soon_after_its_event() -> None:
@@ -297,9 +309,7 @@ def test_a_copy_is_looked_at_soon_after_its_event() -> None:
     there.push("team/app", "v2", at=rig.clock.time(), digest=digest)
     queue.send(replication_action("team/app", digest, IRELAND, at=rig.clock.time()))
     rig.run(8)
-    image = rig.store.listed_images()[HOME, "team/app"][-1]
-    assert image.digest == digest
-    assert [str(replica.state) for of_name in image.replicas for replica in of_name] == ["present"]
+    assert replicas(rig, digest) == ["present"]
 
 
 def test_a_copy_that_arrives_in_a_watched_registry_is_listed_there() -> None:
@@ -311,6 +321,26 @@ def test_a_copy_that_arrives_in_a_watched_registry_is_listed_there() -> None:
     queue.send(replication_action("team/app", digest, IRELAND, at=rig.clock.time()))
     rig.run(2)
     assert ("team/app", "v2", "") in rig.states()
+
+
+@pytest.mark.parametrize("action", ["DELETE", "UPDATE_STORAGE_CLASS"])
+def test_a_copy_that_is_deleted_or_archived_is_looked_up(action: str) -> None:
+    there = FakeECR(Source(HOME.registry_id, IRELAND.region), rules=())
+    here = large(1)
+    (digest,) = here.repositories["team/app"]
+    there.push("team/app", "build-0", at=1.8e9, digest=digest)
+    rig, queue = rig_of(here, there, replica_interval=3600.0)
+    assert replicas(rig) == ["present"]
+    there.calls.clear()
+    del there.repositories["team/app"][digest]
+    queue.send(image_action(action, "team/app", digest, at=rig.clock.time(), region=IRELAND.region))
+    queue.send(
+        image_action(action, "team/app", digest_of("other"), at=rig.clock.time(), region=IRELAND.region)
+    )
+    rig.run(8)
+    assert replicas(rig) == ["absent"]
+    assert there.calls["DescribeImages"] <= 3, "its digest and its tag, which are both unknown"
+    assert rig.observer.outcomes() == {(action, "used"): 1, (action, "foreign"): 1}
 
 
 # -- what is not used -------------------------------------------------------------------------------

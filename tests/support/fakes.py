@@ -299,10 +299,6 @@ class FakeQueue:
         for message in messages:
             self.messages.pop(message.handle, None)
 
-    def waiting(self) -> int:
-        self._called("GetQueueAttributes")
-        return len(self.messages)
-
     def _called(self, operation: str) -> None:
         self.calls[operation] += 1
         if error := self.fault(operation):
