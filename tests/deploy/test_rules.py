@@ -179,7 +179,7 @@ def known_metrics() -> set[str]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """The names that begin with ecr_, and those of recorded series. ecr: and a capital is an action of IAM."""
+    """The names of metrics and of recorded series. ecr: and a capital is an action of IAM."""
     return set(re.findall(r"\becr(?:_|:(?![A-Z]))\w+", text))
 
 
