@@ -309,8 +309,8 @@ LAG = Row(
         ),
     ],
 )
-BURN_RATE = f"destination:ecr_replication:burn_rate{{{REGISTRY},{DESTINATION}}}"
-OF_THE_PERIOD = f'destination:ecr_replication:burn_rate{{{REGISTRY},{DESTINATION},window="period"}}'
+BURN_RATE = f"ecr:burn_rate{{{REGISTRY},{DESTINATION}}}"
+OF_THE_PERIOD = f'ecr:burn_rate{{{REGISTRY},{DESTINATION},window="period"}}'
 OBJECTIVE = Row(
     "Objective: COMPLETE in time",
     [
@@ -331,7 +331,7 @@ OBJECTIVE = Row(
         table(
             "Late pushes",
             "topk(200, count by (repository, digest, source_registry_id, source_region, registry_id, region)"
-            f" (present_over_time(image:ecr_replication:late{{{THERE}}}[$window])))",
+            f" (present_over_time(ecr:late_push{{{THERE}}}[$window])))",
             about="Two hundred pushes that were not COMPLETE in time within the chosen window.",
             columns={"repository": "Repository", "digest": "Digest", **FROM_TO},
             width=10,

@@ -119,7 +119,7 @@ def test_no_placeholder_is_left_and_every_metric_has_the_selector(
         text = json.dumps(rule)
         assert "<" not in text.replace("<=", ""), name
         assert rule["annotations"]["runbook_url"] == f"https://runbooks.example/{name}.md"
-        metrics = re.findall(r"(?<!:)\becr_|\bup\b|\bprocess_start_time_seconds\b", plain[name]["expr"])
+        metrics = re.findall(r"\becr_|\bup\b|\bprocess_start_time_seconds\b", plain[name]["expr"])
         assert rule["expr"].count('{namespace="here"') == len(metrics), name
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": list(changed.values())}]}))
@@ -180,13 +180,13 @@ def test_a_mistake_is_refused(alerts: dict[str, Any]) -> None:
 def test_the_objective_is_a_value() -> None:
     slo = {"objective": 95, "withinSeconds": 1800, "period": "7d"}
     found = recorded(slo=slo)
-    windows = {window for name, window in found if name == "destination:ecr_replication:in_time"}
+    windows = {window for name, window in found if name == "ecr:pushes_in_time"}
     assert windows == {"5m", "30m", "1h", "2h", "6h", "1d", "3d", "period"}
-    assert {window for name, window in found if name == "destination:ecr_replication:late"} == windows
-    in_time = found["destination:ecr_replication:in_time", "period"]
+    assert {window for name, window in found if name == "ecr:late_pushes"} == windows
+    in_time = found["ecr:pushes_in_time", "period"]
     assert """ecr_image_replication_duration_seconds_bucket{le=~"1800([.]0)?"}[7d]""" in in_time
-    assert "> 1800 < 1800 + 600" in found["image:ecr_replication:late", ""]
-    assert found["destination:ecr_replication:burn_rate", ""].rstrip().endswith("/ (1 - 95 / 100)")
+    assert "> 1800 < 1800 + 600" in found["ecr:late_push", ""]
+    assert found["ecr:burn_rate", ""].rstrip().endswith("/ (1 - 95 / 100)")
 
 
 def test_windows_are_values_and_are_recorded() -> None:

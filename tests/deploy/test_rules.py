@@ -171,8 +171,8 @@ def known_metrics() -> set[str]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """The names that begin with ecr_, alone or after the level of a recorded series."""
-    return set(re.findall(r"\b(?:\w+:)?ecr_[\w:]+", text))
+    """The names of metrics and of recorded series. ecr: and a capital is an action of IAM."""
+    return set(re.findall(r"\becr(?:_|:(?![A-Z]))\w+", text))
 
 
 def test_only_metrics_of_the_catalogue_and_recorded_ones_are_asked() -> None:

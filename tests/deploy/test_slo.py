@@ -151,10 +151,10 @@ def test_a_push_under_two_tags_is_late_once(tmp_path: Path, command: Callable[[s
     story = Story("", in_time=1, late=[Push(0, DAY, tags=("v1", "latest"))], fires={})
     where = {"repository": "team/app", "digest": f"sha256:{0:064}", **SOURCE, **DESTINATION}
     labels = ",".join(f'{key}="{value}"' for key, value in where.items())
-    late = f'image:ecr_replication:late{{job="ecr",{labels}}}'
+    late = f'ecr:late_push{{job="ecr",{labels}}}'
     checks = [
         {
-            "expr": "image:ecr_replication:late",
+            "expr": "ecr:late_push",
             "eval_time": f"{minute}m",
             "exp_samples": [{"labels": late, "value": 1}] if minute == 20 else [],
         }
@@ -170,7 +170,7 @@ def test_what_is_left_of_the_budget(tmp_path: Path, command: Callable[[str, str]
     story = Story("", in_time=3, late=never(range(0, until, 9 * HOUR)), fires={})
     where = ",".join(f'{key}="{value}"' for key, value in {**SOURCE, **DESTINATION}.items())
     left = {
-        "expr": 'round(1000 * (1 - destination:ecr_replication:burn_rate{window="period"}))',
+        "expr": 'round(1000 * (1 - ecr:burn_rate{window="period"}))',
         "eval_time": f"{until}m",
         "exp_samples": [{"labels": f'{{job="ecr",window="period",{where}}}', "value": 383}],
     }
