@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from heapq import merge
 from itertools import chain, islice
+from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeAlias
 
 from exporter import __version__
@@ -32,6 +33,7 @@ from exporter.http.report import (
 from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Source
 from exporter.replication.store import RegistrySnapshot, Snapshot, Store
+from exporter.replication.targets import WHOLE, Shard
 
 #: Seconds after which an unfinished replication is not well. AWS says that most images take less (ECR
 #: documentation).
@@ -51,7 +53,10 @@ Due: TypeAlias = Callable[[Source, str, str], float | None]
 
 
 class _Row(NamedTuple):
-    """What images with the same facts say of one destination. `copies` has one state for each name."""
+    """What images with the same facts say of one destination.
+
+    `copies` has a state for each name; None if that destination was not looked at. It is empty if none was.
+    """
 
     replication: Replication | None
     copies: tuple[ReplicaState | None, ...]
@@ -60,14 +65,12 @@ class _Row(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _rows(
-    replications: tuple[Replication, ...] | None, replicas: tuple[tuple[Replica, ...], ...], names: int
+    replications: tuple[Replication, ...] | None, replicas: tuple[tuple[Replica, ...], ...]
 ) -> tuple[_Row, ...]:
     """A row for each destination. Almost all images have the same few facts."""
     if not replications:
         return (_Row(None, (), Verdict.NOWHERE if replications == () else Verdict.NOT_KNOWN),)
-    seen = [
-        {replica.destination: replica.state for replica in of_name} for of_name in replicas or ((),) * names
-    ]
+    seen = [{replica.destination: replica.state for replica in of_name} for of_name in replicas]
     rows = []
     for replication in replications:
         copies = tuple(states.get(replication.destination) for states in seen)
@@ -80,7 +83,7 @@ class _Group:
 
     def __init__(self, images: list[ImageFacts]) -> None:
         first = images[0]
-        self.rows = _rows(first.replications, first.replicas, len(first.names))
+        self.rows = _rows(first.replications, first.replicas)
         self._images = images
 
     def __len__(self) -> int:
@@ -102,6 +105,9 @@ class _Group:
         return bisect_left(self.images, late, key=_began) if self.verdicts & UNFINISHED else 0
 
 
+_replications, _replicas = attrgetter("replications"), attrgetter("replicas")
+
+
 def _began(image: ImageFacts) -> float:
     return image.replicated_from or 0.0
 
@@ -111,9 +117,11 @@ class _Repository:
 
     def __init__(self, images: tuple[ImageFacts, ...]) -> None:
         self.images = images
-        alike: defaultdict[tuple[int, int, int], list[ImageFacts]] = defaultdict(list)
-        for image in images:
-            alike[id(image.replications), id(image.replicas), len(image.names)].append(image)
+        alike: defaultdict[tuple[int, int], list[ImageFacts]] = defaultdict(list)
+        # Equal facts are mostly the same object, and this runs over all images.
+        identities = zip(map(id, map(_replications, images)), map(id, map(_replicas, images)), strict=True)
+        for key, image in zip(identities, images, strict=True):
+            alike[key].append(image)
         self.groups = tuple(map(_Group, alike.values()))
         self.statuses: Counter[tuple[Destination, str]] = Counter()
         self.copies: Counter[tuple[Destination, str]] = Counter()
@@ -138,7 +146,8 @@ class _Found(NamedTuple):
 class Reporter:
     """Makes reports. For any thread."""
 
-    def __init__(self, *, store: Store, clock: Clock, due: Due) -> None:
+    def __init__(self, *, store: Store, clock: Clock, due: Due, shard: Shard = WHOLE) -> None:
+        self._shard = shard
         self._store = store
         self._clock = clock
         self._due = due
@@ -156,6 +165,8 @@ class Reporter:
         return Report(
             version=__version__,
             timestamp_seconds=round(now, 3),
+            shard=self._shard.ordinal,
+            total_shards=self._shard.total,
             summary=_summary(snapshot, repositories.values(), problems, now - LATE_AFTER),
             destinations=_destinations(snapshot, repositories.values()),
             registries=[_registry(each) for each in snapshot.registries],

@@ -21,6 +21,7 @@ from exporter.http.report import Report
 from exporter.http.routes import Request, Routes
 from exporter.replication.model import Destination, Status
 from exporter.replication.store import Store
+from exporter.replication.targets import Shard
 
 VOID = {"meta", "link", "input"}
 
@@ -77,7 +78,7 @@ def test_the_page_names_the_failing_image_its_cause_its_age_and_the_command() ->
             "The registry policy of the destination does not allow account 111122223333 to replicate.",
             "What to do: Allow ecr:ReplicateImage",
             "aws ecr describe-image-replication-status --region us-east-1",
-            "FAILED since1 h 1 min ago (2027-01-15T08:00:05Z)",
+            "FAILED since1 h 1 min ago 2027-01-15T08:00:05Z",
             "next in 12 s",
         )
     ]
@@ -137,6 +138,13 @@ def test_a_telemetry_path_is_a_link() -> None:
     page = Document(response.body.decode())
     assert "./m%22%3E%3Cb%3E%7Bx%7D" in page.links
     assert "b" not in page.tags
+
+
+def test_a_shard_says_that_there_are_others() -> None:
+    sentence = "This is shard 1 of 3"
+    app = App(store_of("COMPLETE"), shard=Shard(1, 3))
+    assert sentence in Document(Routes(app).answer(Request("GET", "/")).body.decode()).text
+    assert sentence not in document(store_of("COMPLETE")).text
 
 
 # -- searching and refreshing --------------------------------------------------------------------
