@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from heapq import merge
 from itertools import chain, islice
-from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeAlias
 
 from exporter import __version__
@@ -105,9 +104,6 @@ class _Group:
         return bisect_left(self.images, late, key=_began) if self.verdicts & UNFINISHED else 0
 
 
-_replications, _replicas = attrgetter("replications"), attrgetter("replicas")
-
-
 def _began(image: ImageFacts) -> float:
     return image.replicated_from or 0.0
 
@@ -118,10 +114,14 @@ class _Repository:
     def __init__(self, images: tuple[ImageFacts, ...]) -> None:
         self.images = images
         alike: defaultdict[tuple[int, int], list[ImageFacts]] = defaultdict(list)
-        # Equal facts are mostly the same object, and this runs over all images.
-        identities = zip(map(id, map(_replications, images)), map(id, map(_replicas, images)), strict=True)
-        for key, image in zip(identities, images, strict=True):
-            alike[key].append(image)
+        replications: object = alike
+        replicas: object = alike
+        for image in images:
+            # Equal facts are mostly the same object, and those of neighbours are mostly equal.
+            if image.replications is not replications or image.replicas is not replicas:
+                replications, replicas = image.replications, image.replicas
+                same = alike[id(replications), id(replicas)]
+            same.append(image)
         self.groups = tuple(map(_Group, alike.values()))
         self.statuses: Counter[tuple[Destination, str]] = Counter()
         self.copies: Counter[tuple[Destination, str]] = Counter()
