@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from heapq import merge
-from itertools import chain, islice
+from heapq import nsmallest
+from itertools import chain, groupby, islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 from exporter import __version__
@@ -123,6 +123,9 @@ class _Repository:
                 same = alike[id(replications), id(replicas)]
             same.append(image)
         self.groups = tuple(map(_Group, alike.values()))
+        #: Those that may not be well.
+        self.troubled = tuple(group for group in self.groups if group.verdicts & NOT_WELL)
+        self.not_known = sum(len(group) for group in self.groups if Verdict.NOT_KNOWN in group.verdicts)
         self.statuses: Counter[tuple[Destination, str]] = Counter()
         self.copies: Counter[tuple[Destination, str]] = Counter()
         for group in self.groups:
@@ -190,13 +193,7 @@ class Reporter:
     def _images(self, found: Sequence[_Found], limit: int) -> list[ImageReport]:
         """The first rows of what was found, which is in the order of severity."""
         looks = self._store.looks()
-        rows: list[ImageReport] = []
-        for verdict in dict.fromkeys(each.row.verdict for each in found):
-            sign = 1 if verdict in _OLDEST_FIRST else -1
-            alike = [_dated(each, sign) for each in found if each.row.verdict is verdict]
-            some = islice(merge(*alike, key=lambda entry: entry[0]), limit - len(rows))
-            rows += [self._image(each, image, looks) for _, each, image in some]
-        return rows
+        return [self._image(each, image, looks) for each, image in _first(found, limit)]
 
     def _image(
         self,
@@ -249,56 +246,72 @@ class Reporter:
 _SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
 #: Of these the oldest is the worst. Of others the newest is shown first, because it is news.
 _OLDEST_FIRST = frozenset({Verdict.STUCK, Verdict.ON_THE_WAY, Verdict.NOT_KNOWN})
-#: What is shown where no image is searched for.
-_SHOWN = NOT_WELL | {Verdict.ON_THE_WAY}
 
 
 def _search(
     repositories: Mapping[tuple[Source, str], _Repository], filters: Filters, late: float
 ) -> list[_Found]:
-    """The images that match, with the worst verdict first. `late` is as for `_Group.not_well`."""
+    """The images that match, with the worst verdict first.
+
+    Without filters those match that are not well or on the way. `late` is as for `_Group.not_well`.
+    """
+    everything = bool(filters)
     found = [
         _Found(source, name, row, images)
         for (source, name), repository in repositories.items()
         if filters.has_repository(name)
-        for group in repository.groups
+        for group in (repository.groups if everything else repository.troubled)
         for row, images in _matching(group, filters, late)
+        if everything or row.verdict in _SHOWN
     ]
     return sorted(found, key=lambda each: _SEVERITY[each.row.verdict])
+
+
+#: What is shown where no image is searched for.
+_SHOWN = NOT_WELL | {Verdict.ON_THE_WAY}
 
 
 def _matching(group: _Group, filters: Filters, late: float) -> Iterator[tuple[_Row, Sequence[ImageFacts]]]:
     """The images of a group that match, for each destination. Late ones are parted from those on the way."""
     rows = [row for row in group.rows if filters.has_status(row.replication and row.replication.status)]
-    if not filters:
-        rows = [row for row in rows if row.verdict in _SHOWN]
     images = filters.matching(group.images) if rows else ()
     for row in rows:
         end = bisect_left(images, late, key=_began) if row.verdict in UNFINISHED else len(images)
-        young = row._replace(verdict=Verdict.ON_THE_WAY)
-        for shown, some in ((row, images[:end]), (young, images[end:])):
-            if some and filters.has_verdict(shown.verdict):
-                yield shown, some
+        if end and filters.has_verdict(row.verdict):
+            yield row, images[:end]
+        if end < len(images) and filters.has_verdict(Verdict.ON_THE_WAY):
+            yield row._replace(verdict=Verdict.ON_THE_WAY), images[end:]
 
 
-def _dated(found: _Found, sign: int) -> Iterator[tuple[float, _Found, ImageFacts]]:
-    images = found.images if sign > 0 else reversed(found.images)
-    return ((sign * _began(image), found, image) for image in images)
+def _first(found: Iterable[_Found], number: int) -> Iterator[tuple[_Found, ImageFacts]]:
+    """The first images, by verdict and age."""
+    for verdict, alike in groupby(found, key=lambda each: each.row.verdict):
+        sign = 1 if verdict in _OLDEST_FIRST else -1
+        some = (
+            (each, image)
+            for each in alike
+            for image in (each.images[:number] if sign > 0 else each.images[-number:])
+        )
+        first = nsmallest(number, some, key=lambda pair: sign * _began(pair[1]))
+        yield from first
+        number -= len(first)
+        if not number:
+            return
 
 
 def _summary(
     snapshot: Snapshot, repositories: Iterable[_Repository], problems: Iterable[_Found], late: float
 ) -> Summary:
-    groups = [group for repository in repositories for group in repository.groups]
-    unfinished = [group for group in groups if group.verdicts & UNFINISHED]
+    repositories = list(repositories)
+    troubled = [(group, group.not_well(late)) for each in repositories for group in each.troubled]
     verdicts: Counter[Verdict] = Counter()
-    for each in problems:
-        verdicts[each.row.verdict] += len(each.images)
+    for found in problems:
+        verdicts[found.row.verdict] += len(found.images)
     return Summary(
-        images=sum(map(len, groups)),
-        not_well=sum(group.not_well(late) for group in groups),
-        on_the_way=sum(len(group) - group.not_well(late) for group in unfinished),
-        not_known=sum(len(group) for group in groups if Verdict.NOT_KNOWN in group.verdicts),
+        images=sum(len(each.images) for each in repositories),
+        not_well=sum(not_well for _, not_well in troubled),
+        on_the_way=sum(len(group) - not_well for group, not_well in troubled),
+        not_known=sum(each.not_known for each in repositories),
         verdicts=dict(verdicts),
         skipped=snapshot.skipped,
     )
