@@ -74,6 +74,10 @@ simulate: $(dev) ## simulate a week of 100,000 images in virtual time, reproduci
 soak: $(dev) ## run the command for ten minutes under changes, faults, reloads and scrapes (ARGS="--minutes 60": an hour)
 	@PYTHONPATH=tests $(bin)/python benchmarks/soak.py $(ARGS)
 
+.PHONY: bench-page
+bench-page: $(dev) ## compare the status page with a scrape of the same facts (ARGS="times beside" selects some)
+	@$(bin)/python benchmarks/page.py $(ARGS)
+
 .PHONY: bench-polling
 bench-polling: $(dev) ## run the polling benchmarks (ARGS="first-pass stalls rest memory budget slow-answers operation" selects some)
 	@$(bin)/python benchmarks/polling.py $(ARGS)

@@ -55,11 +55,11 @@ class Taker:
         self._port = port
         self._buffer = bytearray(MIB)
 
-    def take(self, encoding: str, *, keep: bytearray | None = None) -> int:
+    def take(self, encoding: str, *, keep: bytearray | None = None, path: str = "/metrics") -> int:
         """Read a page and return the bytes of its body. Uses HTTP/1.0, so the body has no chunks."""
         with socket.create_connection(("127.0.0.1", self._port), timeout=polling.PATIENCE) as connection:
             accept = "Accept-Encoding: gzip\r\n" if encoding == "gzip" else ""
-            connection.sendall(f"GET /metrics HTTP/1.0\r\nHost: localhost\r\n{accept}\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n{accept}\r\n".encode())
             received = b""
             while b"\r\n\r\n" not in received:
                 received += connection.recv(MIB)
@@ -94,9 +94,9 @@ class Server:
         self._process.stdin.flush()
         assert self._line() == "changed\n"
 
-    def scrape(self, encoding: str) -> Scrape:
+    def scrape(self, encoding: str, path: str = "/metrics") -> Scrape:
         before, began = processor(self.pid), time.perf_counter()
-        size = self._taker.take(encoding)
+        size = self._taker.take(encoding, path=path)
         return Scrape(time.perf_counter() - began, processor(self.pid) - before, size)
 
     def series(self) -> Counter[tuple[str, frozenset[tuple[str, str]], float]]:

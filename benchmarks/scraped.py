@@ -7,6 +7,7 @@ the port. Each line of standard input is a number of images to change.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from exporter.gc_tuning import Survivors
+from exporter.http.filters import Filters
+from exporter.http.report import Report
+from exporter.http.reporter import Reporter
 from exporter.http.routes import Routes
 from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
@@ -128,9 +133,13 @@ class App:
 
     def __init__(self, store: Store) -> None:
         self._exposition = Exposition(instruments=Instruments(), store=store, figures=self, clock=time)
+        self._reporter = Reporter(store=store, clock=time, due=lambda *_: None)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         return self._exposition.page(accept=accept, accept_encoding=accept_encoding, names=names)
+
+    def report(self, filters: Filters, *, limit: int) -> Report:
+        return self._reporter.report(filters, limit=limit)
 
     def overdue(self) -> float:
         return 0.0
@@ -155,7 +164,8 @@ class App:
 
 
 def serve_exporter(store: Store) -> int:
-    """Serve with this exporter. Returns the port."""
+    """Serve with this exporter, and with its garbage collection. Returns the port."""
+    gc.callbacks.append(Survivors(time.monotonic))
     server = Server([("127.0.0.1", 0)], Routes(App(store)), WebConfig(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])

@@ -109,7 +109,7 @@ class Exporter:
         self._exposition = Exposition(
             instruments=instruments, store=self.store, figures=self.poller, clock=time
         )
-        self._reporter = Reporter(store=self.store, clock=time, due=self.poller.due)
+        self._reporter = Reporter(store=self.store, clock=time, due=self.poller.due, shard=shard)
         self._reloaded(success=True)
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:

@@ -41,6 +41,8 @@ def test_bad_addresses_are_named(address: str, capsys: pytest.CaptureFixture[str
         (["--web.telemetry-path=/"], "'/' is taken by another page"),
         (["--web.telemetry-path=/config"], "'/config' is taken by another page"),
         (["--web.telemetry-path=/-/healthy"], "'/-/healthy' is taken by another page"),
+        (["--web.telemetry-path=/api/v1/status"], "'/api/v1/status' is taken by another page"),
+        (["--web.telemetry-path=/runbooks/x"], "'/runbooks/x' is taken by another page"),
         (["--web.listen-address=nonsense"], "nonsense"),
         (["--shard=3", "--total-shards=3"], "--total-shards 3"),
         (["--shard=exporter-abcde"], "'exporter-abcde' is neither a number nor the name of"),

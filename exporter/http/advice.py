@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from exporter.replication.model import ReplicaState, Status
@@ -64,8 +66,8 @@ class Command:
 
 class _Template(NamedTuple):
     purpose: str
-    #: Words with the names of facts in braces.
-    words: str
+    #: For the shell, with the names of facts in braces.
+    command: str
 
 
 _SOURCE = "--region {source_region} --registry-id {source_registry_id}"
@@ -104,7 +106,7 @@ _RESTORE = _Template(
 _MUTABILITY = _Template(
     "Show whether tags can move at the destination",
     f"aws ecr describe-repositories {_THERE} --repository-names {{repository}}"
-    " --query repositories[].imageTagMutability",
+    " --query 'repositories[].imageTagMutability'",
 )
 _CRANE_COPY = _Template(
     "Copy the image by hand; crane keeps the digest",
@@ -235,27 +237,30 @@ def advise(verdict: Verdict, facts: Mapping[str, str], copies: Mapping[str, Repl
 
 def _filled(templates: tuple[_Template, ...], facts: Mapping[str, str], tags: list[str]) -> Iterator[Command]:
     """The commands for which all facts are known, once for each tag where they name one."""
-    usable = {name: value for name, value in facts.items() if _usable(value)}
-    for name, account, region in (
-        ("source_host", "source_registry_id", "source_region"),
-        ("host", "registry_id", "region"),
-    ):
-        if host := _host(usable.get(account, ""), usable.get(region, "")):
-            usable[name] = host
-    for purpose, words in templates:
-        for tag in tags if "{tag}" in words else [""]:
-            known = usable | ({"tag": tag} if _usable(tag) else {})
-            try:
-                yield Command(purpose, shlex.join(word.format_map(known) for word in words.split()))
-            except KeyError:
-                continue
+    known = {name: quoted for name, value in facts.items() if (quoted := _quoted(value))}
+    if host := _host(facts["source_registry_id"], facts["source_region"]):
+        known["source_host"] = _quoted(host)
+    if host := _host(facts["registry_id"], facts["region"]):
+        known["host"] = _quoted(host)
+    for purpose, command in templates:
+        for tag in tags if "{tag}" in command else ("",):
+            if quoted := _quoted(tag):
+                known["tag"] = quoted
+            else:
+                known.pop("tag", None)
+            with suppress(KeyError):
+                yield Command(purpose, command.format_map(known))
 
 
-def _usable(value: str) -> bool:
-    """Whether a value can stand in a command: it is known, no flag, no URL that the AWS CLI would load, and
-    has no character that a terminal would act on.
+@lru_cache(maxsize=4096)
+def _quoted(value: str) -> str:
+    """A value as a part of a word for the shell. "" if it cannot stand in a command.
+
+    It can if it is known, is no flag and no URL, which the AWS CLI would load, and has no character that a
+    terminal would act on.
     """
-    return bool(value) and value.isprintable() and not value.startswith("-") and "://" not in value
+    usable = value.isprintable() and not value.startswith("-") and "://" not in value
+    return shlex.quote(value) if value and usable else ""
 
 
 def _host(account: str, region: str) -> str:

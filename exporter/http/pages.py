@@ -33,14 +33,16 @@ HEADERS = (
 
 
 def age(seconds: float) -> str:
-    """A duration with two units: "3 h 12 min"."""
+    """A duration with at most two units, and with seconds only below a minute: "3 h 12 min"."""
     left = max(0, int(seconds))
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+    if left < 60:
+        return f"{left} s"
+    parts = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         number, left = divmod(left, length)
-        if number or parts:
-            parts.append(f"{number} {unit}")
-    return " ".join(parts[:2]) or "0 s"
+        parts.append(f"{number} {unit}" if number else "")
+    first = next(position for position, part in enumerate(parts) if part)
+    return " ".join(filter(None, parts[first : first + 2]))
 
 
 def _iso(time: float) -> str:

@@ -175,6 +175,9 @@ class Report:
     """The version of the exporter."""
     timestamp_seconds: float
     """The time of the report."""
+    shard: int
+    """The shard that this is about. It counts from 0."""
+    total_shards: int
     summary: Summary
     destinations: list[DestinationReport]
     registries: list[RegistryReport]

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from heapq import merge
-from itertools import chain, islice
+from heapq import nsmallest
+from itertools import chain, groupby, islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 from exporter import __version__
@@ -32,6 +32,7 @@ from exporter.http.report import (
 from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Source
 from exporter.replication.store import RegistrySnapshot, Snapshot, Store
+from exporter.replication.targets import WHOLE, Shard
 
 #: Seconds after which an unfinished replication is not well. AWS says that most images take less (ECR
 #: documentation).
@@ -51,7 +52,10 @@ Due: TypeAlias = Callable[[Source, str, str], float | None]
 
 
 class _Row(NamedTuple):
-    """What images with the same facts say of one destination. `copies` has one state for each name."""
+    """What images with the same facts say of one destination.
+
+    `copies` has a state for each name; None if that destination was not looked at. It is empty if none was.
+    """
 
     replication: Replication | None
     copies: tuple[ReplicaState | None, ...]
@@ -60,14 +64,12 @@ class _Row(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _rows(
-    replications: tuple[Replication, ...] | None, replicas: tuple[tuple[Replica, ...], ...], names: int
+    replications: tuple[Replication, ...] | None, replicas: tuple[tuple[Replica, ...], ...]
 ) -> tuple[_Row, ...]:
     """A row for each destination. Almost all images have the same few facts."""
     if not replications:
         return (_Row(None, (), Verdict.NOWHERE if replications == () else Verdict.NOT_KNOWN),)
-    seen = [
-        {replica.destination: replica.state for replica in of_name} for of_name in replicas or ((),) * names
-    ]
+    seen = [{replica.destination: replica.state for replica in of_name} for of_name in replicas]
     rows = []
     for replication in replications:
         copies = tuple(states.get(replication.destination) for states in seen)
@@ -80,7 +82,7 @@ class _Group:
 
     def __init__(self, images: list[ImageFacts]) -> None:
         first = images[0]
-        self.rows = _rows(first.replications, first.replicas, len(first.names))
+        self.rows = _rows(first.replications, first.replicas)
         self._images = images
 
     def __len__(self) -> int:
@@ -111,10 +113,19 @@ class _Repository:
 
     def __init__(self, images: tuple[ImageFacts, ...]) -> None:
         self.images = images
-        alike: defaultdict[tuple[int, int, int], list[ImageFacts]] = defaultdict(list)
+        alike: defaultdict[tuple[int, int], list[ImageFacts]] = defaultdict(list)
+        replications: object = alike
+        replicas: object = alike
         for image in images:
-            alike[id(image.replications), id(image.replicas), len(image.names)].append(image)
+            # Equal facts are mostly the same object, and those of neighbours are mostly equal.
+            if image.replications is not replications or image.replicas is not replicas:
+                replications, replicas = image.replications, image.replicas
+                same = alike[id(replications), id(replicas)]
+            same.append(image)
         self.groups = tuple(map(_Group, alike.values()))
+        #: Those that may not be well.
+        self.troubled = tuple(group for group in self.groups if group.verdicts & NOT_WELL)
+        self.not_known = sum(len(group) for group in self.groups if Verdict.NOT_KNOWN in group.verdicts)
         self.statuses: Counter[tuple[Destination, str]] = Counter()
         self.copies: Counter[tuple[Destination, str]] = Counter()
         for group in self.groups:
@@ -138,7 +149,8 @@ class _Found(NamedTuple):
 class Reporter:
     """Makes reports. For any thread."""
 
-    def __init__(self, *, store: Store, clock: Clock, due: Due) -> None:
+    def __init__(self, *, store: Store, clock: Clock, due: Due, shard: Shard = WHOLE) -> None:
+        self._shard = shard
         self._store = store
         self._clock = clock
         self._due = due
@@ -156,6 +168,8 @@ class Reporter:
         return Report(
             version=__version__,
             timestamp_seconds=round(now, 3),
+            shard=self._shard.ordinal,
+            total_shards=self._shard.total,
             summary=_summary(snapshot, repositories.values(), problems, now - LATE_AFTER),
             destinations=_destinations(snapshot, repositories.values()),
             registries=[_registry(each) for each in snapshot.registries],
@@ -179,13 +193,7 @@ class Reporter:
     def _images(self, found: Sequence[_Found], limit: int) -> list[ImageReport]:
         """The first rows of what was found, which is in the order of severity."""
         looks = self._store.looks()
-        rows: list[ImageReport] = []
-        for verdict in dict.fromkeys(each.row.verdict for each in found):
-            sign = 1 if verdict in _OLDEST_FIRST else -1
-            alike = [_dated(each, sign) for each in found if each.row.verdict is verdict]
-            some = islice(merge(*alike, key=lambda entry: entry[0]), limit - len(rows))
-            rows += [self._image(each, image, looks) for _, each, image in some]
-        return rows
+        return [self._image(each, image, looks) for each, image in _first(found, limit)]
 
     def _image(
         self,
@@ -238,56 +246,72 @@ class Reporter:
 _SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
 #: Of these the oldest is the worst. Of others the newest is shown first, because it is news.
 _OLDEST_FIRST = frozenset({Verdict.STUCK, Verdict.ON_THE_WAY, Verdict.NOT_KNOWN})
-#: What is shown where no image is searched for.
-_SHOWN = NOT_WELL | {Verdict.ON_THE_WAY}
 
 
 def _search(
     repositories: Mapping[tuple[Source, str], _Repository], filters: Filters, late: float
 ) -> list[_Found]:
-    """The images that match, with the worst verdict first. `late` is as for `_Group.not_well`."""
+    """The images that match, with the worst verdict first.
+
+    Without filters those match that are not well or on the way. `late` is as for `_Group.not_well`.
+    """
+    everything = bool(filters)
     found = [
         _Found(source, name, row, images)
         for (source, name), repository in repositories.items()
         if filters.has_repository(name)
-        for group in repository.groups
+        for group in (repository.groups if everything else repository.troubled)
         for row, images in _matching(group, filters, late)
+        if everything or row.verdict in _SHOWN
     ]
     return sorted(found, key=lambda each: _SEVERITY[each.row.verdict])
+
+
+#: What is shown where no image is searched for.
+_SHOWN = NOT_WELL | {Verdict.ON_THE_WAY}
 
 
 def _matching(group: _Group, filters: Filters, late: float) -> Iterator[tuple[_Row, Sequence[ImageFacts]]]:
     """The images of a group that match, for each destination. Late ones are parted from those on the way."""
     rows = [row for row in group.rows if filters.has_status(row.replication and row.replication.status)]
-    if not filters:
-        rows = [row for row in rows if row.verdict in _SHOWN]
     images = filters.matching(group.images) if rows else ()
     for row in rows:
         end = bisect_left(images, late, key=_began) if row.verdict in UNFINISHED else len(images)
-        young = row._replace(verdict=Verdict.ON_THE_WAY)
-        for shown, some in ((row, images[:end]), (young, images[end:])):
-            if some and filters.has_verdict(shown.verdict):
-                yield shown, some
+        if end and filters.has_verdict(row.verdict):
+            yield row, images[:end]
+        if end < len(images) and filters.has_verdict(Verdict.ON_THE_WAY):
+            yield row._replace(verdict=Verdict.ON_THE_WAY), images[end:]
 
 
-def _dated(found: _Found, sign: int) -> Iterator[tuple[float, _Found, ImageFacts]]:
-    images = found.images if sign > 0 else reversed(found.images)
-    return ((sign * _began(image), found, image) for image in images)
+def _first(found: Iterable[_Found], number: int) -> Iterator[tuple[_Found, ImageFacts]]:
+    """The first images, by verdict and age."""
+    for verdict, alike in groupby(found, key=lambda each: each.row.verdict):
+        sign = 1 if verdict in _OLDEST_FIRST else -1
+        some = (
+            (each, image)
+            for each in alike
+            for image in (each.images[:number] if sign > 0 else each.images[-number:])
+        )
+        first = nsmallest(number, some, key=lambda pair: sign * _began(pair[1]))
+        yield from first
+        number -= len(first)
+        if not number:
+            return
 
 
 def _summary(
     snapshot: Snapshot, repositories: Iterable[_Repository], problems: Iterable[_Found], late: float
 ) -> Summary:
-    groups = [group for repository in repositories for group in repository.groups]
-    unfinished = [group for group in groups if group.verdicts & UNFINISHED]
+    repositories = list(repositories)
+    troubled = [(group, group.not_well(late)) for each in repositories for group in each.troubled]
     verdicts: Counter[Verdict] = Counter()
-    for each in problems:
-        verdicts[each.row.verdict] += len(each.images)
+    for found in problems:
+        verdicts[found.row.verdict] += len(found.images)
     return Summary(
-        images=sum(map(len, groups)),
-        not_well=sum(group.not_well(late) for group in groups),
-        on_the_way=sum(len(group) - group.not_well(late) for group in unfinished),
-        not_known=sum(len(group) for group in groups if Verdict.NOT_KNOWN in group.verdicts),
+        images=sum(len(each.images) for each in repositories),
+        not_well=sum(not_well for _, not_well in troubled),
+        on_the_way=sum(len(group) - not_well for group, not_well in troubled),
+        not_known=sum(each.not_known for each in repositories),
         verdicts=dict(verdicts),
         skipped=snapshot.skipped,
     )

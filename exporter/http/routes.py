@@ -5,7 +5,6 @@ This module knows no sockets, and server.py knows no paths. A request never call
 
 from __future__ import annotations
 
-import gzip
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from exporter import logs
 from exporter.http import pages
 from exporter.http.filters import Filters, QueryError
 from exporter.http.report import Report, as_json
+from exporter.metrics import gzip_stream
 from exporter.metrics.exposition import Page, accepts_gzip
 
 
@@ -239,7 +239,8 @@ def _document(request: Request, body: bytes, headers: tuple[tuple[str, str], ...
     headers = (*headers, _NO_STORE, ("Vary", "Accept-Encoding"), ("X-Content-Type-Options", "nosniff"))
     if not accepts_gzip(request.headers.get("accept-encoding", "")):
         return Response(200, (body,), headers)
-    return Response(200, (gzip.compress(body, 1, mtime=0),), (*headers, ("Content-Encoding", "gzip")))
+    pieces = gzip_stream.member(gzip_stream.compress(body))
+    return Response(200, tuple(pieces), (*headers, ("Content-Encoding", "gzip")))
 
 
 def _one_of(query: Mapping[str, Sequence[str]], name: str, values: tuple[str, ...]) -> str:

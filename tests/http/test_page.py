@@ -21,8 +21,9 @@ from exporter.http.report import Report
 from exporter.http.routes import Request, Routes
 from exporter.replication.model import Destination, Status
 from exporter.replication.store import Store
+from exporter.replication.targets import Shard
 
-VOID = {"meta", "link", "input"}
+VOID = {"meta", "link", "input", "br"}
 
 
 class Document(HTMLParser):
@@ -77,7 +78,7 @@ def test_the_page_names_the_failing_image_its_cause_its_age_and_the_command() ->
             "The registry policy of the destination does not allow account 111122223333 to replicate.",
             "What to do: Allow ecr:ReplicateImage",
             "aws ecr describe-image-replication-status --region us-east-1",
-            "FAILED since1 h 1 min ago (2027-01-15T08:00:05Z)",
+            "FAILED since1 h 1 min ago 2027-01-15T08:00:05Z",
             "next in 12 s",
         )
     ]
@@ -137,6 +138,13 @@ def test_a_telemetry_path_is_a_link() -> None:
     page = Document(response.body.decode())
     assert "./m%22%3E%3Cb%3E%7Bx%7D" in page.links
     assert "b" not in page.tags
+
+
+def test_a_shard_says_that_there_are_others() -> None:
+    sentence = "This is shard 1 of 3"
+    app = App(store_of("COMPLETE"), shard=Shard(1, 3))
+    assert sentence in Document(Routes(app).answer(Request("GET", "/")).body.decode()).text
+    assert sentence not in document(store_of("COMPLETE")).text
 
 
 # -- searching and refreshing --------------------------------------------------------------------
@@ -241,7 +249,16 @@ def test_notes_are_sentences() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-5, "0 s"), (0.9, "0 s"), (59, "59 s"), (60, "1 min 0 s"), (3725, "1 h 2 min"), (90000, "1 d 1 h")],
+    [
+        (-5, "0 s"),
+        (0.9, "0 s"),
+        (59, "59 s"),
+        (61, "1 min"),
+        (3600, "1 h"),
+        (3725, "1 h 2 min"),
+        (90000, "1 d 1 h"),
+        (86460, "1 d"),
+    ],
 )
 def test_ages_have_two_units(seconds: float, text: str) -> None:
     assert age(seconds) == text

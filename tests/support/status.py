@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from exporter.http.filters import Filters
@@ -14,6 +15,7 @@ from exporter.metrics.exposition import Page
 from exporter.replication.facts import RegistryFacts
 from exporter.replication.model import Replication
 from exporter.replication.store import Store
+from exporter.replication.targets import WHOLE, Shard
 from support.facts import OTHER, PUSHED, image, repository
 from support.fakes import HOME, FakeClock
 
@@ -22,10 +24,12 @@ class Reports:
     """Reports about a store, an hour after its images were pushed. Each call of ECR is due in 12 s."""
 
     store: Store
+    shard: Shard = WHOLE
 
     def report(self, filters: Filters, *, limit: int) -> Report:
         clock = FakeClock(now=100.0, wall_ahead=PUSHED + 3600)
-        return Reporter(store=self.store, clock=clock, due=lambda *_: 112.0).report(filters, limit=limit)
+        maker = Reporter(store=self.store, clock=clock, due=lambda *_: 112.0, shard=self.shard)
+        return maker.report(filters, limit=limit)
 
 
 @dataclass
@@ -35,6 +39,7 @@ class App(Reports):
     store: Store
     unhealthy: str | None = None
     awaited: str | None = None
+    shard: Shard = WHOLE
 
     def page(self, *, accept: str, accept_encoding: str, names: Sequence[str]) -> Page:
         del accept, accept_encoding, names
@@ -57,7 +62,7 @@ class App(Reports):
 
 
 def get(
-    store: Store, target: str = "/", method: str = "GET", accept_encoding: str = "", **app: str
+    store: Store, target: str = "/", method: str = "GET", accept_encoding: str = "", **app: Any
 ) -> Response:
     """The answer to a request for a path with a query."""
     url = urlsplit(target)
