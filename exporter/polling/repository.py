@@ -48,7 +48,9 @@ class RepositoryPoller(Asker):
         self.name = name
         self.facts = RepositoryFacts(labels=targets.labels, required=targets.required)
         self._listing = ImageListing(name, targets)
-        self.statuses = StatusPoller(context, name, self.facts, self._listing, accesses)
+        self.statuses = StatusPoller(
+            context, name, self.facts, self._listing, accesses, list_soon=self._list_soon
+        )
         self._targets = targets
         #: Told that the repository does not exist; False if it is polled all the same.
         self._gone = gone
@@ -95,6 +97,11 @@ class RepositoryPoller(Asker):
         self._hints[event.digest] = event.kind is EventKind.PUSH
         self._book()
         return Outcome.USED
+
+    def _list_soon(self) -> None:
+        """List the images now, unless that fails."""
+        self._list_at = max(self._clock.monotonic(), self._held_until)
+        self._book()
 
     def _book(self) -> None:
         """Ask when the next listing is due, or at once if events name images."""

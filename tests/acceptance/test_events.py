@@ -77,7 +77,7 @@ def test_pushes_replications_and_deletions_show_long_before_the_next_listing(
         eventually(lambda: not command.statuses(tag="v2"))
         assert command.statuses(tag="v1", repository="team/app") == {"COMPLETE"}
         assert command.series(EVENTS, kind="DELETE", outcome="used")
-        assert [value for _, value in command.series(DURATIONS)] == [1], "not of the first listing of team/new"
+        assert [value for _, value in command.series(DURATIONS)] == [1], "the first listing has no durations"
         assert is_read(command) is True
 
 
