@@ -132,8 +132,6 @@ class Shown:
     #: Whether the copy is present, or what is wrong with it.
     copies: Mapping[tuple[Home, str, str, Place], str]
     failing_targets: frozenset[str]
-    #: The request rate limits of registries and destinations.
-    rates: Mapping[Home, float]
     overdue: float
     reload_successful: bool
     reload_time: float
@@ -183,7 +181,6 @@ def read(page: str) -> Shown:
             for labels, value in samples.get("ecr_target_success", ())
             if value == 0
         ),
-        rates={_home(labels): value for labels, value in samples.get(f"{own}request_rate_limit", ())},
         overdue=max((value for _, value in samples.get(f"{own}poll_overdue_seconds", ())), default=0.0),
         reload_successful=samples[f"{own}config_last_reload_successful"][0][1] == 1,
         reload_time=samples[f"{own}config_last_reload_success_timestamp_seconds"][0][1],
@@ -365,13 +362,18 @@ class Truth:
             if state not in true:
                 yield f"the copy of {_label(key)} is shown as {state}; true values are {sorted(true)}"
 
-    def absent_copies(self, shown: Shown, since: float) -> Iterator[str]:
-        """Copies of names that did not change since that time and that the page says nothing about."""
+    def absent_copies(self, shown: Shown, since: float, reported_since: float) -> Iterator[str]:
+        """Copies that the page says nothing about, though their names did not change since that time.
+
+        What was seen is forgotten when ECR reports another status, until the next look. So the status did not
+        change since `reported_since`.
+        """
         for home, repository, tag, digest, place in self.copies:
             same = self.names.within((home, repository, tag), since) == {digest}
             always = None not in self.copies.within((home, repository, tag, digest, place), since)
+            reported = len(self.statuses.within((home, repository, digest, place), reported_since)) <= 1
             key = (home, repository, tag, place)
-            if same and always and key not in shown.copies:
+            if same and always and reported and key not in shown.copies:
                 yield f"the copy of {_label(key)} is not shown"
 
     def lag(self, shown: Shown, at: float) -> float:

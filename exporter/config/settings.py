@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import blake2b
 from math import nan
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, StrictBool, TypeAdapter, ValidationError, with_config
@@ -146,6 +146,8 @@ class Settings:
     #: Calls a second of one account and Region, over all ECR operations.
     requests_per_second: of.Rate = 10.0
     max_images: of.Count = 100_000
+    #: Which images have series of their own: all, or those that are not COMPLETE and present everywhere.
+    image_series: Literal["all", "unfinished"] = "all"
     state_file: of.File | None = None
 
 

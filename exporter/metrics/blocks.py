@@ -114,7 +114,7 @@ def _ends(name: str, one_in: int) -> bool:
 
 
 def image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[tuple[Group, ...]]:
-    """All images in order, in blocks of at least `size` and a quarter more on average.
+    """Images with series of their own, in order, in blocks of at least `size` and a quarter more on average.
 
     Blocks cross repositories. A digest's checksum decides whether a block ends there, so an image that comes
     or goes moves only the boundaries near it.
@@ -122,7 +122,7 @@ def image_blocks(registries: Iterable[RegistrySnapshot], size: int) -> Iterator[
     block: list[Group] = []
     room = size
     for registry in registries:
-        for repository, images in registry.repositories:
+        for repository, images in registry.shown:
             start = 0
             for end, image in enumerate(images, 1):
                 room -= 1

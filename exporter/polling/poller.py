@@ -265,6 +265,7 @@ class Poller:
         with self._store.lock:
             self._store.changed()
             self._store.stale_after = settings.stale_after
+            self._store.unfinished_only = settings.image_series == "unfinished"
         self._regroup()
         for each in (*self._registries, *self._destinations.values()):
             each.registry.reloaded()

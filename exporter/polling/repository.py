@@ -6,7 +6,6 @@ Loop thread only. It takes the answers to listings, and its `statuses` take thos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,7 +58,7 @@ class RepositoryPoller(Asker):
         self._memory = context.shared.memory
         self._job = Job(Operation.IMAGES, name)
         self._scope = FailureScope("images", name)
-        self._group = (id(context), name)
+        self._group = f"{id(context)}/{name}"
         #: The present or last change of the images, which goes on in turns.
         self._turns = context.shared.turns
         self._work: Steps[None] | None = None
@@ -74,8 +73,8 @@ class RepositoryPoller(Asker):
         #: The look-up of such images that is under way, and those of them that must exist.
         self._lookup: Lookup | None = None
         self._expected: frozenset[Name] = frozenset()
-        #: The last listing, if an equal one selects the same.
-        self._shown: Sequence[Image] | None = None
+        #: The hash of the last listing, if an equal one selects the same.
+        self._shown: int | None = None
         #: The floor of `newest` when its images were shown.
         self._floor: object = None
         self._sightings.watch(name, self._registry.source, self.statuses)
@@ -215,11 +214,12 @@ class RepositoryPoller(Asker):
         was_fresh = self.facts.fresh(now, self._store.stale_after)
         if not was_fresh:
             self.statuses.durations.interrupted()
-        if not (yield from _equal(self._shown, images)):
+        fingerprint = yield from _fingerprint(images, exists=exists)
+        if fingerprint != self._shown:
+            self._shown = None
             # That the images of a missing repository are missing is no failure of its own.
-            kept = yield from self._select(images, complete=lambda target: not (exists and target.missing))
-            # Most of a listing is kept by its selection. One that is mostly not selected is dropped.
-            self._shown = images if len(images) <= 2 * kept and not self._targets.age_matters else None
+            yield from self._select(images, complete=lambda target: not (exists and target.missing))
+            self._shown = None if self._targets.age_matters else fingerprint
         elif self._floor != self._newest.floor:
             yield from self._show_admitted()
         with self._store.lock:
@@ -241,18 +241,16 @@ class RepositoryPoller(Asker):
         tags = {tag for image in found.values() for tag in image.tags}
         asked = {*found, *(name.digest for name in lookup.missing)}
         images = [image for image in found.values() if not image.archived]
-        before = set[Name]()
-        for some in sliced([watched.image for watched in self._newest.selected(self._group).values()]):
-            for image in some:
-                if image.digest in asked:
-                    before |= {Name("", image.digest), *(Name(tag, "") for tag in image.tags)}
-                elif tags.isdisjoint(image.tags):
-                    images.append(image)
-                else:
-                    kept = tuple(tag for tag in image.tags if tag not in tags)
-                    images.append(replace(image, tags=kept))
+        before = {Name("", digest) for digest in asked}
+        for some in sliced(self._newest.selected(self._group).values()):
+            for known in some:
+                if known.digest in asked:
+                    before.update(known.names)
+                    continue
+                kept = tuple(name.tag for name in known.names if name.tag and name.tag not in tags)
+                images.append(Image(known.digest, kept, known.pushed_at, known.replicated_from))
             yield
-        # The other images that a target names may exist without being selected.
+        # Other images that a target names may exist without being selected.
         complete = {target.label for target in self.facts.targets or () if target.complete}
         yield from self._select(
             images,
@@ -264,11 +262,8 @@ class RepositoryPoller(Asker):
 
     # -- the images --------------------------------------------------------------------------
 
-    def _select(self, images: Sequence[Image], *, complete: Callable[[Selected], bool]) -> Steps[int]:
-        """Watch what the targets select of the images; how many that are.
-
-        `complete` says whether all exists that a target names.
-        """
+    def _select(self, images: Sequence[Image], *, complete: Callable[[Selected], bool]) -> Steps[None]:
+        """Watch what the targets select. `complete` says whether all exists that a target names."""
         selection = yield from self._targets.selecting(images, now=self._clock.time())
         yield from self._newest.put(self._group, selection)
         if self._newest.newly_skipped():
@@ -280,7 +275,6 @@ class RepositoryPoller(Asker):
             self._store.skipped = self._newest.skipped
         self._context.targets_changed = True
         yield from self._show_admitted(self._memory.of(self._registry.source, self.name))
-        return len(selection.images)
 
     def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> Steps[None]:
         self._floor = self._newest.floor
@@ -324,14 +318,14 @@ class RepositoryPoller(Asker):
         new: list[ImageFacts] = []
         changed = []
         for some in sliced(selected.values()):
-            for image, names, required in ((w.image, tuple(sorted(w.names)), w.required) for w in some):
+            for image in some:
                 known = self.facts.images.get(image.digest)
                 if known is None or known.replicated_from != image.replicated_from:
                     times = (image.pushed_at, image.replicated_from)
-                    found = ImageFacts(image.digest, names, *times, required=required)
+                    found = ImageFacts(image.digest, image.names, *times, required=image.required)
                     new.append(self.statuses.recall(found, remembered.get(image.digest)))
-                elif known.names != names or known.required != required:
-                    changed.append((image.digest, names, required))
+                elif known.names != image.names or known.required != image.required:
+                    changed.append((image.digest, image.names, image.required))
             yield
         return new, changed
 
@@ -396,12 +390,10 @@ class RepositoryPoller(Asker):
             self._store.skipped = self._newest.skipped
 
 
-def _equal(one: Sequence[Image] | None, other: Sequence[Image]) -> Steps[bool]:
-    """Whether two listings are equal."""
-    if one is None or len(one) != len(other):
-        return False
-    for mine, theirs in zip(sliced(one), sliced(other), strict=True):
-        if mine != theirs:
-            return False
+def _fingerprint(images: Sequence[Image], *, exists: bool) -> Steps[int]:
+    """A hash of a listing. The listing itself takes as much memory as what is known of its images."""
+    fingerprint = hash((exists, len(images)))
+    for some in sliced(images):
+        fingerprint = hash((fingerprint, *some))
         yield
-    return True
+    return fingerprint

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from heapq import nlargest
+from math import inf
 from typing import Any
 
 from exporter.aws.ecr import EcrClient
@@ -149,6 +150,7 @@ class StatusPoller(Asker):
             return
         self._first_round.discard(digest)
         if not self._first_round and not self._facts.asked:
+            self._first_round = set()  # a set that was emptied keeps its memory
             with self._store.lock:
                 self._facts.asked = True
             self._context.targets_changed = True
@@ -267,7 +269,7 @@ class StatusPoller(Asker):
         after = before.answered(
             replications, state, unverified=unverified, since=since, at=now, good_until=good_until
         )
-        return replace(after, good_until=float("inf")) if after.confirmed else after
+        return replace(after, good_until=inf) if after.confirmed else after
 
     def _held(self, image: ImageFacts) -> frozenset[Destination]:
         """Where the image is, or was, though ECR may not report it. A copy that was COMPLETE stays so."""
@@ -410,7 +412,7 @@ class StatusPoller(Asker):
         if after.confirmed:
             if not self.durations.awaits(after.digest):
                 self._pacing.cancel(self._job(after.digest))
-            self._facts.put(replace(after, good_until=float("inf")))
+            self._facts.put(replace(after, good_until=inf))
         elif before.confirmed:
             self._unconfirm(after)
         elif after.replications is not before.replications:

@@ -25,6 +25,7 @@ from exporter.replication.model import (
     Replication,
     Since,
     Source,
+    Status,
 )
 
 NOWHERE: frozenset[Destination] = frozenset()
@@ -113,6 +114,22 @@ def _held(replicas: tuple[tuple[Replica, ...], ...]) -> frozenset[Destination]:
     return frozenset(replica.destination for of_name in replicas for replica in of_name if replica.held)
 
 
+def unfinished(images: Iterable[ImageFacts]) -> tuple[ImageFacts, ...]:
+    """Those that are known not to be COMPLETE at some destination, or not to be present there."""
+    # Most images hold the same objects, and comparing those would take most of the time.
+    seen: dict[tuple[int, int], bool] = {}
+    found = []
+    for image in images:
+        key = (id(image.replications), id(image.replicas))
+        if key not in seen:
+            seen[key] = any(r.status != Status.COMPLETE for r in image.replications or ()) or any(
+                replica.state is not ReplicaState.PRESENT for of_name in image.replicas for replica in of_name
+            )
+        if seen[key]:
+            found.append(image)
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True)
 class TargetImages:
     """What a target selects in a repository."""
@@ -129,6 +146,7 @@ class _Summary:
     #: The first monotonic time after which an answer is no longer believed.
     good_until: float
     states: Mapping[ImageState, int]
+    unfinished: tuple[ImageFacts, ...]
 
 
 @dataclass(slots=True)
@@ -170,7 +188,8 @@ class RepositoryFacts:
         if self._summary is None:
             answered = (i.good_until for i in self.images.values() if i.replications is not None)
             states = Counter(image.state for image in self.images.values())
-            self._summary = _Summary(min(answered, default=float("inf")), states)
+            soonest = min(answered, default=float("inf"))
+            self._summary = _Summary(soonest, states, unfinished(self.images.values()))
         return self._summary
 
     def fresh(self, now: float, stale_after: float) -> bool:
@@ -191,6 +210,12 @@ class RepositoryFacts:
         if self.summary().good_until >= now:
             return tuple(images)
         return tuple(i if i.replications is None or now <= i.good_until else i.unanswered() for i in images)
+
+    def unfinished(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
+        """Those of the visible images that are not COMPLETE and present everywhere."""
+        if self.late(now, stale_after):
+            return unfinished(self.visible(now, stale_after))
+        return self.summary().unfinished if self.listed_at is not None else ()
 
     def good_until(self, now: float, stale_after: float) -> float:
         """The monotonic time until which the result of `visible` is the same, if no fact changes."""

@@ -153,9 +153,15 @@ def settle(image: ImageFacts, expected: frozenset[Destination], *, at: float) ->
     """
     if image.replications is not None or not expected:
         return image
-    complete = tuple(Replication(destination, Status.COMPLETE) for destination in sorted(expected))
-    settled = replace(image, replications=complete, state=ImageState.SETTLED, since=(), answered_at=at)
+    replications = _complete(expected)
+    settled = replace(image, replications=replications, state=ImageState.SETTLED, since=(), answered_at=at)
     return settled if settled.confirmed else image
+
+
+@lru_cache(maxsize=4096)
+def _complete(destinations: frozenset[Destination]) -> tuple[Replication, ...]:
+    """One object for all images that are COMPLETE there."""
+    return tuple(Replication(destination, Status.COMPLETE) for destination in sorted(destinations))
 
 
 def renamed(image: ImageFacts, names: tuple[Name, ...], required: frozenset[Destination]) -> ImageFacts:

@@ -30,6 +30,8 @@ class RegistrySnapshot:
     #: Unix time since which each thing that is watched was listed; None if something was not.
     complete_time: float | None
     repositories: tuple[tuple[str, tuple[ImageFacts, ...]], ...]
+    #: The images that have series of their own.
+    shown: tuple[tuple[str, tuple[ImageFacts, ...]], ...]
     targets: tuple[TargetHealth, ...]
     #: How many destinations the rules have for each of the repositories, as far as that is known.
     destinations: Mapping[str, int] = field(default_factory=dict)
@@ -63,6 +65,8 @@ class Store:
         #: The destinations that cannot be looked at, because nothing reads their account.
         self.unread: tuple[Destination, ...] = ()
         self.stale_after = 0.0
+        #: Whether only images have series of their own that are not COMPLETE and present everywhere.
+        self.unfinished_only = False
         self.skipped = 0
         #: Grows with each change of what is exported of images or repositories.
         self.version = 0
@@ -118,11 +122,17 @@ class Store:
 
     def _registry(self, facts: RegistryFacts, now: float, *, images: bool) -> RegistrySnapshot:
         repositories = facts.repositories.items() if images else ()
+        every = tuple((name, r.visible(now, self.stale_after)) for name, r in repositories)
+        shown = every
+        if self.unfinished_only:
+            unfinished = ((name, r.unfinished(now, self.stale_after)) for name, r in repositories)
+            shown = tuple((name, found) for name, found in unfinished if found)
         return RegistrySnapshot(
             source=facts.source,
             rules=facts.believed_rules(now, self.stale_after),
             complete_time=_complete_time(facts),
-            repositories=tuple((name, r.visible(now, self.stale_after)) for name, r in repositories),
+            repositories=every,
+            shown=shown,
             targets=target_health.evaluate(facts, now, self.stale_after),
             destinations=facts.destination_counts(now, self.stale_after) if images else {},
             backfills=facts.believed_backfills(now, self.stale_after),

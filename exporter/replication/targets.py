@@ -6,12 +6,13 @@ All functions are pure: settings and listings go in, selections come out, and th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from hashlib import blake2b
 from heapq import nlargest
 from itertools import chain
+from typing import TypeAlias
 
 from sortedcontainers import SortedList
 
@@ -46,10 +47,12 @@ WHOLE = Shard()
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An image that targets select, and the names in the labels of its series."""
+    """An image that targets select, and the names in the labels of its series, in order."""
 
-    image: Image
-    names: frozenset[Name]
+    digest: str
+    names: tuple[Name, ...]
+    pushed_at: float | None = None
+    replicated_from: float | None = None
     #: Where the targets say that it must arrive.
     required: frozenset[Destination] = NOWHERE
 
@@ -115,18 +118,19 @@ class Target:
             for image in some:
                 recent = within is None or image.pushed_at is None or image.pushed_at >= now - within
                 if recent and (names := self._names(image)):
-                    found[image.digest] = Watched(image, names, self.required)
+                    times = (image.pushed_at, image.replicated_from)
+                    found[image.digest] = Watched(image.digest, names, *times, self.required)
             if latest is not None:
-                found = {w.image.digest: w for w in nlargest(latest, found.values(), key=_age)}
+                found = {w.digest: w for w in nlargest(latest, found.values(), key=_age)}
             yield
         return found
 
-    def _names(self, image: Image) -> frozenset[Name]:
+    def _names(self, image: Image) -> tuple[Name, ...]:
         if self.settings.digest:
-            return frozenset({Name("", image.digest)} if image.digest == self.settings.digest else ())
+            return (Name("", image.digest),) if image.digest == self.settings.digest else ()
         if not image.tags:
-            return frozenset({Name("", image.digest)} if self.settings.untagged else ())
-        return frozenset([Name(tag, "") for tag in image.tags if self._wants(tag)])
+            return (Name("", image.digest),) if self.settings.untagged else ()
+        return tuple([Name(tag, "") for tag in sorted(set(image.tags)) if self._wants(tag)])
 
     def _wants(self, tag: str) -> bool:
         return self._every_tag or (self._tags.match(tag) and not self._excluded.match(tag))
@@ -246,9 +250,8 @@ class RepositoryTargets:
             for some in sliced(chosen.keys() & merged.keys()):
                 for digest in some:
                     one, other = merged[digest], chosen[digest]
-                    chosen[digest] = Watched(
-                        other.image, one.names | other.names, one.required | other.required
-                    )
+                    names = tuple(sorted({*one.names, *other.names}))
+                    chosen[digest] = replace(other, names=names, required=one.required | other.required)
                 yield
             merged |= chosen
         return Selection(merged, tuple(counts))
@@ -279,7 +282,7 @@ def _pushed(image: Image) -> tuple[float, str]:
 
 
 #: A place in the order by push time, then by group and digest, so that the order is total and repeatable.
-_Age = tuple[float, str, str]
+_Age: TypeAlias = tuple[float, str, str]
 
 
 class Newest:
@@ -291,7 +294,7 @@ class Newest:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._groups: dict[Hashable, Mapping[str, Watched]] = {}
+        self._groups: dict[str, Mapping[str, Watched]] = {}
         #: The age of each image, once for each of its names. To add or remove one costs some microseconds.
         self._places: SortedList[_Age] = SortedList()
         self._was_skipping = False
@@ -314,11 +317,11 @@ class Newest:
         before, self._was_skipping = self._was_skipping, self.floor is not None
         return self._was_skipping and not before
 
-    def selected(self, group: Hashable) -> Mapping[str, Watched]:
+    def selected(self, group: str) -> Mapping[str, Watched]:
         """What the group selects, whether it fits or not, by digest."""
         return self._groups.get(group, {})
 
-    def put(self, group: Hashable, selection: Selection | None) -> Steps[None]:
+    def put(self, group: str, selection: Selection | None) -> Steps[None]:
         """Set what a group selects; None if the group is gone."""
         after = selection.images if selection else {}
         # It holds what has places at each moment.
@@ -341,12 +344,12 @@ class Newest:
             del self._groups[group]
 
     @staticmethod
-    def _move(change: Callable[[_Age], None], watched: Watched, group: Hashable) -> None:
+    def _move(change: Callable[[_Age], None], watched: Watched, group: str) -> None:
         age = _age(watched, group)
         for _ in watched.names:
             change(age)
 
-    def admitted(self, group: Hashable, floor: _Age | None) -> Steps[Mapping[str, Watched]]:
+    def admitted(self, group: str, floor: _Age | None) -> Steps[Mapping[str, Watched]]:
         """The images of the group that are younger than the floor, by digest."""
         images = self._groups.get(group, {})
         if floor is None:
@@ -358,8 +361,7 @@ class Newest:
                 (digest, watched)
                 for digest, watched in some
                 # Most are decided by the push time alone, and there may be a hundred thousand.
-                if ((at := watched.image.pushed_at) is not None and at > oldest)
-                or _age(watched, group) > floor
+                if ((at := watched.pushed_at) is not None and at > oldest) or _age(watched, group) > floor
             )
             yield
         return found
@@ -372,9 +374,9 @@ class Newest:
 
 def _place(watched: Watched) -> tuple[float | None, int]:
     """What decides which places an image has."""
-    return watched.image.pushed_at, len(watched.names)
+    return watched.pushed_at, len(watched.names)
 
 
-def _age(watched: Watched, group: Hashable = "") -> _Age:
-    pushed_at = watched.image.pushed_at
-    return (pushed_at if pushed_at is not None else float("-inf"), str(group), watched.image.digest)
+def _age(watched: Watched, group: str = "") -> _Age:
+    pushed_at = watched.pushed_at
+    return (pushed_at if pushed_at is not None else float("-inf"), group, watched.digest)

@@ -279,7 +279,7 @@ def test_what_is_shown_is_complete_and_masked() -> None:
     assert shown.endswith(
         "discovery_interval: 1m\npending_interval: 15s\nfailed_interval: 5m\nsettled_interval: 6h\n"
         "replica_interval: 15m\nstale_after: 1h\nrequests_per_second: 10\nmax_images: 100000\n"
-        "state_file: /var/lib/ecr-replication-exporter/state\n"
+        "image_series: all\nstate_file: /var/lib/ecr-replication-exporter/state\n"
     )
 
 

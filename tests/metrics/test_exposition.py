@@ -27,7 +27,16 @@ from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RegistryRow, Rep
 from exporter.metrics.exposition import Exposition, accepts_gzip, accepts_openmetrics
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
-from exporter.replication.model import Destination, Name, Registry, Replication, Rule, Source
+from exporter.replication.model import (
+    Destination,
+    Name,
+    Registry,
+    Replica,
+    ReplicaState,
+    Replication,
+    Rule,
+    Source,
+)
 from exporter.replication.store import Store
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -66,10 +75,11 @@ class Reference(Collector):
         for registry in self._snapshot.registries:
             if isinstance(row, RegistryRow):
                 yield from row.samples(registry)
-            for repository, images in registry.repositories:
-                if isinstance(row, RepositoryRow):
+            if isinstance(row, RepositoryRow):
+                for repository, images in registry.repositories:
                     yield from row.samples(Group.whole(registry, repository, images))
-                elif isinstance(row, ImageRow):
+            elif isinstance(row, ImageRow):
+                for repository, images in registry.shown:
                     for image in images:
                         for name in image.names:
                             own = row.own_labels(registry.source, repository, name, image)
@@ -112,12 +122,17 @@ def ledger_of(clock: FakeClock, source: Source, repositories: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-@given(source=st.builds(Source, TEXTS, TEXTS), repositories=st.dictionaries(TEXTS, IMAGES, max_size=3))
+@given(
+    source=st.builds(Source, TEXTS, TEXTS),
+    repositories=st.dictionaries(TEXTS, IMAGES, max_size=3),
+    unfinished_only=st.booleans(),
+)
 def test_the_text_is_what_prometheus_client_makes_of_the_same_facts(
-    accept: str, source: Source, repositories: dict[str, Any]
+    accept: str, source: Source, repositories: dict[str, Any], unfinished_only: bool
 ) -> None:
     clock = FakeClock()
     store = ledger_of(clock, source, repositories)
+    store.unfinished_only = unfinished_only
     registry = CollectorRegistry()
     registry.register(Reference(store, clock.now))
     encode, _ = choose_encoder(accept)
@@ -127,6 +142,44 @@ def test_the_text_is_what_prometheus_client_makes_of_the_same_facts(
     assert read(page.whole().decode(), accept) == reference
     packed = fast.page(accept=accept, accept_encoding="gzip", names=())
     assert read(gzip.decompress(packed.whole()).decode(), accept) == reference
+
+
+def test_only_unfinished_images_have_series_and_all_are_counted() -> None:
+    clock, there = FakeClock(), Destination("eu-west-1", "2")
+    complete, failed = ((Replication(there, status),) for status in ("COMPLETE", "FAILED"))
+    store = ledger_of(clock, Source("1", "us-east-1"), {"app": [("new", 1.0, None)], "lib": []})
+    known, present, absent = (
+        Replica(there, state, state is not ReplicaState.ABSENT)
+        for state in (ReplicaState.ARCHIVED, ReplicaState.PRESENT, ReplicaState.ABSENT)
+    )
+    [facts] = store.registries
+    cases = {
+        "reported": (complete, ()),
+        "seen": (complete, ((present,),)),
+        "gone": (complete, ((absent,),)),
+        "archived": (complete, ((known,),)),
+        "failed": (failed, ()),
+        "nowhere": ((), ()),
+    }
+    for tag, (replications, replicas) in cases.items():
+        names = (Name(tag, ""),)
+        facts.repositories["lib"].put(
+            ImageFacts(tag, names, 1.0, None, replications, good_until=9e9, replicas=replicas)
+        )
+    page = exposition(store, clock)
+    every = page.page(accept="", accept_encoding="", names=()).whole().decode()
+    assert set(re.findall(r'ecr_image_info{repository="[^"]*",tag="([^"]+)"', every)) == {*cases, "new"}
+    with store.lock:
+        store.unfinished_only = True
+        store.changed()
+    few = page.page(accept="", accept_encoding="", names=()).whole().decode()
+    assert set(re.findall(r'^ecr_image_[^{]*{repository="[^"]*",tag="([^"]+)"', few, re.MULTILINE)) == {
+        "gone",
+        "archived",
+        "failed",
+    }
+    counts = r"^ecr_repository_.*"
+    assert re.findall(counts, few, re.MULTILINE) == re.findall(counts, every, re.MULTILINE) != []
 
 
 def test_no_help_text_is_written_differently_in_the_two_formats() -> None:

@@ -20,10 +20,7 @@ from support.fakes import (
 
 from exporter.config.settings import RegistrySettings, TargetSettings
 from exporter.polling.workers import MAX_HANDED_OUT
-from exporter.replication.model import (
-    Reason,
-    Source,
-)
+from exporter.replication.model import Reason, Replication, Source, Status
 from exporter.replication.targets import Shard
 
 
@@ -143,6 +140,21 @@ def test_a_reload_keeps_what_stays_and_drops_the_rest_at_once() -> None:
     rig.run(100)
     assert rig.states() == {("team/app", "v1", ""): {IRELAND: "COMPLETE"}}
     assert ecr.calls[STATUS] == calls
+
+
+def test_a_reload_takes_another_choice_of_series() -> None:
+    ecr = FakeECR()
+    for tag, report in (("v1", complete()), ("v2", Replication(IRELAND, Status.FAILED, "DENIED"))):
+        ecr.report("team/app", pushed(ecr, tag=tag, age=9000), report)
+    rig = world(ecr)
+    rig.run(10)
+    for choice, shown in (("all", 2), ("unfinished", 1), ("all", 2)):
+        version = rig.store.version
+        rig.poller.configure(settings(ALL, image_series=choice))
+        [registry] = rig.snapshot().registries
+        assert [len(images) for _, images in registry.shown] == [shown]
+        assert [len(images) for _, images in registry.repositories] == [2]
+        assert rig.store.version > version, "the page is rendered again"
 
 
 def sharded(total: int, *targets: TargetSettings) -> list[Rig]:

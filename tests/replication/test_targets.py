@@ -142,8 +142,8 @@ def test_overlapping_targets_watch_an_image_once_under_all_names_and_count_it_ea
         TargetSettings("team/*", tags=("s*",)),
     )
     selection = of(by_tag, by_digest, by_glob).select(IMAGES, now=NOW)
-    names = frozenset({Name("v1", ""), Name("stable", ""), Name("", A)})
-    assert selection.images == {A: Watched(IMAGES[0], names)}
+    names = (Name("", A), Name("stable", ""), Name("v1", ""))
+    assert selection.images == {A: Watched(A, names, IMAGES[0].pushed_at, IMAGES[0].pushed_at)}
     assert selection.targets == tuple(Selected(s.label, 1, frozenset()) for s in (by_tag, by_digest, by_glob))
 
 
@@ -215,8 +215,8 @@ def test_untagged_images_are_listed_only_for_those_who_may_want_them(
 
 def group(*ages: float | None, names: int = 1) -> Selection:
     images = [Image(digest_of(f"{age}"), ("v",), None if age is None else NOW - age) for age in ages]
-    tags = frozenset(Name(f"v{number}", "") for number in range(names))
-    return Selection({i.digest: Watched(i, tags) for i in images}, ())
+    tags = tuple(Name(f"v{number}", "") for number in range(names))
+    return Selection({i.digest: Watched(i.digest, tags, i.pushed_at, i.pushed_at) for i in images}, ())
 
 
 def admitted(newest: Newest, *groups: str) -> set[str]:
@@ -259,9 +259,9 @@ def test_as_many_fit_as_there_is_room_for(groups: list[list[int]], limit: int) -
     newest = Newest(limit)
     for name, ages in enumerate(groups):
         selection = group(*ages)
-        finished(newest.put(name, Selection({f"{name}{d}": w for d, w in selection.images.items()}, ())))
+        finished(newest.put(str(name), Selection({f"{name}{d}": w for d, w in selection.images.items()}, ())))
     total = sum(map(len, groups))
-    fit = sum(len(finished(newest.admitted(name, newest.floor))) for name in range(len(groups)))
+    fit = sum(len(finished(newest.admitted(str(name), newest.floor))) for name in range(len(groups)))
     assert newest.skipped == max(0, total - limit)
     assert fit >= total - newest.skipped
 
