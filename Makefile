@@ -98,6 +98,10 @@ bench-servers: $(dev) ## compare scrapes during a first listing with another che
 bench-hostile: $(dev) ## scrapes beside hostile clients, against another checkout (ARGS="--baseline DIR")
 	@PYTHONPATH=tests $(bin)/python benchmarks/hostile.py $(ARGS)
 
+.PHONY: bench-alert
+bench-alert: $(dev) ## time a failing push to its notification, with Prometheus and Alertmanager (four minutes)
+	@PYTHONPATH=tests $(bin)/python benchmarks/alert.py $(ARGS)
+
 .PHONY: docs
 docs: $(demo) ## generate docs/metrics.md from the catalogue, and docs/api.schema.json from the report
 	@$(bin)/python -m exporter.metrics.reference > $(VENV)/metrics.md && cp $(VENV)/metrics.md docs/metrics.md

@@ -24,7 +24,7 @@ WINDOW = 600.0
 #: Seconds after the last push in which polling may find it.
 PATIENCE = 75.0
 CONFIG = """\
-targets: [{{repository: 'team/*'}}]
+targets: [{repository: 'team/*'}]
 requests_per_second: 10
 """
 QUEUE = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/ecr-events"
@@ -65,8 +65,8 @@ def pushes(baseline: Path) -> None:
         sides = {}
         for name, (config, home) in homes.items():
             server = stack.enter_context(ecr(images=IMAGES, repositories=REPOSITORIES))
-            config += "replica_interval: 0s\n" if home == HERE.parent else ""
-            running = stack.enter_context(exporter(server, config, home=home))
+            no_looks = "replica_interval: 0s\n" if home == HERE.parent else ""
+            running = stack.enter_context(exporter(server, config + no_looks, home=home))
             sides[name] = Side(server, running, {})
         for side in sides.values():
             side.wait_until_settled()

@@ -143,9 +143,8 @@ class Queue:
         self._foreign = _Allowance(0.0)
 
     def send(self, repository: str, image: str, account: str = ACCOUNT) -> None:
-        self._bodies.append(
-            encoded(image_action("PUSH", repository, image, at=time.time(), account=account, region=REGION))
-        )
+        event = image_action("PUSH", repository, image, at=time.time(), account=account, region=REGION)
+        self._bodies.append(encoded(event))
 
     def add_foreign(self, rate: float) -> None:
         self._foreign = _Allowance(rate)

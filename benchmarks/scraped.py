@@ -147,6 +147,9 @@ class App:
     def rates(self) -> dict[Source, float]:
         return {}
 
+    def queues(self) -> dict[Source, bool]:
+        return {}
+
     def healthy(self) -> None:
         return None
 

@@ -17,7 +17,9 @@ from typing import Any
 from exporter.config.validators import DIGEST, REGION, REPOSITORY
 from exporter.replication.model import Source
 
-_ACCOUNT = "[0-9]{12}"
+_ACCOUNT, _REGION, _REPOSITORY, _DIGEST = map(re.compile, ("[0-9]{12}", REGION, REPOSITORY, DIGEST))
+#: Characters of a text: more than any of AWS has.
+_LONGEST = 512
 
 
 class EventKind(StrEnum):
@@ -129,26 +131,26 @@ def _event(kind: EventKind, row: _Row, detail: _Row, *, place: Source, source: S
         at=_time(row),
         place=place,
         source=source,
-        repository=_text(detail, "repository-name", REPOSITORY, needed=True),
-        digest=_text(detail, "image-digest", DIGEST),
+        repository=_text(detail, "repository-name", _REPOSITORY, needed=True),
+        digest=_text(detail, "image-digest", _DIGEST),
         tag=_text(detail, "image-tag"),
         succeeded=_text(detail, "result") in ("", "SUCCESS"),
     )
 
 
 def _place(row: _Row, account: str, region: str) -> Source:
-    return Source(_text(row, account, _ACCOUNT), _text(row, region, REGION, needed=True))
+    return Source(_text(row, account, _ACCOUNT), _text(row, region, _REGION, needed=True))
 
 
-def _text(row: _Row, key: str, pattern: str = ".*", *, needed: bool = False) -> str:
-    """A text of a form, at most 512 characters; "" if it is absent. The form is not in messages of errors."""
+def _text(row: _Row, key: str, form: re.Pattern[str] | None = None, *, needed: bool = False) -> str:
+    """A text of a form; "" if it is absent. The text is not in messages of errors."""
     value = row.get(key)
-    if value is None and not needed:
+    if not value and isinstance(value, str | None):
+        if needed:
+            raise UnusableEventError(f"no {key}")
         return ""
-    if not isinstance(value, str) or len(value) > 512 or not re.fullmatch(f"(?:{pattern})?", value):
+    if not isinstance(value, str) or len(value) > _LONGEST or (form and not form.fullmatch(value)):
         raise UnusableEventError(f"a {key} that cannot be understood")
-    if needed and not value:
-        raise UnusableEventError(f"no {key}")
     return value
 
 

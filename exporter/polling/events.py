@@ -18,7 +18,7 @@ from exporter.aws.events import Event, EventKind, UnusableEventError, parse
 from exporter.aws.sqs import Message, QueueClient
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, access_of
-from exporter.polling.calls import no_thread, unusable
+from exporter.polling.calls import LOST_AFTER, call_lost, no_thread, unusable
 from exporter.polling.context import Context, Outcome, Shared
 from exporter.polling.workers import WorkerPool
 from exporter.replication.model import Destination, FailureScope, Source
@@ -74,7 +74,8 @@ class _Queue:
         self._take = take
         #: The messages that were taken and are to be deleted.
         self._taken: Sequence[Message] = ()
-        self._in_flight = self._retired = False
+        #: The call in flight.
+        self._call: object = None
         #: Monotonic times: of the last call and of the next.
         self._called_at = self._due = self._clock.monotonic()
         self.configure(group)
@@ -91,37 +92,38 @@ class _Queue:
 
     def retire(self) -> None:
         """Read it no longer. Messages of a call in flight stay in the queue."""
-        self._retired = True
+        self._call = None
         self._workers.close()
 
     def start(self) -> float:
         """Have the next call made if it may go now; the monotonic time at which it may."""
         now = self._clock.monotonic()
-        if self._in_flight or now < self._due:
-            return float("inf") if self._in_flight else self._due
-        self._in_flight, self._called_at = True, now
-        try:
-            self._workers.submit(partial(self._call, self._taken))
-        except RuntimeError as error:
-            self._failed(no_thread(error))
-        return float("inf")
+        if self._call and now >= self._called_at + LOST_AFTER:
+            self._failed(self._call, call_lost())
+        if not self._call and now >= self._due:
+            self._call, self._called_at = object(), now
+            try:
+                self._workers.submit(partial(self._make, self._call, self._taken))
+            except RuntimeError as error:
+                self._failed(self._call, no_thread(error))
+        return self._called_at + LOST_AFTER if self._call else self._due
 
-    def _call(self, taken: Sequence[Message]) -> None:
+    def _make(self, call: object, taken: Sequence[Message]) -> None:
         """In a worker: delete what was taken, and receive more. Nothing is received while that fails."""
         try:
             if taken:
                 self._client.delete(taken)
-            result = partial(self._received, self._client.receive())
+            result = partial(self._received, call, self._client.receive())
         except ECRError as error:
-            result = partial(self._failed, error)
+            result = partial(self._failed, call, error)
         except Exception as error:  # noqa: BLE001 - no answer of AWS may stop the exporter
-            result = partial(self._failed, unusable(error))
+            result = partial(self._failed, call, unusable(error))
         self._put(result)
 
-    def _received(self, messages: Sequence[Message]) -> None:
-        self._in_flight = False
-        if self._retired:
-            return
+    def _received(self, call: object, messages: Sequence[Message]) -> None:
+        if call is not self._call:
+            return  # it was given up
+        self._call = None
         self._context.works(self._scope)
         self.success = True
         for message in messages:
@@ -129,10 +131,10 @@ class _Queue:
         self._taken = messages
         self._due = self._called_at + (0.0 if messages else SHORTEST_POLL)
 
-    def _failed(self, error: ECRError) -> None:
-        self._in_flight = False
-        if self._retired:
+    def _failed(self, call: object, error: ECRError) -> None:
+        if call is not self._call:
             return
+        self._call = None
         self._due = self._context.fail(self._scope, error, fails_targets=False)
         if self._context.reported(self._scope):
             self.success = False

@@ -6,7 +6,6 @@ Loop thread only. It takes the answers to listings, and its `statuses` take thos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,7 +47,9 @@ class RepositoryPoller(Asker):
         self.name = name
         self.facts = RepositoryFacts(labels=targets.labels, required=targets.required)
         self._listing = ImageListing(name, targets)
-        self.statuses = StatusPoller(context, name, self.facts, self._listing, accesses)
+        self.statuses = StatusPoller(
+            context, name, self.facts, self._listing, accesses, list_soon=self._list_soon
+        )
         self._targets = targets
         #: Told that the repository does not exist; False if it is polled all the same.
         self._gone = gone
@@ -95,6 +96,11 @@ class RepositoryPoller(Asker):
         self._hints[event.digest] = event.kind is EventKind.PUSH
         self._book()
         return Outcome.USED
+
+    def _list_soon(self) -> None:
+        """List the images now, unless that fails."""
+        self._list_at = max(self._clock.monotonic(), self._held_until)
+        self._book()
 
     def _book(self) -> None:
         """Ask when the next listing is due, or at once if events name images."""
@@ -235,18 +241,16 @@ class RepositoryPoller(Asker):
         tags = {tag for image in found.values() for tag in image.tags}
         asked = {*found, *(name.digest for name in lookup.missing)}
         images = [image for image in found.values() if not image.archived]
-        before = set[Name]()
-        for some in sliced([watched.image for watched in self._newest.selected(self._group).values()]):
-            for image in some:
-                if image.digest in asked:
-                    before |= {Name("", image.digest), *(Name(tag, "") for tag in image.tags)}
-                elif tags.isdisjoint(image.tags):
-                    images.append(image)
-                else:
-                    kept = tuple(tag for tag in image.tags if tag not in tags)
-                    images.append(replace(image, tags=kept))
+        before = {Name("", digest) for digest in asked}
+        for some in sliced(self._newest.selected(self._group).values()):
+            for known in some:
+                if known.digest in asked:
+                    before.update(known.names)
+                    continue
+                kept = tuple(name.tag for name in known.names if name.tag and name.tag not in tags)
+                images.append(Image(known.digest, kept, known.pushed_at, known.replicated_from))
             yield
-        # The other images that a target names may exist without being selected.
+        # Other images that a target names may exist without being selected.
         complete = {target.label for target in self.facts.targets or () if target.complete}
         yield from self._select(
             images,
@@ -259,10 +263,7 @@ class RepositoryPoller(Asker):
     # -- the images --------------------------------------------------------------------------
 
     def _select(self, images: Sequence[Image], *, complete: Callable[[Selected], bool]) -> Steps[None]:
-        """Watch what the targets select of the images.
-
-        `complete` says whether all exists that a target names.
-        """
+        """Watch what the targets select. `complete` says whether all exists that a target names."""
         selection = yield from self._targets.selecting(images, now=self._clock.time())
         yield from self._newest.put(self._group, selection)
         if self._newest.newly_skipped():

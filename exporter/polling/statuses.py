@@ -51,8 +51,11 @@ class StatusPoller(Asker):
         facts: RepositoryFacts,
         listing: ImageListing,
         accesses: Iterable[Access],
+        *,
+        list_soon: Callable[[], None],
     ) -> None:
         super().__init__(context, accesses)
+        self._list_soon = list_soon
         self._listing = listing
         self._sightings = context.shared.sightings
         #: Where the images are expected or reported, and where ECR reported one since the rules changed.
@@ -286,7 +289,7 @@ class StatusPoller(Asker):
             # The listing tells whether it is gone.
             context.fail(scope, error, call, reported_from=2)
             self._ask(image, due=self._pacing.later(self._pacing.settings.failed_interval))
-            self._pacing.book(Job(Operation.IMAGES, self._name))
+            self._list_soon()
         elif error.reason is Reason.INVALID:
             context.fail(scope, error, call)
             self._ask(image, due=self._pacing.later(self._pacing.settings.failed_interval))

@@ -165,11 +165,12 @@ def test_failed_images_make_one_notification_that_resolves_after_a_good_push(
             assert {each["groupKey"] for each in notifications} == {first["groupKey"]}
 
 
-TROUBLED = """
+TROUBLED = f"""
+registries: [{{region: {REGION}, events_queue_url: "https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/gone"}}]
 targets:
   - repository: team/*
-  - {repository: team/app, tag: never-pushed}
-  - {repository: secret/app, tag: v1}
+  - {{repository: team/app, tag: never-pushed}}
+  - {{repository: secret/app, tag: v1}}
   - repository: nothing/*
 max_images: 5
 discovery_interval: 1s
@@ -241,7 +242,7 @@ def test_failures_of_a_real_exporter_fire_the_alerts(
         exporter(tmp_path, troubled_aws, scraped, config=TROUBLED) as running_exporter,
     ):
         fires("Failed", "Missing", "StatusUnknown", "Stuck")
-        fires("BudgetBurnsFast", "ECRBackfillFailed", "ECRBackfillImagesFailed")
+        fires("BudgetBurnsFast", "ECRBackfillFailed", "ECRBackfillImagesFailed", "ECREventsQueueFailing")
         fires("TargetDenied", "TargetEmpty", "TargetNotFound", "ExporterImagesSkipped")
         # A rate needs a second sample, so the first replication that is counted fires nothing.
         troubled_aws.push(ACCOUNT, REGION, "team/app", "late")

@@ -17,6 +17,7 @@ from support.embedded_aws import EmbeddedAWS
 from exporter.aws.connector import AwsConnector
 from exporter.aws.ecr import EcrClient
 from exporter.aws.errors import ECRError
+from exporter.aws.events import parse
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import Destination, Reason
 
@@ -69,6 +70,22 @@ def test_a_push_is_listed_with_its_time(client: EcrClient, url: str) -> None:
     newest = client.images("team/app-0", token).items[-1]
     assert newest.digest == pushed
     assert newest.pushed_at is not None
+
+
+def test_its_queue_has_pushes_and_events_of_others(url: str) -> None:
+    session = EmbeddedAWS().session()
+    connector = AwsConnector(session=lambda: session, endpoint_url=url)
+    queue = connector.queue(RegistrySettings(), f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/events")
+    pushed = control(url, "/pushed?repository=team/app-0")
+    (message,) = queue.receive()
+    event = parse(message.body)
+    assert event is not None
+    assert (event.kind, event.digest, event.place.registry_id) == ("PUSH", pushed, ACCOUNT)
+    queue.delete([message])
+    control(url, "/foreign?rate=1000")
+    event = parse(queue.receive()[0].body)
+    assert event is not None
+    assert event.place.registry_id != ACCOUNT
 
 
 def test_calls_above_the_allowance_are_refused_and_counted(client: EcrClient, url: str) -> None:

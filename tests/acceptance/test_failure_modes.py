@@ -47,7 +47,8 @@ from exporter.polling.workers import MAX_HANDED_OUT, WorkerPool
 from exporter.replication.model import Destination, Reason, Replication, Status
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failure-modes.md"
-DESTINATION_TESTS = Path(__file__).parents[1] / "polling" / "test_replicas.py"
+#: The sections whose tests are in tests/polling.
+ELSEWHERE = {"Destinations": "test_replicas.py", "The events queue": "test_events.py"}
 STATUS = "DescribeImageReplicationStatus"
 
 
@@ -825,13 +826,14 @@ def test_a_credential_provider_hangs() -> None:
 
 def test_the_document_lists_exactly_these_tests() -> None:
     """And, for destinations, tests of a file of their own."""
-    before, section = DOCUMENT.read_text().split("\n## Destinations\n")
-    destinations, after = section.split("\n## ", maxsplit=1)
+    first, *others = DOCUMENT.read_text().split("\n## ")
+    sections = dict(section.split("\n", maxsplit=1) for section in others)
     row = re.compile(r"^\|.*\| `(test_\w+)` \|$", re.MULTILINE)
+    for title, file in ELSEWHERE.items():
+        named = row.findall(sections.pop(title))
+        there = (Path(__file__).parents[1] / "polling" / file).read_text()
+        assert len(named) == len(set(named)) > 5
+        assert set(named) <= set(re.findall(r"^def (test_\w+)", there, re.MULTILINE))
     tests = {name for name in globals() if name.startswith("test_")}
-    assert sorted(row.findall(before + after)) == sorted(
-        tests - {"test_the_document_lists_exactly_these_tests"}
-    )
-    named = row.findall(destinations)
-    assert len(named) == len(set(named)) > 5
-    assert set(named) <= set(re.findall(r"^def (test_\w+)", DESTINATION_TESTS.read_text(), re.MULTILINE))
+    found = row.findall("\n".join([first, *sections.values()]))
+    assert sorted(found) == sorted(tests - {"test_the_document_lists_exactly_these_tests"})

@@ -19,17 +19,12 @@ from support.monitoring import EXAMPLES, Prometheus, prometheus
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "helm" / "ecr-replication-exporter" / "files" / "dashboard.json"
-NO_QUEUE = "the demo has no events queue"
 #: What the demo has nothing of, and why.
 MAY_BE_EMPTY = {
     "Destinations that cannot be looked at": "the demo's AWS refuses nothing",
     "Repositories without a destination": "the demo's rules select every repository",
     "State file": "the demo keeps none",
     "Late pushes": "the demo has not run for fifteen minutes",
-    "Events queues": NO_QUEUE,
-    "Events by kind": NO_QUEUE,
-    "Events by outcome": NO_QUEUE,
-    "Events take": NO_QUEUE,
     "Targets in trouble, and why": "the demo's AWS refuses nothing",
 }
 #: What stands for the dashboard's variables when everything is chosen.

@@ -17,7 +17,9 @@ from support.fakes import (
     FakeAWS,
     FakeECR,
     FakeQueue,
+    Inline,
     Rig,
+    Stuck,
     complete,
     digest_of,
     pushed,
@@ -27,8 +29,10 @@ from support.fakes import (
 
 from exporter.aws.errors import ECRError
 from exporter.config.settings import RegistrySettings, TargetSettings
+from exporter.polling.calls import LOST_AFTER
 from exporter.polling.events import MOST_IDS
 from exporter.polling.repository import MOST_HINTS
+from exporter.polling.workers import WorkerPool
 from exporter.replication.model import Reason, Replication, Rule, Source, Status
 from exporter.replication.targets import WHOLE, Shard
 
@@ -40,11 +44,12 @@ def rig_of(
     targets: tuple[TargetSettings, ...] = (ALL,),
     url: str = URL,
     shard: Shard = WHOLE,
+    workers: Callable[[str], WorkerPool] | None = None,
     **knobs: Any,
 ) -> tuple[Rig, FakeQueue]:
     """A rig that has listed everything, and its queue. Listings come each quarter of an hour."""
     knobs = {"discovery_interval": 900.0, "registries": (RegistrySettings(events_queue_url=url),)} | knobs
-    rig = Rig(settings(*targets, **knobs), *ecrs, shard=shard)
+    rig = Rig(settings(*targets, **knobs), *ecrs, shard=shard, workers=workers)
     rig.run(30)
     rig.ecr.calls.clear()
     assert isinstance(rig.connector, FakeAWS)
@@ -439,6 +444,24 @@ def test_a_queue_that_fails_is_left_alone_for_longer_and_longer_and_recovers(err
     assert ("team/app", "v2", "") in rig.states()
 
 
+def test_a_call_that_never_ends_is_given_up() -> None:
+    stuck = Stuck()
+    rig, queue = rig_of(large(), workers=lambda name: stuck if name.startswith("events") else Inline())
+    stuck.hangs = True
+    rig.run(LOST_AFTER - 5)
+    stuck.hangs = False
+    rig.run(10)
+    queue.send(image_action("PUSH", "team/app", push(rig), at=rig.clock.time()))
+    rig.run(2)
+    assert ("team/app", "v2", "") in rig.states()
+    queue.send(image_action("PUSH", "team/app", push(rig, "v3"), at=rig.clock.time()))
+    stuck.free()  # what it receives is not deleted, so it is not lost
+    queue.show_again()
+    rig.run(2)
+    assert ("team/app", "v3", "") in rig.states()
+    assert rig.poller.queues() == {HOME: True}
+
+
 def test_nothing_is_received_while_messages_cannot_be_deleted() -> None:
     rig, queue = rig_of(large())
     queue.fault = lambda operation: (
@@ -528,6 +551,16 @@ def test_an_event_during_a_listing_is_not_lost() -> None:
     assert event
     rig.run(2)
     assert ("team/app", "v2", "") in rig.states()
+
+
+def test_an_image_that_status_calls_do_not_find_has_its_repository_listed() -> None:
+    rig, queue = rig_of(large(), settled_interval=100.0)
+    (gone, *_) = rig.ecr.repositories["team/app"]
+    del rig.ecr.repositories["team/app"][gone]
+    for _ in range(120):
+        queue.send(image_action("PUSH", "team/app", push(rig), at=rig.clock.time()))
+        rig.run(1)
+    assert len(rig.states()) == 10
 
 
 # -- configuration ----------------------------------------------------------------------------------

@@ -111,9 +111,8 @@ def _is_ready(url: str) -> bool:
 class Receiver:
     """A webhook that keeps what it is told."""
 
-    def __init__(self) -> None:
-        self.notifications: list[Any] = []
-        notifications = self.notifications
+    def __init__(self, notifications: list[Any] | None = None) -> None:
+        self.notifications = notifications = [] if notifications is None else notifications
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
