@@ -112,12 +112,13 @@ class Receiver:
     """A webhook that keeps what it is told."""
 
     def __init__(self, notifications: list[Any] | None = None) -> None:
-        self.notifications = notifications = [] if notifications is None else notifications
+        kept: list[Any] = [] if notifications is None else notifications
+        self.notifications = kept
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                notifications.append(json.loads(body))
+                kept.append(json.loads(body))
                 self.send_response(200)
                 self.end_headers()
 
