@@ -159,15 +159,15 @@ class Poller:
         polled = [*list(self._registries), *list(self._destinations.values())]
         return {each.source: each.registry.pacing.rate for each in polled}
 
+    def silent_for(self) -> float:
+        """Seconds since the last round of the loop."""
+        return self._clock.monotonic() - self._heartbeat
+
     def due(self, source: Source, repository: str, digest: str) -> float | None:
         """When ECR is asked for the status of an image again (monotonic); None if no call is due."""
         job = Job(Operation.STATUS, repository, digest)
         pacings = (each.registry.pacing for each in list(self._registries) if each.source == source)
         return next((due for pacing in pacings if (due := pacing.due(job)) is not None), None)
-
-    def silent_for(self) -> float:
-        """Seconds since the last round of the loop."""
-        return self._clock.monotonic() - self._heartbeat
 
     # -- the loop thread ---------------------------------------------------------------------
 
