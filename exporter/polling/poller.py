@@ -171,6 +171,10 @@ class Poller:
         polled = [*list(self._registries), *list(self._destinations.values())]
         return {each.source: each.registry.pacing.rate for each in polled}
 
+    def silent_for(self) -> float:
+        """Seconds since the last round of the loop."""
+        return self._clock.monotonic() - self._heartbeat
+
     def queues(self) -> Mapping[Source, bool]:
         """Whether the events queues of each registry can be read, as far as that is known."""
         return self._events.success()
@@ -180,10 +184,6 @@ class Poller:
         job = Job(Operation.STATUS, repository, digest)
         pacings = (each.registry.pacing for each in list(self._registries) if each.source == source)
         return next((due for pacing in pacings if (due := pacing.due(job)) is not None), None)
-
-    def silent_for(self) -> float:
-        """Seconds since the last round of the loop."""
-        return self._clock.monotonic() - self._heartbeat
 
     # -- the loop thread ---------------------------------------------------------------------
 

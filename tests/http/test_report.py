@@ -440,3 +440,22 @@ def test_two_registries_do_not_mix() -> None:
         (ACCOUNT, "eu-west-1"),
         ("999988887777", "us-west-2"),
     }
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 33), st.sampled_from(["FAILED", "COMPLETE", "gone"])), max_size=12))
+def test_a_report_after_changes_is_that_of_a_new_process(changes: list[tuple[int, str]]) -> None:
+    """Images change, come and go."""
+    store = store_of(*(image(f"v{n}", COMPLETE, pushed_at=PUSHED + n) for n in range(30)))
+    facts = store.registries[0].repositories["team/app"]
+    maker = reporter(store)
+    maker.report(Filters(), limit=10)
+    for number, change in changes:
+        digest = digest_of(f"v{number}")
+        if change != "gone":
+            facts.put(image(f"v{number}", Replication(IRELAND, change), pushed_at=PUSHED + number))
+        elif digest in facts.images:
+            facts.replace(gone=[digest], new=())
+        assert maker.report(Filters(), limit=10) == reporter(store).report(Filters(), limit=10)
+    everything = Filters(repository="*")
+    assert maker.report(everything, limit=2000) == reporter(store).report(everything, limit=2000)
