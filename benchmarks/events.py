@@ -45,7 +45,7 @@ class Side(NamedTuple):
 
     def watch(self, pushed: Mapping[str, float], stop: threading.Event) -> None:
         """Note when the status of each pushed image is on the page."""
-        while not stop.wait(0.1):
+        while not stop.wait(0.3):  # a page holds calls up
             if waiting := pushed.keys() - self.seen.keys():
                 url = f"{self.running.url}/metrics?name[]=ecr_image_info"
                 page = get(url).decode()
@@ -95,7 +95,11 @@ def pushes(baseline: Path) -> None:
         rows[f"{name}: push to page, worst, seconds"] = f"{max(side.seen.values()):.2f}"
         rows[f"{name}: listing calls"] = f"{calls[name]}"
     (ours, fewer), (theirs, more) = ((max(s.seen.values()), calls[n]) for n, s in sides.items())
-    rows |= {"sooner, worst to worst": f"{theirs / ours:.1f}", "listing calls, part": f"{fewer / more:.3f}"}
+    rows |= {
+        "sooner, worst to worst": f"{theirs / ours:.1f}",
+        "listing calls, part": f"{fewer / more:.3f}",
+        "listing calls, part, without one for each push": f"{(fewer - PUSHES) / more:.3f}",
+    }
     table(f"{PUSHES} pushes in {WINDOW:.0f} s, {IMAGES} images in {REPOSITORIES} repositories", rows)
 
 
