@@ -212,6 +212,9 @@ class Truth:
     statuses: Histories = field(default_factory=Histories)
     #: Of the statuses, those that only a look at the destination tells.
     sighted: Histories = field(default_factory=Histories)
+    #: Of the statuses, those at destinations that no rule names now. ECR is not asked about an image that a
+    #: reload selects and that is seen at all destinations of the rules, so they may be unknown.
+    unruled: Histories = field(default_factory=Histories)
     #: The same of all tags, for configurations that watch them later: tag -> digest, and
     #: (home, repository, tag, digest, place) -> the states of the copy.
     tags: Histories = field(default_factory=Histories)
@@ -224,6 +227,7 @@ class Truth:
         statuses: dict[tuple[Home, str, str, Place], str] = {}
         held: dict[tuple[Place, str], Copies] = {}
         sighted: dict[tuple[Home, str, str, Place], bool] = {}
+        unruled: dict[tuple[Home, str, str, Place], bool] = {}
         for home in self.homes:
             rules = self._ask(home, "DescribeRegistry")["replicationConfiguration"]["rules"]
             for row in self._ask(home, "DescribeRepositories", maxResults=1000)["repositories"]:
@@ -248,10 +252,12 @@ class Truth:
                         statuses[home, repository, digest, place] = found.get(place, unreported)
                         if seen and place not in found:
                             sighted[home, repository, digest, place] = True
+                    unruled |= {(home, repository, digest, place): True for place in found.keys() - expected}
         at = time.monotonic()
         self.names.record(names, at)
         self.statuses.record(statuses, at)
         self.sighted.record(sighted, at)
+        self.unruled.record(unruled, at)
         self.tags.record(tags, at)
         self.copies.record(dict(self._states(tags, statuses, held, at)), at)
 
@@ -340,7 +346,8 @@ class Truth:
         """Series that did not change since that time and are absent from the page."""
         places: dict[tuple[Home, str, str], list[Place]] = {}
         for home, repository, digest, place in self.statuses:
-            if None not in self.statuses.within((home, repository, digest, place), since):
+            key = (home, repository, digest, place)
+            if None not in self.statuses.within(key, since) and True not in self.unruled.within(key, since):
                 places.setdefault((home, repository, digest), []).append(place)
         for name in self.names:
             digests = self.names.within(name, since)

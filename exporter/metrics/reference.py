@@ -25,6 +25,9 @@ destination cannot be read, it stays for `replica_interval` and `stale_after`, a
 image becomes COMPLETE, an earlier look that did not show it there is not believed any more. The next look
 comes within `pending_interval`.
 
+ECR is not asked about an image that is seen at all destinations of the rules and of the targets. So such an
+image may have no series for a destination that no rule names any more, though ECR still reports it.
+
 A copy that is absent and arrives without its tag is seen at every fourth look at the latest.
 
 Nothing is said of a destination that was never looked at: another account without an entry in
