@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -47,15 +48,23 @@ class Side(NamedTuple):
         """Note when the status of each pushed image is on the page."""
         while not stop.wait(0.3):  # a page holds calls up
             if waiting := pushed.keys() - self.seen.keys():
-                url = f"{self.running.url}/metrics?name[]=ecr_image_info"
-                page = get(url).decode()
+                url = f"{self.running.url}/metrics?name[]=ecr_image_info&name[]=ecr_image_replication_status"
+                known = answered(get(url).decode())
                 now = time.monotonic()
-                self.seen.update((d, now - pushed[d]) for d in waiting if d in page)
+                self.seen.update((d, now - pushed[d]) for d in waiting & known)
 
     def listings(self, since: float) -> int:
         """Calls since a monotonic time that list repositories or images of the watched registry."""
         calls = (self.server.control(f"/calls?operation={name}")["served"] for name in LISTINGS)
         return sum(at >= since for moments in calls for at in moments)
+
+
+def answered(page: str) -> set[str]:
+    """The digests of the images that have a status on the page."""
+    labels = r'repository="([^"]*)",tag="([^"]*)"'
+    statuses = set(re.findall(rf"^ecr_image_replication_status{{{labels}", page, re.MULTILINE))
+    infos = re.findall(rf'^ecr_image_info{{{labels},digest="([^"]*)"', page, re.MULTILINE)
+    return {digest for *name, digest in infos if tuple(name) in statuses}
 
 
 def pushes(baseline: Path) -> None:
