@@ -77,7 +77,7 @@ class RepositoryPoller(Asker):
         self._shown: int | None = None
         #: The floor of `newest` when its images were shown.
         self._floor: object = None
-        self._sightings.watch(name, self._registry.source, self.statuses)
+        self._sightings.watch(name, self._registry.source, self.statuses.copies)
         self._book()
 
     # -- events ------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class RepositoryPoller(Asker):
             yield
         for before in renames:
             self.statuses.renamed(before)
-        self.statuses.find_destinations()
+        self.statuses.copies.find_destinations()
 
     def _differences(
         self, selected: Mapping[str, Watched], remembered: Mapping[str, Remembered]
@@ -385,7 +385,7 @@ class RepositoryPoller(Asker):
         self._pacing.cancel(self._job)
         self.statuses.retire()
         finished(self._newest.put(self._group, None))
-        self._sightings.unwatch(self.name, self._registry.source, self.statuses)
+        self._sightings.unwatch(self.name, self._registry.source, self.statuses.copies)
         with self._store.lock:
             self._store.skipped = self._newest.skipped
 

@@ -93,7 +93,7 @@ class SettingsPoller(OptionalListing[Repository]):
         for some in sliced(tuple(repositories.items())):
             for name, repository in some:
                 there = self._sightings.settings
-                to = sorted(repository.statuses.destinations & there.keys())
+                to = sorted(repository.statuses.copies.destinations & there.keys())
                 if to:
                     self.seen(name, exists=repository.facts.exists)
                 replicas = tuple((each, there[each].known.get(name, UNKNOWN)) for each in to)

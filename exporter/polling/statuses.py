@@ -5,7 +5,7 @@ An answer changes the facts of its image and sets the time of the next question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from heapq import nlargest
 from math import inf
@@ -17,6 +17,7 @@ from exporter.aws.events import Event, EventKind
 from exporter.polling.access import Access
 from exporter.polling.calls import Call, Job
 from exporter.polling.context import Asker, Context, Outcome
+from exporter.polling.copies import Copies
 from exporter.polling.listing import ImageListing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
@@ -26,15 +27,13 @@ from exporter.replication.model import (
     Destination,
     FailureScope,
     ImageState,
-    Name,
     Reason,
     Replication,
     Status,
 )
-from exporter.replication.replicas import Contents, before_arrival_forgotten, looked, only_at, settle
+from exporter.replication.replicas import before_arrival_forgotten, only_at
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
-from exporter.replication.steps import Steps, finished, sliced
 
 #: How many images are asked about when one of them failed and it is not known which.
 NEWEST_UNFINISHED = 10
@@ -56,15 +55,7 @@ class StatusPoller(Asker):
     ) -> None:
         super().__init__(context, accesses)
         self._list_soon = list_soon
-        self._listing = listing
-        self._sightings = context.shared.sightings
-        #: Where the images are expected or reported, and where ECR reported one since the rules changed.
-        self.destinations = NOWHERE
-        self._reported = NOWHERE
-        #: The looks that are taken in steps, by destination.
-        self._looking: dict[Destination, Steps[None]] = {}
-        #: The destinations that were looked at. An image that was COMPLETE there is so for ever.
-        self._looked_at: set[Destination] = set()
+        self.copies = Copies(context, repository, facts, listing, take=self._take_look)
         self._name = repository
         self._facts = facts
         self._scope = FailureScope("status", repository)
@@ -108,7 +99,7 @@ class StatusPoller(Asker):
         if before.required != image.required:
             self._ask(image)
         if new := set(image.names) - set(before.names):
-            self._look_soon(image, _complete(image), new)
+            self.copies.look_soon(image, image.complete_at(), new)
 
     def removed(self, digest: str) -> None:
         """Do not ask for an image any more."""
@@ -171,8 +162,8 @@ class StatusPoller(Asker):
             return Outcome.FOREIGN
         if image.confirmed:
             return Outcome.OLD
-        if event.succeeded and destination in _complete(image):
-            self._look_soon(image, [destination], image.names)  # it may have come under another tag
+        if event.succeeded and destination in image.complete_at():
+            self.copies.look_soon(image, [destination], image.names)  # it may have come under another tag
         else:
             self._ask_after(image)
         return Outcome.USED
@@ -213,9 +204,9 @@ class StatusPoller(Asker):
             return
         self._unanswered.clear()
         after = self._evaluated(before, answer)
-        arrived = self._arrived(before, after)
+        arrived = self.copies.arrived(before, after)
         after = before_arrival_forgotten(after, arrived)
-        self.find_destinations(r.destination for r in answer)
+        self.copies.find_destinations(r.destination for r in answer)
         self._observe(after, reported=frozenset(replication.destination for replication in answer))
         with self._store.lock:
             if after != before or after.answered_at > before.good_until:
@@ -226,7 +217,7 @@ class StatusPoller(Asker):
         self._context.works(FailureScope("status", self._name, digest))
         if not after.confirmed:
             self._ask(after, due=self._pacing.later(self._interval(after)))
-        self._look_soon(after, [*arrived, *self._unseen(after)], after.names)
+        self.copies.look_soon(after, [*arrived, *self.copies.unseen(after)], after.names)
         self.note_first_answer(digest)
 
     def works(self) -> None:
@@ -252,7 +243,7 @@ class StatusPoller(Asker):
             reported,
             rules.destinations(self._name) if rules else None,
             required=before.required,
-            held=self._held(before),
+            held=self.copies.held(before),
             rules_apply=rules_apply,
             rules_expired=rules is None and self._registry.rules is not None,
             recent=age is not None and age < RECENT,
@@ -271,11 +262,6 @@ class StatusPoller(Asker):
             replications, state, unverified=unverified, since=since, at=now, good_until=good_until
         )
         return replace(after, good_until=inf) if after.confirmed else after
-
-    def _held(self, image: ImageFacts) -> frozenset[Destination]:
-        """Where the image is, or was, though ECR may not report it. A copy that was COMPLETE stays so."""
-        listed = self._sightings.held(self._name, image.digest, self.destinations)
-        return image.held().union(listed, self._looked_at.intersection(_complete(image)))
 
     def failed(self, call: Call, error: ECRError) -> None:
         digest = call.job.digest
@@ -318,98 +304,17 @@ class StatusPoller(Asker):
         for status in {r.status for r in replications} - _KNOWN_STATUSES:
             self._context.warn_of_status(status, repository=self._name, digest=image.digest)
 
-    # -- the copies --------------------------------------------------------------------------
-
-    @property
-    def pages(self) -> int | None:
-        """How many pages the last listing of the source had; None if names are looked up."""
-        return self._listing.pages
-
-    @property
-    def untagged(self) -> bool:
-        """Whether images without a tag are listed at the source."""
-        return self._listing.untagged
-
-    def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
-        """Find where the images are expected or reported; `reported` are destinations of the last answer."""
-        self._reported = self._reported.union(reported)
-        source, expected = self._registry.source, self._registry.expected(self._name) or NOWHERE
-        found = NOWHERE
-        if self._facts.images:
-            found = expected | self._facts.required | self._reported
-            found -= {Destination(source.region, source.registry_id)}
-            found = frozenset(destination for destination in found if all(destination))
-        before, self.destinations = self.destinations, found
-        if found != before:
-            self._sightings.changed = True
-        for destination in before - found:
-            self.looked(destination, None)
-        for destination in found - before:
-            if contents := self._sightings.last_listing(self._name, destination):
-                self.looked(destination, contents)
-
-    def names_of(self, digest: str) -> tuple[Name, ...]:
-        """The names of an image; none if it is not watched."""
-        image = self._facts.images.get(digest)
-        return image.names if image else ()
-
-    def copies(self, destination: Destination) -> list[ImageFacts]:
-        """The images that are expected or reported at the destination."""
-        return list(self._wanted_at(destination))
-
-    def _wanted_at(self, destination: Destination) -> Iterator[ImageFacts]:
-        everywhere = destination in (self._registry.expected(self._name) or NOWHERE)
-        return (i for i in self._facts.images.values() if everywhere or _is_wanted(i, destination))
-
-    def looked(self, destination: Destination, contents: Contents | None) -> None:
-        """Take what the destination holds; None if that is not known any more."""
-        if contents is not None:
-            self._looked_at.add(destination)
-            if not any(self._wanted_at(destination)):
-                # ECR reports no image there any more, so it is looked at no longer.
-                self._reported -= {destination}
-                self.find_destinations()
-        if before := self._looking.get(destination):
-            finished(before)
-        self._looking[destination] = steps = self._take_looks(destination, contents)
-        self._context.shared.turns.begin(steps)
-
-    def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
-        for some in sliced(list(self._facts.images)):
-            for before in filter(None, map(self._facts.images.get, some)):
-                after = self._after_look(before, destination, contents)
-                if after is before:
-                    continue
-                with self._store.lock:
-                    self._store.changed()
-                    self._take_look(before, after)
-                if after.replications is not None:
-                    self.note_first_answer(after.digest)
-            yield
-
-    def _after_look(
-        self, before: ImageFacts, destination: Destination, contents: Contents | None
-    ) -> ImageFacts:
-        expected = destination in (self._registry.expected(self._name) or NOWHERE)
-        wanted = expected or _is_wanted(before, destination)
-        after = looked(before, destination, contents if wanted else None)
-        if not self._pacing.settings.replica_interval:
-            after = replace(after, replicas=())  # only watched registries show what they hold
-        after = self._settled(after)
-        return before if after == before else after
-
-    def _settled(self, image: ImageFacts) -> ImageFacts:
-        """The facts of an image that need not be asked for, because it is present wherever it is expected."""
-        if image.replications is not None:
-            return image
-        rules = self._registry.believed_rules(self._clock.monotonic(), self._pacing.settings.stale_after)
-        if rules is None or not self._registry.rules_cover(image):
-            return image
-        expected = rules.destinations(self._name) | image.required
-        return settle(image, expected, at=self._clock.monotonic())
+    # -- looks -----------------------------------------------------------------------------------
 
     def _take_look(self, before: ImageFacts, after: ImageFacts) -> None:
-        """Count the next question after a look. The caller holds the lock."""
+        """Take what a look changed, and count the next question from it."""
+        with self._store.lock:
+            self._store.changed()
+            self._put_looked(before, after)
+        if after.replications is not None:
+            self.note_first_answer(after.digest)
+
+    def _put_looked(self, before: ImageFacts, after: ImageFacts) -> None:
         self._context.transitions.note(self._name, before, after)
         if after.confirmed:
             if not self.durations.awaits(after.digest):
@@ -432,38 +337,6 @@ class StatusPoller(Asker):
         self._facts.put(replace(image, answered_at=now, good_until=good_until))
         self._ask(image, due=now + self._context.shared.random.uniform(0.0, settings.settled_interval))
 
-    def _look_soon(
-        self, image: ImageFacts, destinations: Iterable[Destination], names: Iterable[Name]
-    ) -> None:
-        """Have the copies of an image at these destinations looked at, under these names."""
-        wanted = {Name("", image.digest), *(name for name in names if name.tag)}
-        for destination in destinations:
-            self._sightings.look_soon(self._name, destination, wanted)
-
-    def _unseen(self, image: ImageFacts) -> list[Destination]:
-        """Where an image is MISSING that no look was about yet, though there was one about others.
-
-        A recent push may still be on its way.
-        """
-        age = self._age(image)
-        if age is not None and age < RECENT:
-            return []
-        seen = {replica.destination for of_name in image.replicas for replica in of_name}
-        missing = (r.destination for r in image.replications or () if r.status == Status.MISSING)
-        return [to for to in missing if to in self._looked_at and to not in seen]
-
-    def _arrived(self, before: ImageFacts, after: ImageFacts) -> list[Destination]:
-        """Where an image has just become COMPLETE and was not seen to be present.
-
-        Of an old image that is answered for the first time, nothing arrives now.
-        """
-        age = self._age(after)
-        if after.confirmed or (before.replications is None and (age is None or age >= RECENT)):
-            return []
-        present = [{r.destination for r in of_name if r.state == "present"} for of_name in after.replicas]
-        seen, known = NOWHERE.union(*present[:1]).intersection(*present), set(_complete(before))
-        return [d for d in _complete(after) if d not in known and d not in seen]
-
     # -- rules and intervals -----------------------------------------------------------------
 
     def rules_changed(self, *, expected: frozenset[Destination]) -> None:
@@ -474,9 +347,7 @@ class StatusPoller(Asker):
                 image = missing_only_where_expected(before, expected)
                 reported = {replication.destination for replication in image.replications or ()}
                 self._facts.put(only_at(image, expected | image.required | reported))
-        answers = {id(image.replications): image.replications for image in self._facts.images.values()}
-        self._reported = NOWHERE
-        self.find_destinations(r.destination for replications in answers.values() for r in replications or ())
+        self.copies.rules_changed()
         for image in self._facts.images.values():
             self._ask(image)
 
@@ -504,13 +375,3 @@ class StatusPoller(Asker):
         """Ask for nothing any more."""
         for digest in self._facts.images:
             self._pacing.cancel(self._job(digest))
-
-
-def _complete(image: ImageFacts) -> Iterable[Destination]:
-    return (r.destination for r in image.replications or () if r.status == Status.COMPLETE)
-
-
-def _is_wanted(image: ImageFacts, destination: Destination) -> bool:
-    return destination in image.required or any(
-        replication.destination == destination for replication in image.replications or ()
-    )

@@ -92,6 +92,10 @@ class ImageFacts:
             and all(_present_at_all(replicas, self.replications or ()) for replicas in self.replicas)
         )
 
+    def complete_at(self) -> list[Destination]:
+        """The destinations at which it is COMPLETE."""
+        return [r.destination for r in self.replications or () if r.status == Status.COMPLETE]
+
     def held(self) -> frozenset[Destination]:
         """The destinations that were seen to hold it."""
         return _held(self.replicas)
