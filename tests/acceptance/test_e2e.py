@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import socket
@@ -495,7 +496,7 @@ def test_a_copy_is_not_missing_on_the_way_back(
     aws.set_rules(ACCOUNT, other, [{"destinations": [home]}])
     image = aws.push(ACCOUNT, REGION, "team/app", "v2")
     for tag, digest in (("v2", image), ("lost", None)):
-        copy = aws.push(ACCOUNT, other, "team/app", tag, digest=digest)
+        copy = aws.push(ACCOUNT, other, "team/app", tag, digest=digest, delay=lambda _: math.inf)
         aws.set_status(ACCOUNT, other, "team/app", copy, [])
     config = configured(
         tmp_path,
