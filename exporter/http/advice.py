@@ -110,7 +110,7 @@ _MUTABILITY = _Template(
 )
 _CRANE_COPY = _Template(
     "Copy the image by hand; crane keeps the digest",
-    "crane copy {source_host}/{repository}@{digest} {host}/{repository}:{tag}",
+    "crane copy {source_host}/{repository}@{digest} {host}/{repository}{name}",
 )
 _CRANE_TAG = _Template("Set the tag at the destination", "crane tag {host}/{repository}@{digest} {tag}")
 
@@ -136,8 +136,14 @@ _ADVICE: Mapping[tuple[Verdict, str], Advice] = {
         "ECRReplicationFailed",
         (_STATUS, _POLICY, _COPY, _CRANE_COPY),
     ),
+    (Verdict.FAILED, "none"): Advice(
+        "ECR reports no failure code.",
+        f"Look for failed ReplicateImage calls in CloudTrail of the destination. {_AGAIN}",
+        "ECRReplicationFailed",
+        (_STATUS, _COPY, _CRANE_COPY),
+    ),
     (Verdict.FAILED, ""): Advice(
-        "ECR reports {failure}.",
+        "ECR reports the failure code {failure_code}.",
         f"Look up the code and remove the cause. {_AGAIN}",
         "ECRReplicationFailed",
         (_STATUS, _COPY, _CRANE_COPY),
@@ -194,6 +200,7 @@ _ADVICE: Mapping[tuple[Verdict, str], Advice] = {
         "ECRReplicationNothingReplicated",
         (_RULES,),
     ),
+    (Verdict.WELL, "seen"): Advice("ECR reports {status}, but the destination holds the image."),
     (Verdict.WELL, ""): Advice(""),
 }
 #: Tags of an image for which there are commands.
@@ -216,21 +223,19 @@ class Advised(NamedTuple):
 def advise(verdict: Verdict, facts: Mapping[str, str], copies: Mapping[str, ReplicaState | None]) -> Advised:
     """What to say of an image at a destination.
 
-    `facts`: source_registry_id, source_region, repository, digest, region, registry_id and failure_code.
+    `facts`: source_registry_id, source_region, repository, digest, region, registry_id, status,
+    failure_code.
     What is not known is "". `copies`: what the destination holds under each tag; "" stands for no tag.
     """
-    detail: str = facts.get("failure_code", "")
+    detail: str = facts["failure_code"] or "none"
     tags = [tag for tag in copies if tag]
     if verdict in _BY_COPY:
         detail = next((state for state in _WORST_COPY if state in copies.values()), "")
         tags = [tag for tag in tags if copies[tag] == detail]
+    elif verdict is Verdict.WELL and facts["status"] != Status.COMPLETE:
+        detail = "seen"
     advice = _ADVICE.get((verdict, detail)) or _ADVICE[verdict, ""]
-    code = facts.get("failure_code")
-    known = {
-        **facts,
-        "tag": ", ".join(tags),
-        "failure": f"the failure code {code}" if code else "no failure code",
-    }
+    known = {**facts, "tag": ", ".join(tags)}
     commands = tuple(_filled(advice.commands, facts, tags[:_MOST_TAGS] or [""]))
     return Advised(advice.cause.format_map(known), advice.remedy.format_map(known), advice.runbook, commands)
 
@@ -243,11 +248,11 @@ def _filled(templates: tuple[_Template, ...], facts: Mapping[str, str], tags: li
     if host := _host(facts["registry_id"], facts["region"]):
         known["host"] = _quoted(host)
     for purpose, command in templates:
-        for tag in tags if "{tag}" in command else ("",):
+        for tag in tags if "{tag}" in command or "{name}" in command else ("",):
+            known.pop("tag", None)
+            known["name"] = f"@{known.get('digest', '')}"
             if quoted := _quoted(tag):
-                known["tag"] = quoted
-            else:
-                known.pop("tag", None)
+                known |= {"tag": quoted, "name": f":{quoted}"}
             with suppress(KeyError):
                 yield Command(purpose, command.format_map(known))
 

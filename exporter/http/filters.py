@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from fnmatch import translate
 from functools import lru_cache
 
 from exporter.http.advice import Verdict
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Status
 
-#: The parameters that take one of these values.
-_VALUES: Mapping[str, type[StrEnum]] = {"status": Status, "verdict": Verdict}
+#: The longest value. The time to translate a glob grows with the square of its length.
+_LONGEST = 512
 
 
 class QueryError(ValueError):
@@ -46,11 +44,17 @@ class Filters:
             if len(given) > 1:
                 raise QueryError(f"The parameter {name} is given more than once.")
         filters = cls(**{name: query[name][0].strip() for name in cls.__slots__ if name in query})
-        for name, values in _VALUES.items():
-            value = getattr(filters, name)
-            if value and value not in list(values):
-                raise QueryError(f"{value!r} is not a {name}; a {name} is one of {', '.join(values)}.")
+        for name in cls.__slots__:
+            if len(getattr(filters, name)) > _LONGEST:
+                raise QueryError(f"The parameter {name} is longer than {_LONGEST} characters.")
+        filters.check("verdict", list(Verdict))
         return filters
+
+    def check(self, name: str, values: Sequence[str]) -> None:
+        """Raise QueryError if the parameter of that name has none of these values."""
+        value = getattr(self, name)
+        if value and value not in values:
+            raise QueryError(f"{value!r} is not a {name}; a {name} is one of {', '.join(values)}.")
 
     def query(self, **more: str) -> dict[str, str]:
         """The parameters that ask for the same, and others."""

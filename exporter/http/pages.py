@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from exporter.http.advice import Verdict
 from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.replication.model import Status
@@ -62,6 +63,9 @@ def headline(report: Report) -> str:
         return f"{summary.not_well:,} of {_count(summary.images, 'image')} {verb} not well"
     if not summary.images or any(notes(report)):
         return "No problem is known yet"
+    if summary.on_the_way:
+        verb = "is" if summary.on_the_way == 1 else "are"
+        return f"No image has a problem, {summary.on_the_way:,} {verb} on the way"
     return f"All {summary.images:,} images are well" if summary.images > 1 else "The only image is well"
 
 
@@ -100,7 +104,8 @@ def render(
         report=report,
         now=report.timestamp_seconds,
         filters=filters,
-        statuses=list(Status),
+        statuses=sorted({*Status, *(status for each in report.destinations for status in each.statuses)}),
+        verdicts=list(Verdict),
         headline=headline(report),
         notes=list(notes(report)),
         state=state,

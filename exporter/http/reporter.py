@@ -30,7 +30,7 @@ from exporter.http.report import (
     UnreplicatedRepository,
 )
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Source
+from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Source, Status
 from exporter.replication.store import RegistrySnapshot, Snapshot, Store
 from exporter.replication.targets import WHOLE, Shard
 
@@ -158,10 +158,16 @@ class Reporter:
         self._known: dict[tuple[Source, str], _Repository] = {}
 
     def report(self, filters: Filters, *, limit: int) -> Report:
-        """The report about the images that match, with at most `limit` of them."""
+        """The report about the images that match, with at most `limit` of them.
+
+        Raises QueryError for a status that no image has and that ECR is not known to report.
+        """
         now = self._clock.time()
         snapshot = self._store.snapshot(self._clock.monotonic())
         repositories = self._repositories(snapshot)
+        if filters.status:
+            reported = {status for each in repositories.values() for _, status in each.statuses}
+            filters.check("status", list(dict.fromkeys((*Status, *sorted(reported)))))
         problems = _search(repositories, Filters(), now - LATE_AFTER)
         found = _search(repositories, filters, now - LATE_AFTER) if filters else problems
         matched = sum(len(each.images) for each in found)
@@ -210,6 +216,7 @@ class Reporter:
             "digest": image.digest,
             "region": destination.region,
             "registry_id": destination.registry_id,
+            "status": status,
             "failure_code": code,
         }
         tags = [name.tag for name in image.names]

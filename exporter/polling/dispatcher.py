@@ -17,6 +17,8 @@ from exporter.replication.model import Reason
 
 #: Seconds until a call about the whole registry that was throttled is made again.
 THROTTLED_PAUSE = 1.0
+#: Failures that answer the question: there is no such thing.
+_ANSWERS = (Reason.REPOSITORY_NOT_FOUND, Reason.IMAGE_NOT_FOUND)
 
 
 class Dispatcher(ABC):
@@ -63,9 +65,7 @@ class Dispatcher(ABC):
         if not self._came_back(call):
             return
         self._reach.answered(call)
-        if self.facts.heard_at == float("inf"):
-            with self._context.shared.store.lock:
-                self.facts.heard_at = self._context.shared.clock.monotonic()
+        self._heard()
         asker = self._asker(call.job)
         if asker is None:
             return  # the repository is gone
@@ -82,6 +82,8 @@ class Dispatcher(ABC):
         if not self._came_back(call):
             return
         job, dealt_with = call.job, self._reach.failed(call, error)
+        if error.reason in _ANSWERS:
+            self._heard()
         asker = self._asker(job)
         if asker is None:
             return  # the repository is gone
@@ -103,6 +105,12 @@ class Dispatcher(ABC):
         # They are in the order in which they were sent.
         while (call := next(iter(self._context.in_flight.values()), None)) and call.sent_at <= sent_before:
             self.failed(call, call_lost())
+
+    def _heard(self) -> None:
+        """Note that AWS answered."""
+        if self.facts.heard_at == float("inf"):
+            with self._context.shared.store.lock:
+                self.facts.heard_at = self._context.shared.clock.monotonic()
 
     def _came_back(self, call: Call) -> bool:
         """Stop to wait for a call; False if it was lost, so that it counted already."""

@@ -85,6 +85,8 @@ def test_filters_join() -> None:
         ("refresh=on", "There is no parameter 'refresh'"),
         ("status=Failed", "'Failed' is not a status; a status is one of"),
         ("verdict=FAILED", "'FAILED' is not a verdict"),
+        ("status=VANISHED", "'VANISHED' is not a status; a status is one of"),
+        (f"tag={'%5B' * 600}", "The parameter tag is longer than 512 characters."),
         ("%00=1", "There is no parameter '\\x00'"),
     ],
 )
@@ -93,6 +95,11 @@ def test_a_bad_query_is_refused_with_a_sentence(query: str, sentence: str) -> No
     assert response.status == 400
     assert sentence in response.body.decode()
     assert response.body.count(b"\n") == 1
+
+
+def test_a_status_that_ecr_invents_can_be_searched_for() -> None:
+    found = answer(store_of("TELEPORTED", "FAILED"), "status=TELEPORTED")
+    assert [image["status"] for image in found["images"]] == ["TELEPORTED"]
 
 
 @pytest.mark.parametrize("path", [PATH, "/"])

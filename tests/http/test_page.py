@@ -78,7 +78,7 @@ def test_the_page_names_the_failing_image_its_cause_its_age_and_the_command() ->
             "The registry policy of the destination does not allow account 111122223333 to replicate.",
             "What to do: Allow ecr:ReplicateImage",
             "aws ecr describe-image-replication-status --region us-east-1",
-            "FAILED since1 h 1 min ago 2027-01-15T08:00:05Z",
+            "FAILED first seen1 h 1 min ago 2027-01-15T08:00:05Z",
             "next in 12 s",
         )
     ]
@@ -155,7 +155,7 @@ def test_a_search_keeps_what_was_typed() -> None:
     page = document(store_of("FAILED"), target)
     assert page.fields == {"repository": "team/*", "tag": "v1", "digest": "sha256:ab"}
     assert "<option selected>FAILED" in get(store_of("FAILED"), target).body.decode()
-    assert "0 found" in page.text
+    assert "Nothing found" in page.text
 
 
 def test_a_search_that_finds_nothing_offers_a_wider_one() -> None:
@@ -218,6 +218,13 @@ def report_of(store: Store) -> Report:
 )
 def test_the_headline_counts_images(statuses: list[str], expected: str) -> None:
     assert headline(report_of(store_of(*statuses))) == expected
+
+
+def test_an_image_that_is_on_the_way_is_not_well_yet() -> None:
+    report = report_of(store_of("COMPLETE"))
+    for number, expected in ((1, "1 is on the way"), (3, "3 are on the way")):
+        other = replace(report, summary=replace(report.summary, on_the_way=number))
+        assert headline(other) == f"No image has a problem, {expected}"
 
 
 def test_all_is_well_only_if_all_is_known() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -211,15 +212,19 @@ def test_a_search_finds_images_that_nothing_is_known_of() -> None:
     assert (report.summary.not_well, report.summary.not_known) == (0, 1)
 
 
+def test_a_status_that_no_image_has_and_ecr_does_not_know_is_refused() -> None:
+    store = store_of(image("v1", Replication(IRELAND, "TELEPORTED")))
+    assert len(report_of(store, Filters(status="TELEPORTED")).images) == 1
+    assert report_of(store, Filters(status="FAILED")).images == []
+    with pytest.raises(QueryError, match="'failed' is not a status; a status is one of IN_PROGRESS, COMP"):
+        report_of(store, Filters(status="failed"))
+
+
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
         ({"repo": ["x"]}, "There is no parameter 'repo'"),
         ({"tag": ["a", "b"]}, "The parameter tag is given more than once."),
-        (
-            {"status": ["failed"]},
-            "'failed' is not a status; a status is one of IN_PROGRESS, COMPLETE, FAILED",
-        ),
         ({"verdict": ["bad"]}, "'bad' is not a verdict; a verdict is one of failed, copy_gone"),
     ],
 )
@@ -411,14 +416,43 @@ def test_hostile_names_do_no_harm_in_a_shell(tmp_path: Path, name: str, tag: str
     assert harmless <= any("--repository-name" in each.command for each in row.commands)
 
 
+def test_an_image_without_a_tag_is_copied_by_its_digest() -> None:
+    digest = f"sha256:{'a' * 64}"
+    facts = {
+        "source_registry_id": ACCOUNT,
+        "source_region": "us-east-1",
+        "repository": "team/app",
+        "digest": digest,
+        "region": "eu-west-1",
+        "registry_id": "444455556666",
+        "status": Status.FAILED,
+        "failure_code": "",
+    }
+    advised = advise(Verdict.FAILED, facts, {"": None})
+    assert advised.cause == "ECR reports no failure code."
+    [copied] = [each.command for each in advised.commands if each.command.startswith("crane")]
+    assert copied == (
+        f"crane copy {ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/team/app@{digest}"
+        f" 444455556666.dkr.ecr.eu-west-1.amazonaws.com/team/app@{digest}"
+    )
+
+
+def test_a_failed_image_whose_copy_is_there_says_so() -> None:
+    seen = image("v1", FAILED, replicas=((Replica(FAILED.destination, PRESENT, True),),))
+    [row] = report_of(store_of(seen), Filters(status="FAILED")).images
+    assert (row.verdict, row.cause) == (
+        Verdict.WELL,
+        "ECR reports FAILED, but the destination holds the image.",
+    )
+
+
 def test_every_runbook_that_is_named_exists() -> None:
     folder = Path(__file__).parents[2] / "docs/runbooks"
-    facts = dict.fromkeys(
-        ("source_registry_id", "source_region", "repository", "digest", "region", "registry_id"), "x"
-    )
+    names = ("source_registry_id", "source_region", "repository", "digest", "region", "registry_id", "status")
     by_copy = {Verdict.COPY_GONE: (ABSENT, ARCHIVED), Verdict.TAG_DIFFERS: (OTHER_IMAGE, UNTAGGED)}
     for verdict in NOT_WELL | {Verdict.NOWHERE}:
-        for state in by_copy.get(verdict, (PRESENT,)):
+        for state, code in product(by_copy.get(verdict, (PRESENT,)), ("", "UNKNOWN")):
+            facts = dict.fromkeys(names, "x") | {"failure_code": code}
             advised = advise(verdict, facts, {"v1": state})
             assert advised.cause
             assert advised.remedy

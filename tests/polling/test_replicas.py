@@ -55,6 +55,16 @@ def test_each_state_of_a_copy_is_seen() -> None:
     assert health(rig) == {"eu-west-1": (True, frozenset())}
 
 
+def test_a_destination_without_any_repository_answers() -> None:
+    home, there = world()
+    copied(home, there, "v1")
+    there.repositories.clear()
+    rig = Rig(looking(), home, there)
+    rig.run(300)
+    assert replicas(rig) == {"v1": {"eu-west-1": "absent"}}
+    assert health(rig) == {"eu-west-1": (True, frozenset())}
+
+
 def test_a_copy_that_goes_and_comes_back_is_seen_within_an_interval() -> None:
     home, there = world()
     digest = copied(home, there, "v1")
