@@ -22,7 +22,7 @@ from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
 from exporter.cli import parse
 from exporter.commands.check import Check
-from exporter.commands.console import Console
+from exporter.commands.console import Console, write
 from exporter.commands.findings import Finding, as_json, as_text, is_problem
 from exporter.commands.wait import Question, UsageError, Wait
 from exporter.config import settings as config
@@ -50,6 +50,7 @@ from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.polling.poller import Poller
 from exporter.polling.workers import Pause, ThreadPool
+from exporter.redaction import redact
 from exporter.replication.state_file import StateFileWriter
 from exporter.replication.store import Store
 from exporter.replication.targets import Shard
@@ -216,11 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _COMMANDS[flags.command](flags)
         return _check_file(flags) if flags.config_check else _serve(flags)
     except UsageError as error:
-        sys.stderr.write(f"{error}\n")
+        write(sys.stderr, f"{redact(str(error))}\n")
         return 2
     except ConfigError as error:
         if flags.config_check or flags.command:
-            sys.stderr.write(f"{error}\n")
+            write(sys.stderr, f"{redact(str(error))}\n")
         else:
             log_problems(error)
         return 2
@@ -265,7 +266,9 @@ def _serve(flags: argparse.Namespace) -> int:
 
 def _console() -> Console:
     """The progress of a command. Signals end the process at once."""
-    console = Console(sys.stderr, live=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+    console = Console(
+        sys.stderr, live=bool(sys.stderr and sys.stderr.isatty()) and os.environ.get("TERM") != "dumb"
+    )
     end_on_signals(console.close)
     return console
 
@@ -298,7 +301,7 @@ def _wait(flags: argparse.Namespace) -> int:
         console=console,
     ).run()
     console.close()
-    sys.stdout.write(f"{json.dumps(result.json())}\n" if flags.output == "json" else result.text())
+    write(sys.stdout, f"{json.dumps(result.json())}\n" if flags.output == "json" else result.text())
     return result.outcome
 
 
@@ -321,7 +324,7 @@ def _check(flags: argparse.Namespace) -> int:
         console.draw(f"{finding.subject} {finding.level}", seconds=time.monotonic() - began)
     console.close()
     report = f"{json.dumps(as_json(findings))}\n" if flags.output == "json" else as_text(findings)
-    sys.stdout.write(report)
+    write(sys.stdout, report)
     return int(is_problem(findings))
 
 
@@ -338,8 +341,8 @@ def _check_file(flags: argparse.Namespace) -> int:
     WebConfig(flags.web_config_file)
     targets, registries = len(settings.targets), len(settings.registries)
     counted = f"{targets} target{'s' * (targets > 1)}, {registries} registr{'ies' if registries > 1 else 'y'}"
-    sys.stderr.writelines(f"{warning} (warning)\n" for warning in warnings)
-    sys.stdout.write(f"{file} is valid: {counted}\n")
+    write(sys.stderr, "".join(f"{redact(str(warning))} (warning)\n" for warning in warnings))
+    write(sys.stdout, f"{file} is valid: {counted}\n")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TextIO
 
 from exporter.config.validators import format_duration
@@ -20,10 +21,23 @@ def plain(text: str) -> str:
     return redact("".join(c if c.isprintable() else " " for c in text))
 
 
+def write(stream: TextIO | None, text: str) -> None:
+    """Write the text if the stream takes it. What became of a command is in its exit code, too."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            # At its end, Python writes what is left, and fails if that is not possible.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Console:
     """Tells how a command goes on. `live`: the stream is a terminal that knows escape codes."""
 
-    def __init__(self, stream: TextIO, *, live: bool) -> None:
+    def __init__(self, stream: TextIO | None, *, live: bool) -> None:
         self._stream = stream
         self._live = live
         self._states: Mapping[str, str] = {}
@@ -54,7 +68,7 @@ class Console:
 
     def _columns(self) -> int:
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
+            return os.get_terminal_size(self._stream.fileno() if self._stream else 2).columns or _COLUMNS
         except OSError:
             return _COLUMNS
 
@@ -63,5 +77,4 @@ class Console:
         return _CLEAR if drawn else ""
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        write(self._stream, text)

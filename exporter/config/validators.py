@@ -184,7 +184,10 @@ _NO_QUEUES = {
     f"arn:[a-z-]+:{_SQS_ARN}": "is an ARN; write https://sqs.{0}.amazonaws.com/{1}/{2}",
     "([a-z0-9.-]+/[0-9]{12}/.+)": "has no scheme; write https://{0}",
 }
-_QUEUE_URL = r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[0-9]{12}/(?:[A-Za-z0-9_-]|\{shard\}){1,80}(?:\.fifo)?"
+_PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_QUEUE_URL = (
+    rf"https?://[A-Za-z0-9.-]+(?::(?:{_PORT}))?/[0-9]{{12}}/(?:[A-Za-z0-9_-]|\{{shard\}}){{1,80}}(?:\.fifo)?"
+)
 _QUEUE = "the URL of an SQS queue, e.g. https://sqs.us-east-1.amazonaws.com/222233334444/ecr-events-{shard}"
 QueueUrl = Annotated[str, text(_QUEUE_URL, _QUEUE, _NO_QUEUES, longest=2048)]
 _BCRYPT = r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"

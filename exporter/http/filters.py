@@ -48,6 +48,8 @@ class Filters:
             if len(getattr(filters, name)) > _LONGEST:
                 raise QueryError(f"The parameter {name} is longer than {_LONGEST} characters.")
         filters.check("verdict", list(Verdict))
+        if not re.fullmatch("(?:sha256:)?[0-9a-f]{0,64}", filters.digest):
+            raise QueryError(f"{filters.digest!r} is not a digest or its beginning, such as sha256:0123abcd.")
         return filters
 
     def check(self, name: str, values: Sequence[str]) -> None:

@@ -66,6 +66,8 @@ class WebConfig:
             return self._loaded
 
     def _is_outdated(self) -> bool:
+        if not self._path:
+            return False
         versions = {self._path: self._version, **self._loaded.certificates}
         return any(_version(file) != version for file, version in versions.items())
 

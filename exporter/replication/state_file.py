@@ -360,7 +360,8 @@ class StateFileWriter:
             self._watcher.state_failed("read")
             _log.warning("state_file_unusable", file=path, error=str(error), consequence="a cold start")
         else:
-            _log.info("state_file_read", file=path, images=len(self.memory))
+            if Path(path).exists():
+                _log.info("state_file_read", file=path, images=len(self.memory))
 
     def _keep(self) -> None:
         # The first write is early, so that a path that cannot be written is noticed early.

@@ -143,3 +143,27 @@ def test_check_reports_and_its_exit_code_says_whether_all_is_well(
     ended = run("check", "--config.file", str(file), **variables)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"{file}:1: targets: is empty; name at least one, or leave the key out\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">/dev/full", "2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize(("tag", "code"), [("v1", 0), ("slow", 3)])
+def test_a_stream_that_is_closed_or_full_does_not_change_the_exit_code(
+    variables: Any, streams: str, tag: str, code: int
+) -> None:
+    command = f"exec {sys.executable} -m exporter wait team/app:{tag} --timeout 0 {streams}"
+    shell = ("/bin/sh", "-c", command)
+    ended = subprocess.run(shell, env=environment(**variables), capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("streams", [">&-", ">/dev/full"])
+def test_a_configuration_is_checked_whatever_becomes_of_stdout(tmp_path: Path, streams: str) -> None:
+    file = tmp_path / "config.yaml"
+    for text, code in (("targets: [{repository: team/app}]", 0), ("targets: 1", 2)):
+        file.write_text(text)
+        command = f"exec {sys.executable} -m exporter --config.check --config.file={file} {streams}"
+        shell = ("/bin/sh", "-c", command)
+        ended = subprocess.run(shell, env=environment(), capture_output=True, text=True, check=False)
+        assert ended.returncode == code
+        assert "Traceback" not in ended.stderr

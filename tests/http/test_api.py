@@ -85,6 +85,7 @@ def test_filters_join() -> None:
         ("refresh=on", "There is no parameter 'refresh'"),
         ("status=Failed", "'Failed' is not a status; a status is one of"),
         ("verdict=FAILED", "'FAILED' is not a verdict"),
+        ("digest=ZZ", "'ZZ' is not a digest or its beginning"),
         ("status=VANISHED", "'VANISHED' is not a status; a status is one of"),
         (f"tag={'%5B' * 600}", "The parameter tag is longer than 512 characters."),
         ("%00=1", "There is no parameter '\\x00'"),

@@ -239,6 +239,15 @@ def test_without_a_file_nothing_is_told_of_it() -> None:
     assert not shown
 
 
+def test_without_a_file_no_other_file_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown: list[bool] = []
+    web = WebConfig(None, on_load=shown.append)
+    (tmp_path / "state").write_text("changes the working directory")
+    assert web.current().settings.headers == {}
+    assert not shown
+
+
 def test_no_file_is_no_tls_and_no_password(tmp_path: Path) -> None:
     with serving(tmp_path, "") as server:
         assert get(server).status == 200
