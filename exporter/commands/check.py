@@ -1,6 +1,6 @@
 """`check`: the configuration against the real AWS.
 
-It changes nothing except the receive count of one SQS message.
+It changes nothing except the receive count of one SQS message in each events queue.
 
 It reports everything, never only the first problem. It selects images as the exporter does, so it lists as
 much as the exporter's first pass, at the same rate.
@@ -82,7 +82,7 @@ class Check:
         self._clients: dict[Access, OwnRegistryClient] = {}
         #: The ARN of the credentials of each access; "" if AWS did not tell.
         self._callers: dict[Access, str] = {}
-        #: Why the exporter's own credentials do not work: each code, with the Region if the code depends on it.
+        #: Why the own credentials do not work: each code, with the Region if the code depends on it.
         self._broken: set[tuple[str, str | None]] = set()
         #: Whether the rules of every registry are read.
         self._knows_rules = True
@@ -354,9 +354,9 @@ class Check:
                 yield from self._policy(subject, source.registry_id, to, accesses)
 
     def _unused(self, reader: DestinationSettings, region: str) -> Iterator[Finding]:
-        """An entry under `destinations` that nothing is known to be sent to. STS of its Region is asked.
+        """An entry under `destinations` that nothing is known to be sent to.
 
-        `region` stands in for the Region of an entry without one.
+        STS is asked in its Region, else in `region`.
         """
         subject = f"destination {reader.registry_id}/{reader.region or '*'}"
         if self._knows_rules:
