@@ -28,7 +28,7 @@ help: ## list the targets
 	  printf 'make %-14s %s\n' "$$name" "$$what"; done
 
 .PHONY: demo
-demo: $(demo) ## run the exporter on a simulated AWS, without an account or network (PORT=8080 ARGS="...")
+demo: $(demo) ## run the exporter on a simulated AWS, without an account; the first run downloads packages (PORT=8080 ARGS="...")
 	@$(bin)/python -c 'import socket; socket.create_server(("", $(PORT)))' 2>/dev/null || \
 	  { echo "Port $(PORT) is taken: make demo PORT=18042" >&2; exit 1; }
 	@echo "Open http://localhost:$(PORT)/ to see what is failing; the metrics are at http://localhost:$(PORT)/metrics."

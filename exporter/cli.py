@@ -24,7 +24,15 @@ class Command(argparse.ArgumentParser):
     """A parser that reports an error on one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        file = re.search(
+            r"(?:unrecognized arguments: |COMMAND: invalid choice: ')([^\s'-]\S*\.ya?ml)\b", message
+        )
+        advice = f"use --config.file {file[1]}" if file else "see --help"
+        self.exit(2, f"{self.prog}: {message}; {advice}\n")
+
+    def flag(self, dest: str) -> str:
+        """The flag that sets `dest`."""
+        return next(action.option_strings[0] for action in self._actions if action.dest == dest)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,8 +50,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if flags.command:
         shared = ("command", "config_file") if flags.command == "check" else ("command",)
         serving = vars(parser.parse_args([])).items()
-        if any(getattr(flags, name) != value for name, value in serving if name not in shared):
-            parser.error(f"the flags of the exporter do not go before {flags.command}")
+        for name, value in serving:
+            if name not in shared and getattr(flags, name) != value:
+                parser.error(f"{parser.flag(name)} does not go before {flags.command}")
         return flags
     _check_telemetry_path(parser, flags.telemetry_path)
     flags.shard = _shard(parser, flags.ordinal, flags.total_shards)
@@ -76,7 +85,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="where to listen, repeatable; port 0 picks a free one (default: :10042)",
     )
-    add("--web.telemetry-path", dest="telemetry_path", metavar="PATH", default="/metrics")
+    add(
+        "--web.telemetry-path",
+        dest="telemetry_path",
+        metavar="PATH",
+        default="/metrics",
+        help="the path of the metrics (default: /metrics)",
+    )
     add("--web.config.file", dest="web_config_file", metavar="FILE", type=_file, help="TLS and passwords")
     add(
         "--web.enable-lifecycle",
@@ -92,8 +107,20 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         default=40,
         help="answers that are made at once; further requests get 503 (default: 40)",
     )
-    add("--log.level", dest="log_level", choices=logs.LEVELS, default="info")
-    add("--log.format", dest="log_format", choices=logs.FORMATS, default="logfmt")
+    add(
+        "--log.level",
+        dest="log_level",
+        choices=logs.LEVELS,
+        default="info",
+        help="log lines of this level and above (default: info)",
+    )
+    add(
+        "--log.format",
+        dest="log_format",
+        choices=logs.FORMATS,
+        default="logfmt",
+        help="how a log line is written (default: logfmt)",
+    )
     add(
         "--shard",
         dest="ordinal",
@@ -169,7 +196,7 @@ def _add_check(commands: Any) -> None:
         "check",
         help="check the configuration against AWS",
         description="Check the configuration against AWS: credentials, permissions, rules, targets and "
-        "destinations. It only reads.",
+        "destinations. It changes nothing except the receive count of one SQS message in each events queue.",
         epilog="Exit codes: 0 all is well, 1 there are problems, 2 wrong arguments or configuration; 128 and "
         "its number after a signal.",
         allow_abbrev=False,

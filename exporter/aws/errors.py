@@ -23,6 +23,10 @@ MAX_MESSAGE = 300
 #: Characters of a message that are searched for secrets. The rest is cut off.
 _REDACTED = 10_000
 
+#: The codes of a caller that AWS knows and whose policies do not allow the action.
+NOT_ALLOWED = frozenset(
+    "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
+)
 # The caller is refused, not this action: no other call works until that is repaired.
 _BAD_CREDENTIALS = frozenset(
     """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
@@ -41,10 +45,7 @@ _CODES = {
     Reason.IMAGE_NOT_FOUND: ["ImageNotFoundException"],
     Reason.UNAVAILABLE: """ServerException InternalFailure InternalError ServiceUnavailable
         ServiceUnavailableException RequestTimeout RequestTimeoutException RequestAbortedException""".split(),
-    Reason.ACCESS_DENIED: [
-        *"AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split(),
-        *_BAD_CREDENTIALS,
-    ],
+    Reason.ACCESS_DENIED: [*NOT_ALLOWED, *_BAD_CREDENTIALS],
 }
 _REASONS = {code: reason for reason, codes in _CODES.items() for code in codes}
 #: How STS refuses a caller whose account has not enabled its Region.

@@ -146,7 +146,8 @@ class Access:
         self._endpoints = endpoints
         self._role = Lease(self._assume_role, clock=shared.clock) if settings.role_arn else None
         #: The Regions whose STS is asked for the role. Only the thread that renews it reads and writes them.
-        self._sts_regions = list(dict.fromkeys((source.region or None, shared.region)))
+        regions = dict.fromkeys(region for region in (source.region, shared.region) if region)
+        self._sts_regions: list[str | None] = [*regions] or [None]
         self._lock = threading.Lock()
         #: The client of each service and Region, with the credentials that it was made with.
         self._clients: dict[tuple[str, str | None], tuple[boto3.Session | Loan, Any]] = {}

@@ -1,4 +1,6 @@
-"""`check`: the configuration against the real AWS, by calls that change nothing.
+"""`check`: the configuration against the real AWS.
+
+It changes nothing except the receive count of one SQS message in each events queue.
 
 It reports everything, never only the first problem. It selects images as the exporter does, so it lists as
 much as the exporter's first pass, at the same rate.
@@ -13,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from exporter.aws import sqs
 from exporter.aws.ecr import OwnRegistryClient, TagStatus
-from exporter.aws.errors import ECRError
+from exporter.aws.errors import NOT_ALLOWED, NOT_ENABLED, ECRError
 from exporter.aws.sqs import InspectedQueueClient, Message
 from exporter.commands.findings import Finding, Level, Permission, policy_findings, role_of
 from exporter.commands.verdict import TRANSIENT, named
@@ -38,11 +40,12 @@ MOST_NAMES = 5
 _REMEDIES: Mapping[Reason, str] = {
     Reason.REPOSITORY_NOT_FOUND: "correct the name, the Region or the account",
     Reason.IMAGE_NOT_FOUND: "correct the tag or the digest",
-    Reason.ACCESS_DENIED: "give other credentials: AWS refuses these for every call",
+    Reason.ACCESS_DENIED: "give other credentials: no call works with these",
     Reason.THROTTLED: "try again later, or lower requests_per_second",
     Reason.INVALID: "correct the configuration or the variables of AWS",
     Reason.UNAVAILABLE: "try again; else look at the network, the proxy and the Region",
 }
+_NO_CREDENTIALS_REMEDY = "give credentials, as by AWS_PROFILE, AWS_ACCESS_KEY_ID or a role of this machine"
 
 
 @dataclass(slots=True)
@@ -79,6 +82,10 @@ class Check:
         self._clients: dict[Access, OwnRegistryClient] = {}
         #: The ARN of the credentials of each access; "" if AWS did not tell.
         self._callers: dict[Access, str] = {}
+        #: Why the own credentials do not work: each code, with the Region if the code depends on it.
+        self._broken: set[tuple[str, str | None]] = set()
+        #: Whether the rules of every registry are read.
+        self._knows_rules = True
         #: What each destination is sent, by the registries that send it.
         self._sent: dict[Destination, dict[Source, set[str]]] = {}
 
@@ -105,7 +112,7 @@ class Check:
                 reader.registry_id == to.registry_id and reader.region in (None, to.region)
                 for to in self._sent
             ):
-                yield from self._unused(reader)
+                yield from self._unused(reader, groups[0].source.region)
 
     # -- calls -------------------------------------------------------------------------------
 
@@ -136,14 +143,20 @@ class Check:
         return ask
 
     def _identify(self, access: Access, subject: str) -> Iterator[Finding]:
-        """Whose credentials an access has."""
+        """Whose credentials an access has. What several accesses lack is one finding."""
         self._callers[access] = ""
         try:
             self._callers[access] = arn = self._call(access, lambda client: client.caller())
         except ECRError as error:
             base = RegistrySettings(region=access.region)
-            if error.action == "sts:AssumeRole" and base not in self._callers:
+            if access.role_arn and base not in self._callers:
                 yield from self._identify(base, f"credentials for {_described(base)}")
+            regional = error.code in NOT_ENABLED or error.reason in TRANSIENT
+            cause = error.code, access.region if regional else None
+            if cause in self._broken:
+                return
+            if not access.role_arn:
+                self._broken.add(cause)
             yield self._failure(subject, error, base, [access.role_arn or "*"])
         else:
             yield Finding(Level.OK, subject, f"the caller is {arn}")
@@ -166,8 +179,10 @@ class Check:
     def _failure(self, subject: str, error: ECRError, access: Access, resources: Sequence[str]) -> Finding:
         """The finding about a call that failed, with the statement to add if a permission is missing."""
         message, assumes = f"{error} ({', '.join(resources)})", error.action == "sts:AssumeRole"
-        if error.reason is not Reason.ACCESS_DENIED or (error.everything and not assumes):
-            return Finding(Level.PROBLEM, subject, message, _REMEDIES[error.reason])
+        if error.code not in NOT_ALLOWED or (error.everything and not assumes):
+            absent = error.code == "NoCredentialsError"
+            remedy = _NO_CREDENTIALS_REMEDY if absent else _REMEDIES[error.reason]
+            return Finding(Level.PROBLEM, subject, message, remedy)
         principal = access.role_arn or role_of(self._callers.get(access, ""))
         caller = principal or "the caller"
         remedy = f"add the statement to the policy of {caller}"
@@ -184,7 +199,7 @@ class Check:
         subject, client = f"queue {url.rpartition('/')[2]}", self._connect_queue(access, url)
         arn = self._callers[access]
         if not arn:
-            yield Finding(Level.PROBLEM, subject, "it is not looked at: the credentials do not work")
+            yield Finding(Level.NOTE, subject, "it is not looked at: the credentials do not work")
             return
         resource = sqs.arn_of(url, partition=arn.split(":")[1], region=access.region or "")
         failed = False
@@ -205,9 +220,11 @@ class Check:
         group, subject = registry.group, registry.subject
         failures: list[Finding] = []
         if not any(self._callers[access] for access in group.accesses):
-            yield Finding(Level.PROBLEM, subject, "it is not looked at: no credentials for it work")
+            self._knows_rules = False
+            yield Finding(Level.NOTE, subject, "it is not looked at: no credentials for it work")
             return
         yield from self._rules(registry)
+        self._knows_rules &= registry.rules is not None
         self._first(subject, group.accesses, "*", lambda client: client.backfills(None), failures)
         yield from (replace(failure, level=Level.NOTE) for failure in failures)
         existing: frozenset[str] = frozenset()
@@ -328,7 +345,7 @@ class Check:
             message = "its copies are not looked at: nothing says how account " + to.registry_id + " is read"
             yield Finding(Level.NOTE, subject, message, "add it under destinations, with a role_arn")
         elif not any(self._callers[access] for access in accesses):
-            yield Finding(Level.PROBLEM, subject, "its copies are not looked at: no credentials for it work")
+            yield Finding(Level.NOTE, subject, "its copies are not looked at: no credentials for it work")
         elif self._first(subject, accesses, resource, partial(_held, repository), failures) is not None:
             yield Finding(Level.OK, subject, "its copies can be looked at")
         yield from failures
@@ -336,19 +353,24 @@ class Check:
             if source.registry_id != to.registry_id:
                 yield from self._policy(subject, source.registry_id, to, accesses)
 
-    def _unused(self, reader: DestinationSettings) -> Iterator[Finding]:
-        """An entry under `destinations` that nothing is known to be sent to."""
-        region = reader.region or self._region
+    def _unused(self, reader: DestinationSettings, region: str) -> Iterator[Finding]:
+        """An entry under `destinations` that nothing is known to be sent to.
+
+        STS is asked in its Region, else in `region`.
+        """
         subject = f"destination {reader.registry_id}/{reader.region or '*'}"
-        message = "no rule that is read and no target sends anything there"
-        yield Finding(Level.NOTE, subject, message, "add a rule, or remove the entry")
+        if self._knows_rules:
+            message = "no rule and no target sends anything there"
+            yield Finding(Level.NOTE, subject, message, "add a rule, or remove the entry")
         access = RegistrySettings(
-            region=region,
+            region=reader.region or region,
             registry_id=reader.registry_id,
             role_arn=reader.role_arn,
             external_id=reader.external_id,
         )
         yield from self._identify(access, subject)
+        if not self._callers[access]:
+            yield Finding(Level.NOTE, subject, "it is not looked at: no credentials for it work")
 
     def _policy(
         self, subject: str, source: str, to: Destination, accesses: Iterable[Access]
@@ -367,7 +389,7 @@ class Check:
 
 def _described(access: Access) -> str:
     account = access.registry_id or "their own account"
-    return f"{account}/{access.region}" + (f" by {access.role_arn}" if access.role_arn else "")
+    return f"{account}/{access.region or '?'}" + (f" by {access.role_arn}" if access.role_arn else "")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -319,7 +319,8 @@ def _backfill_time(of: Callable[[Backfill], float | None]) -> Callable[[Registry
 REPLICATION_DURATION = Row(
     "ecr_image_replication_duration_seconds",
     "histogram",
-    "Seconds from the push of an image to the first poll that reports it COMPLETE, which is an upper bound."
+    "Seconds from the push of an image to the end of its replication: the time of its replication event if"
+    " there is an events queue, else the first poll that reports it COMPLETE, which is an upper bound."
     " Counts images that were pushed while the exporter watched, each once for each destination.",
     (*S, *D),
     (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400),

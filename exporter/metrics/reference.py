@@ -36,9 +36,12 @@ Nothing is said of a destination that was never looked at: another account witho
 ## What the histogram of durations counts
 
 `ecr_image_replication_duration_seconds` counts an image once for each destination, when a poll first
-reports COMPLETE there. The first poll of the image may do so. The value is an upper bound: the push is seen
-with the next listing (`discovery_interval`), and an unfinished image is asked about again after
-`pending_interval`.
+reports COMPLETE there. The first poll of the image may do so.
+
+With an [events queue](events.md) the replication ends at the time of its replication event, in whole
+seconds. Without one, or if the event does not arrive, it ends with the first poll that reports COMPLETE.
+That value is an upper bound: the push is seen with the next listing (`discovery_interval`), and an unfinished
+image is asked about again after `pending_interval`.
 
 A destination has a histogram of 0 replications as soon as the rules name it.
 

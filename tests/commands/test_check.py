@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -56,15 +57,21 @@ def refusing(aws: EmbeddedAWS, *operations: str, refusal: Refuse = DENIED, **kin
 
 
 def check(
-    aws: EmbeddedAWS, text: str = READER, *, targets: str = "[{repository: team/*}]", pauses: Any = None
+    aws: EmbeddedAWS,
+    text: str = READER,
+    *,
+    targets: str = "[{repository: team/*}]",
+    pauses: Any = None,
+    environment: bool = False,
 ) -> list[Finding]:
-    connector = AwsConnector(session=aws.session, endpoint_url=aws.endpoint_url)
+    """All findings. `environment`: with the credentials and the Region of the environment."""
+    connector = AwsConnector(session=None if environment else aws.session, endpoint_url=aws.endpoint_url)
     return list(
         Check(
             config.parse(f"targets: {targets}\n{text}"),
             connect=partial(connector.ecr, connections=1),
             connect_queue=connector.queue,
-            region=REGION,
+            region=connector.region,
             clock=aws.clock,
             pause=(pauses if pauses is not None else []).append,
         ).findings()
@@ -201,10 +208,78 @@ def test_an_external_id_is_never_told(aws: EmbeddedAWS) -> None:
 def test_credentials_that_aws_refuses(aws: EmbeddedAWS) -> None:
     refusing(aws, "GetCallerIdentity", refusal=Refuse(403, "InvalidClientTokenId"), account=ACCOUNT)
     found = check(aws)
-    assert [message for _, message in told(found, Level.PROBLEM)] == [
-        "sts:GetCallerIdentity: InvalidClientTokenId (*)",
-        "it is not looked at: no credentials for it work",
+    assert told(found, Level.PROBLEM) == [
+        (f"credentials for their own account/{REGION}", "sts:GetCallerIdentity: InvalidClientTokenId (*)")
     ]
+    assert told(found, Level.NOTE) == [
+        (f"registry default/{REGION}", "it is not looked at: no credentials for it work")
+    ]
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without credentials and without a Region."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.mark.usefixtures("bare")
+def test_missing_credentials_are_one_problem(aws: EmbeddedAWS) -> None:
+    queue = "https://sqs.us-east-1.amazonaws.com/111122223333/ecr-events"
+    regions = f"registries: [{{region: {REGION}, events_queue_url: '{queue}'}}, {{region: eu-west-1}}]"
+    found = check(aws, f"{regions}\n{READER}", environment=True)
+    (problem,) = [finding for finding in found if finding.level is Level.PROBLEM]
+    assert problem.subject == f"credentials for their own account/{REGION}"
+    assert "Unable to locate credentials" in problem.message
+    assert "AWS_PROFILE" in problem.remedy
+    assert told(found, Level.NOTE) == [
+        (f"registry default/{REGION}", "it is not looked at: no credentials for it work"),
+        ("registry default/eu-west-1", "it is not looked at: no credentials for it work"),
+        ("queue ecr-events", "it is not looked at: the credentials do not work"),
+        (f"destination {PARTNER}/*", "it is not looked at: no credentials for it work"),
+    ]
+    assert not any(finding.lacks for finding in found)
+    assert sum(aws.calls.values()) == 0
+
+
+def own_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIADEMO{ACCOUNT}")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+
+
+@pytest.mark.usefixtures("bare")
+def test_the_region_of_the_registry_is_enough(aws: EmbeddedAWS, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_keys(monkeypatch)
+    aws.set_rules(ACCOUNT, REGION, [replication_rule(IRELAND, prefix="team/")])
+    found = check(aws, f"registries: [{{region: {REGION}}}]\n{READER}", environment=True)
+    assert not is_problem(found)
+    assert told(found, Level.NOTE) == [
+        (f"destination {PARTNER}/*", "no rule and no target sends anything there")
+    ]
+    assert {call.region for call in aws.calls if call.operation == "AssumeRole"} == {REGION}
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_refusal_of_sts_is_reported_without_a_region_of_the_environment(
+    aws: EmbeddedAWS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_keys(monkeypatch)
+    refusing(aws, "AssumeRole", refusal=Refuse(403, "InvalidClientTokenId"))
+    found = check(aws, f"registries: [{{region: {REGION}}}]\n{READER}", environment=True)
+    assert "InvalidClientTokenId" in as_text(found)
+    assert "NoRegionError" not in as_text(found)
+    assert not any(finding.lacks for finding in found)
+
+
+def test_rules_that_are_not_read_say_nothing_about_a_destination(aws: EmbeddedAWS) -> None:
+    refusing(aws, "DescribeRegistry")
+    found = check(aws)
+    assert f"destination {PARTNER}/*" in {finding.subject for finding in found}
+    assert "sends anything there" not in as_text(found)
 
 
 def test_one_of_two_roles_is_enough(aws: EmbeddedAWS) -> None:
@@ -253,7 +328,7 @@ def test_a_registry_without_rules(aws: EmbeddedAWS) -> None:
         "no rule sends these repositories anywhere: team/api, team/app",
     ]
     assert told(found, Level.NOTE) == [
-        (f"destination {PARTNER}/*", "no rule that is read and no target sends anything there")
+        (f"destination {PARTNER}/*", "no rule and no target sends anything there")
     ]
 
 

@@ -64,8 +64,13 @@ def test_wait_writes_its_result_to_stdout_and_its_progress_to_stderr(variables: 
             ["wait", f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/team/app:v1", "--region", "eu-west-1"],
             "is not the Region of the image",
         ),
-        (["--demo", "wait", "team/app:v1"], "do not go before wait"),
+        (["--demo", "wait", "team/app:v1"], "--demo does not go before wait"),
+        (["--log.level=debug", "check"], "--log.level does not go before check"),
+        (["check", "x.yaml"], "unrecognized arguments: x.yaml; use --config.file x.yaml"),
+        (["check", "--output", "json", "x.yaml"], "; use --config.file x.yaml"),
+        (["--config.check", "dir/x.yml"], "; use --config.file dir/x.yml"),
         (["await"], "invalid choice: 'await'"),
+        (["check", "all"], "unrecognized arguments: all; see --help"),
     ],
 )
 def test_wrong_arguments_are_told_on_one_line(arguments: list[str], message: str) -> None:

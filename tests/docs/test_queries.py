@@ -89,13 +89,13 @@ ANSWERS: Mapping[str, Mapping[str, float]] = {
     "Which digest": {
         f'{{digest="{BAD}",repository="team/app",tag="v2",{SOURCE},{THERE},{DENIED},job="ecr"}}': 1
     },
-    "COMPLETE, but not to be pulled": {f'{{{V3},{THERE},job="ecr",reason="absent"}}': 1},
+    "COMPLETE, but cannot be pulled": {f'{{{V3},{THERE},job="ecr",reason="absent"}}': 1},
     "Running images that the standby does not have": {of_image(BAD): 1, of_image(GONE, "tools"): 1},
     "Running images that nothing watches": {of_image(GONE, "tools"): 1},
     "Is this tag everywhere": {'{repository="team/app",tag="v2"}': 0},
     "Share of pushes that were COMPLETE within 15 minutes": {f"{{{THERE}}}": 0.9},
     "Late now": {f"{{{THERE}}}": 1},
-    "Repositories that go nowhere": {f'{{repository="tools",{SOURCE},job="ecr"}}': 0},
+    "Repositories without a destination": {f'{{repository="tools",{SOURCE},job="ecr"}}': 0},
     "How far the backfill is": {f'{{{SOURCE},{THERE},job="ecr"}}': 0.75},
     "How old the knowledge is": {f'{{{SOURCE},job="ecr"}}': 45},
 }  # fmt: skip
