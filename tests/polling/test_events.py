@@ -33,7 +33,7 @@ from exporter.polling.calls import LOST_AFTER
 from exporter.polling.events import MOST_IDS
 from exporter.polling.repository import MOST_HINTS
 from exporter.polling.workers import WorkerPool
-from exporter.replication.model import Reason, Replication, Rule, Source, Status
+from exporter.replication.model import Page, Reason, Replication, Rule, Source, Status
 from exporter.replication.targets import WHOLE, Shard
 
 URL = "https://sqs.us-east-1.amazonaws.com/111122223333/ecr-events"
@@ -141,6 +141,34 @@ def test_a_push_to_a_new_repository_lists_it_and_not_all_repositories() -> None:
     assert rig.states()["team/new", "v2", ""] == {IRELAND: "COMPLETE"}
     assert rig.ecr.calls == {"DescribeImages": 1, STATUS: 1}
     assert rig.observer.outcomes() == {("PUSH", "used"): 1, ("PUSH", "foreign"): 1}
+
+
+def test_a_repository_that_an_event_adds_during_an_older_listing_of_repositories_stays() -> None:
+    ecr = FakeECR(page_size=1)
+    for name in ("team/a", "team/b", "team/c"):
+        ecr.report(name, pushed(ecr, name), complete())
+    rig, queue = rig_of(ecr, requests_per_second=0.5, discovery_interval=120.0, settled_interval=9e4)
+    rig.run(60)
+    ecr.calls.clear()
+    while not ecr.calls["DescribeRepositories"]:
+        rig.run(0.1)
+    # The pages of the listing are older than the repository.
+    ecr.change_page = lambda operation, items, page: (
+        Page(tuple(i for i in page.items if i.name != "team/z"), page.token)
+        if operation == "DescribeRepositories"
+        else page
+    )
+    queue.send(image_action("PUSH", "team/z", push(rig, repository="team/z"), at=rig.clock.time()))
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "used"): 1}
+    assert ecr.calls["DescribeRepositories"] < 4
+    rig.run(20)
+    assert ecr.calls["DescribeRepositories"] == 4
+    assert ("team/z", "v2", "") in rig.states()
+    ecr.calls.clear()
+    rig.run(140)
+    assert ecr.calls["DescribeRepositories"] == 4
+    assert ("team/z", "v2", "") not in rig.states(), "a listing that began later does not have it"
 
 
 def test_a_new_repository_that_is_gone_again_fails_no_target() -> None:
@@ -604,6 +632,16 @@ def test_two_entries_with_one_queue_read_it_once() -> None:
     queue.send(image_action("PUSH", "team/app", digest, at=rig.clock.time(), region=IRELAND.region))
     rig.run(2)
     assert ("team/app", "v9", "") in rig.states()
+
+
+def test_a_queue_that_fails_and_is_removed_fails_no_longer() -> None:
+    rig, queue = rig_of(large())
+    queue.fault = lambda _: refusal(Reason.ACCESS_DENIED)
+    rig.run(30)
+    assert len(rig.journal.failing) == 1
+    rig.poller.configure(settings(ALL, discovery_interval=900.0))
+    rig.run(2)
+    assert rig.journal.failing == {}
 
 
 def test_a_reload_adds_removes_and_keeps_queues() -> None:
