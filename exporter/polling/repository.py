@@ -84,7 +84,7 @@ class RepositoryPoller(Asker):
 
     def happened(self, event: Event) -> Outcome:
         """Take that something happened to an image: ask about it soon, unless that is known already."""
-        if event.place != self._registry.source:
+        if event.place != self._registry.source or event.kind is EventKind.REPLICATE_IMAGE:
             return self.statuses.happened(event)
         if event.at is not None and event.at + SLACK < self._listed_from:
             return Outcome.OLD

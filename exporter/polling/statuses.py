@@ -68,6 +68,8 @@ class StatusPoller(Asker):
         self._unverified: set[str] = set()
         #: Digests whose status call got no answer since any call of the repository did.
         self._unanswered: set[str] = set()
+        #: Monotonic time at which an event last had the unfinished images asked about.
+        self._failure_at = -inf
 
     def _job(self, digest: str) -> Job:
         return Job(Operation.STATUS, self._name, digest)
@@ -150,11 +152,11 @@ class StatusPoller(Asker):
 
     def happened(self, event: Event) -> Outcome:
         """Take that a replication ended: ask about the image, and have its copy looked at."""
+        destination = Destination(event.place.region, event.place.registry_id)
         if event.kind is EventKind.REPLICATE_IMAGE:
-            return self._replication_failed()
+            return self._replication_failed(destination)
         if event.kind is not EventKind.REPLICATE:
             return Outcome.FOREIGN
-        destination = Destination(event.place.region, event.place.registry_id)
         if event.succeeded and event.at is not None:
             self.durations.ended(event.digest, destination, event.at)
         image = self._facts.images.get(event.digest)
@@ -168,13 +170,21 @@ class StatusPoller(Asker):
             self._ask_after(image)
         return Outcome.USED
 
-    def _replication_failed(self) -> Outcome:
-        """Take that some image failed: ask about the newest that are under way."""
+    def _replication_failed(self, destination: Destination) -> Outcome:
+        """Take that some image failed: ask about the newest that are under way, if that was not done lately."""
+        if destination not in self.copies.destinations:
+            return Outcome.FOREIGN
         unfinished = (i for i in self._facts.images.values() if i.state is ImageState.PENDING)
         newest = nlargest(NEWEST_UNFINISHED, unfinished, key=lambda image: image.replicated_from or 0.0)
+        if not newest:
+            return Outcome.FOREIGN
+        now = self._clock.monotonic()
+        if now < self._failure_at + self._pacing.settings.pending_interval:
+            return Outcome.OLD
+        self._failure_at = now
         for image in newest:
             self._ask_after(image)
-        return Outcome.USED if newest else Outcome.FOREIGN
+        return Outcome.USED
 
     def _ask_after(self, image: ImageFacts) -> None:
         """Ask about an image now. A call that is in flight may not know yet what an event says."""

@@ -33,7 +33,7 @@ from exporter.polling.calls import LOST_AFTER
 from exporter.polling.events import MOST_IDS
 from exporter.polling.repository import MOST_HINTS
 from exporter.polling.workers import WorkerPool
-from exporter.replication.model import Page, Reason, Replication, Rule, Source, Status
+from exporter.replication.model import Destination, Page, Reason, Replication, Rule, Source, Status
 from exporter.replication.targets import WHOLE, Shard
 
 URL = "https://sqs.us-east-1.amazonaws.com/111122223333/ecr-events"
@@ -301,6 +301,27 @@ def test_a_failed_call_in_cloudtrail_has_what_is_under_way_asked_about() -> None
     assert rig.states()["team/app", "v2", ""] == {IRELAND: "FAILED"}
     assert rig.ecr.calls == {STATUS: 1}
     assert rig.observer.outcomes()["ReplicateImage", "foreign"] == 1
+
+
+def test_failed_calls_elsewhere_and_many_of_them_cost_nothing_more() -> None:
+    rig, queue, _ = in_progress()
+    here = Destination(HOME.region, HOME.registry_id)
+    for place in (OREGON, here, Destination(IRELAND.region, "999988887777")):
+        queue.send(failed_call("team/app", place, at=rig.clock.time()))
+    rig.run(2)
+    assert not rig.ecr.calls
+    assert rig.observer.outcomes()["ReplicateImage", "foreign"] == 3
+    for _ in range(100):
+        queue.send(failed_call("team/app", IRELAND, at=rig.clock.time()))
+        rig.run(2)
+    assert rig.ecr.calls[STATUS] == 1, "the first event has the image asked about"
+    assert rig.ecr.calls["DescribeImages"] == 0
+    assert rig.observer.outcomes()["ReplicateImage", "old"] == 99
+    rig.run(200)
+    rig.ecr.calls.clear()
+    queue.send(failed_call("team/app", IRELAND, at=rig.clock.time()))
+    rig.run(2)
+    assert rig.ecr.calls[STATUS] == 1
 
 
 def test_an_event_that_says_complete_makes_nothing_complete() -> None:
