@@ -171,7 +171,7 @@ class StatusPoller(Asker):
         return Outcome.USED
 
     def _replication_failed(self, destination: Destination) -> Outcome:
-        """Take that some image failed: ask about the newest that are under way, if that was not done lately."""
+        """Take that some image failed: ask about the newest unfinished ones, unless that was done lately."""
         if destination not in self.copies.destinations:
             return Outcome.FOREIGN
         unfinished = (i for i in self._facts.images.values() if i.state is ImageState.PENDING)

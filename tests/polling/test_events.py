@@ -113,6 +113,91 @@ def test_an_older_image_that_gets_the_tag_again_has_it() -> None:
     assert rig.ecr.calls["DescribeImages"] == 1
 
 
+def test_a_tag_that_moves_leaves_no_untagged_image_where_other_tags_are_not_watched() -> None:
+    ecr = large()
+    old = ecr.push("team/app", "v1", "dev", at=1.8e9)
+    target = TargetSettings("team/app", tags=("v*", "build-*"), untagged=True)
+    rig, queue = rig_of(ecr, targets=(target,))
+    assert len(rig.states()) == 11
+    queue.send(image_action("PUSH", "team/app", push(rig, "v1"), at=rig.clock.time(), tag="v1"))
+    rig.run(2)
+    assert ("team/app", "v1", "") in rig.states()
+    assert ("team/app", "", old) not in rig.states()
+    assert rig.ecr.calls["DescribeImages"] == 4, "a listing"
+
+
+def test_an_image_that_is_watched_by_digest_is_not_counted_as_untagged() -> None:
+    ecr = large()
+    old = ecr.push("team/app", "v1", at=1.8e9)
+    by_digest = TargetSettings("team/app", digest=old)
+    untagged = TargetSettings("team/app", tags=("build-*",), untagged=True)
+    rig, queue = rig_of(ecr, targets=(by_digest, untagged))
+    queue.send(image_action("PUSH", "team/app", push(rig, "build-x"), at=rig.clock.time(), tag="build-x"))
+    rig.run(2)
+    counts = {target.label: target.images for target in rig.snapshot().registries[0].targets}
+    assert counts == {by_digest.label: 1, untagged.label: 11}
+
+
+def test_the_tag_of_one_of_the_latest_images_moves_to_an_old_one() -> None:
+    ecr = large()
+    digests = {tag: digest for digest, image in ecr.repositories["team/app"].items() for tag in image.tags}
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", latest=3),))
+    assert {tag for _, tag, _ in rig.states()} == {"build-0", "build-1", "build-2"}
+    ecr.push("team/app", "build-0", at=1.8e9 - 9000, digest=digests["build-9"])
+    at = rig.clock.time()
+    queue.send(image_action("PUSH", "team/app", digests["build-9"], at=at, tag="build-0"))
+    rig.run(2)
+    assert {tag for _, tag, _ in rig.states()} == {"build-1", "build-2", "build-3"}
+
+
+def test_a_moving_tag_beside_a_lasting_one_costs_no_listing_of_the_latest_images() -> None:
+    ecr = large()
+    ecr.push("team/app", "v1", "latest", at=1.8e9)
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", latest=3),))
+    digest = ecr.push("team/app", "v2", "latest", at=rig.clock.time())
+    for tag in ("v2", "latest"):
+        queue.send(image_action("PUSH", "team/app", digest, at=rig.clock.time(), tag=tag))
+    rig.run(2)
+    assert {tag for _, tag, _ in rig.states()} == {"v2", "latest", "v1", "build-0"}
+    assert ecr.calls["DescribeImages"] == 1
+
+
+def test_one_of_the_latest_images_is_deleted() -> None:
+    ecr = large()
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", latest=3),))
+    newest = max(ecr.repositories["team/app"].values(), key=lambda image: image.pushed_at or 0.0)
+    del ecr.repositories["team/app"][newest.digest]
+    queue.send(image_action("DELETE", "team/app", newest.digest, at=rig.clock.time()))
+    rig.run(2)
+    assert {tag for _, tag, _ in rig.states()} == {"build-1", "build-2", "build-3"}
+
+
+def test_pushes_of_tags_that_no_target_selects_cost_nothing() -> None:
+    ecr = large()
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", tags=("build-*",)),))
+    for number in range(20):
+        digest = push(rig, f"dev-{number}")
+        queue.send(image_action("PUSH", "team/app", digest, at=rig.clock.time(), tag=f"dev-{number}"))
+        rig.run(1)
+    assert not ecr.calls
+    assert rig.observer.outcomes() == {("PUSH", "foreign"): 20}
+    watched = next(iter(ecr.repositories["team/app"]))
+    ecr.push("team/app", "dev-x", at=rig.clock.time(), digest=watched)
+    queue.send(image_action("PUSH", "team/app", watched, at=rig.clock.time(), tag="dev-x"))
+    queue.send(image_action("PUSH", "team/app", push(rig, "build-x"), at=rig.clock.time(), tag="build-x"))
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "foreign"): 20, ("PUSH", "used"): 2}
+
+
+@pytest.mark.parametrize("more", [{"untagged": True}, {"digest": digest_of("team/app-later")}], ids=str)
+def test_pushes_of_other_tags_are_used_where_untagged_images_or_digests_are_watched(more: Any) -> None:
+    targets = (TargetSettings("team/app", tags=("build-*",)), TargetSettings("team/app", **more))
+    rig, queue = rig_of(large(), targets=targets)
+    queue.send(image_action("PUSH", "team/app", push(rig, "dev-1"), at=rig.clock.time(), tag="dev-1"))
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "used"): 1}
+
+
 def test_a_burst_in_a_large_repository_is_one_listing() -> None:
     rig, queue = rig_of(large())
     for number in range(MOST_HINTS + 1):
@@ -153,7 +238,7 @@ def test_a_repository_that_an_event_adds_during_an_older_listing_of_repositories
     while not ecr.calls["DescribeRepositories"]:
         rig.run(0.1)
     # The pages of the listing are older than the repository.
-    ecr.change_page = lambda operation, items, page: (
+    ecr.change_page = lambda operation, _, page: (
         Page(tuple(i for i in page.items if i.name != "team/z"), page.token)
         if operation == "DescribeRepositories"
         else page
