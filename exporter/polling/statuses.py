@@ -21,7 +21,7 @@ from exporter.polling.copies import Copies
 from exporter.polling.listing import ImageListing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
-from exporter.replication.durations import Durations
+from exporter.replication.durations import SLACK, Durations
 from exporter.replication.facts import NOWHERE, ImageFacts, RepositoryFacts
 from exporter.replication.model import (
     Destination,
@@ -157,12 +157,16 @@ class StatusPoller(Asker):
             return self._replication_failed(destination)
         if event.kind is not EventKind.REPLICATE:
             return Outcome.FOREIGN
+        now = self._clock.time()
         if event.succeeded and event.at is not None:
-            self.durations.ended(event.digest, destination, event.at)
+            self.durations.ended(event.digest, destination, event.at, now=now)
         image = self._facts.images.get(event.digest)
         if image is None:
             return Outcome.FOREIGN
-        if image.confirmed:
+        said = Status.COMPLETE if event.succeeded else Status.FAILED
+        known = any(r.destination == destination and r.status == said for r in image.replications or ())
+        answered = now - (self._clock.monotonic() - image.answered_at)
+        if image.confirmed or (known and event.at is not None and event.at + SLACK < answered):
             return Outcome.OLD
         if event.succeeded and destination in image.complete_at():
             self.copies.look_soon(image, [destination], image.names)  # it may have come under another tag

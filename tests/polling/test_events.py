@@ -420,12 +420,43 @@ def test_an_event_that_says_complete_makes_nothing_complete() -> None:
 def test_a_replication_before_its_push_gives_the_exact_time_too() -> None:
     rig, queue = rig_of(large(1))
     digest, at = push(rig), rig.clock.time()
+    rig.run(4)
     queue.send(replication_action("team/app", digest, IRELAND, at=at + 4))
-    rig.run(10)
+    rig.run(6)
     queue.send(image_action("PUSH", "team/app", digest, at=at))
     rig.run(2)
     assert seconds_of_the_only_completion(rig) == pytest.approx(4.0, abs=1.0)
     assert rig.observer.outcomes() == {("REPLICATE", "foreign"): 1, ("PUSH", "used"): 1}
+
+
+def test_an_end_in_the_future_does_not_replace_the_exact_one() -> None:
+    rig, queue, digest = in_progress()
+    rig.ecr.report("team/app", digest, complete())
+    for at in (rig.clock.time() - 40, rig.clock.time() + 3600):
+        queue.send(replication_action("team/app", digest, IRELAND, at=at))
+    rig.run(2)
+    assert seconds_of_the_only_completion(rig) == pytest.approx(60.0, abs=1.0)
+
+
+@pytest.mark.parametrize(("status", "result"), [(Status.COMPLETE, "SUCCESS"), (Status.FAILED, "FAILED")])
+def test_a_replication_that_ended_before_the_last_answer_is_old_if_the_answer_says_the_same(
+    status: Status, result: str
+) -> None:
+    rig, queue, digest = in_progress()
+    at = rig.clock.time()
+    rig.ecr.report("team/app", digest, Replication(IRELAND, status))
+    rig.run(300)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: str(status)}
+    rig.ecr.calls.clear()
+    queue.send(replication_action("team/app", digest, IRELAND, at=at, result=result))
+    rig.run(2)
+    assert rig.observer.outcomes()["REPLICATE", "old"] == 1
+    assert rig.ecr.calls[STATUS] == 0
+    other = "FAILED" if result == "SUCCESS" else "SUCCESS"
+    queue.send(replication_action("team/app", digest, IRELAND, at=at, result=other))
+    rig.run(2)
+    assert rig.observer.outcomes()["REPLICATE", "used"] == 1
+    assert rig.ecr.calls[STATUS] == 1
 
 
 def replicas(rig: Rig, digest: str = "") -> list[str]:
