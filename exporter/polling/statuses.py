@@ -31,7 +31,7 @@ from exporter.replication.model import (
     Replication,
     Status,
 )
-from exporter.replication.replicas import before_arrival_forgotten, only_at
+from exporter.replication.replicas import before_arrival_forgotten, copy_went, only_at
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 
@@ -327,6 +327,8 @@ class StatusPoller(Asker):
             self._put_looked(before, after)
         if after.replications is not None:
             self.note_first_answer(after.digest)
+        if copy_went(before, after):
+            self._list_soon()  # its image may have gone too
 
     def _put_looked(self, before: ImageFacts, after: ImageFacts) -> None:
         self._context.transitions.note(self._name, before, after)

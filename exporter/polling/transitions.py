@@ -12,6 +12,7 @@ from exporter.polling.calls import Clock, Events
 from exporter.polling.turns import Turns
 from exporter.replication.facts import ImageFacts, RegistryFacts
 from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Status
+from exporter.replication.replicas import GONE
 from exporter.replication.steps import Steps, sliced
 
 #: Seconds after a line in which further changes are collected, and before the first one.
@@ -23,7 +24,6 @@ REPEAT_AFTER = 3600.0
 MOST_LINES = 5
 
 _FAILED, _GONE = "replication_failed", "replica_gone"
-_GONE_STATES = frozenset((ReplicaState.ABSENT, ReplicaState.ARCHIVED))
 
 
 class Condition(NamedTuple):
@@ -55,7 +55,7 @@ def conditions(
             found[destination] = _COPIED if present else Condition(_FAILED, failure_code)
         elif status != Status.COMPLETE:
             found[destination] = None
-        elif gone := _GONE_STATES.intersection(states):
+        elif gone := GONE.intersection(states):
             found[destination] = Condition(_GONE, min(gone))
         else:
             found[destination] = _WELL if states else _UNSEEN

@@ -193,6 +193,23 @@ def test_a_copy_that_goes_and_comes_back_is_a_line_each() -> None:
     assert logged(rig)[1:] == [("replica_returned", fields)]
 
 
+def test_copies_that_go_are_logged_soon_after_the_look_for_one_listing_of_the_source() -> None:
+    home, there = copies()
+    digests = [copied(home, there, f"v{number}") for number in range(300)]
+    rig = Rig(looking(discovery_interval=3600.0, replica_interval=300.0), home, there)
+    rig.run(1000)
+    assert logged(rig) == []
+    home.calls.clear()
+    for digest in digests[1:]:
+        del there.repositories["team/app"][digest]
+    rig.run(400)
+    assert {event for event, _ in logged(rig)} == {"replica_gone"}
+    assert sum(int(str(fields.get("images", 1))) for _, fields in logged(rig)) == 299
+    assert home.calls["DescribeImages"] == 1
+    rig.run(1500)
+    assert home.calls["DescribeImages"] == 1, "a copy that stays away costs no listing"
+
+
 def test_a_copy_that_is_gone_at_the_first_look_is_logged_and_not_again_by_the_next_exporter() -> None:
     home, there = copies()
     digest = copied(home, there, "v1")
@@ -212,12 +229,13 @@ def test_a_copy_that_goes_with_its_image_is_not_logged() -> None:
     home, there = copies()
     digest = copied(home, there, "v1")
     copied(home, there, "v2")
-    rig = Rig(looking(discovery_interval=600.0, replica_interval=60.0), home, there)
+    rig = Rig(looking(discovery_interval=3600.0, replica_interval=60.0), home, there)
     rig.run(2000)
+    home.calls.clear()
     for ecr in (home, there):
         del ecr.repositories["team/app"][digest]
     rig.run(120)
-    assert replicas(rig)["v1"] == {"eu-west-1": "absent"}
+    assert home.calls["DescribeImages"] == 1, "the look has the source listed"
     rig.run(7200)
     assert "v1" not in replicas(rig)
     assert logged(rig) == []
