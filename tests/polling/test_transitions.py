@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.copies import copied, looking, replicas
 from support.copies import world as copies
@@ -44,16 +46,51 @@ def test_a_failure_and_its_end_are_a_line_each() -> None:
     rig.run(5)
     image = {"image": "team/app:v1", "digest": digest, "destination": PLACES[IRELAND]}
     assert logged(rig) == [("replication_failed", {**image, "failure_code": "DENIED"})]
-    rig.run(3600)
-    ecr.report("team/app", digest, failed(code="OTHER"))
-    rig.run(3600)
-    assert len(logged(rig)) == 1, "another code is the same failure"
+    rig.run(7200)
+    assert len(logged(rig)) == 1, "it is the same failure"
     ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
     rig.run(3600)
     assert len(logged(rig)) == 1, "it is not over"
     ecr.report("team/app", digest, complete())
     rig.run(3600)
     assert logged(rig)[1:] == [("replication_recovered", image)]
+
+
+def test_another_failure_code_is_logged_when_the_hour_is_over() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=7200)
+    ecr.report("team/app", digest, failed(code="X"))
+    rig = world(ecr, failed_interval=10.0)
+    for code in "YXYXY":
+        rig.run(120)
+        ecr.report("team/app", digest, failed(code=code))
+    rig.run(120)
+    assert [fields["failure_code"] for _, fields in logged(rig)] == ["X"]
+    rig.run(2 * REPEAT_AFTER)
+    assert [(event, fields["failure_code"]) for event, fields in logged(rig)] == [
+        ("replication_failed", "X"),
+        ("replication_failed", "Y"),
+    ]
+
+
+@pytest.mark.parametrize("code", ["X", "Y"])
+def test_an_image_that_is_replicated_again_and_fails_again_is_logged_at_once(code: str) -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=7200)
+    ecr.report("team/app", digest, failed(code="X"))
+    rig = world(ecr, failed_interval=10.0)
+    rig.run(120)
+    image = ecr.repositories["team/app"][digest]
+    ecr.repositories["team/app"][digest] = replace(image, activated_at=rig.clock.time())
+    ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig.run(120)
+    ecr.report("team/app", digest, failed(code=code))
+    rig.run(240)
+    events = [(event, fields["failure_code"]) for event, fields in logged(rig)]
+    assert events == [("replication_failed", "X"), ("replication_failed", code)]
+    ecr.report("team/app", digest, complete())
+    rig.run(240)
+    assert [event for event, _ in logged(rig)[2:]] == ["replication_recovered"]
 
 
 def test_an_image_without_a_tag_is_named_by_its_digest_and_a_failure_may_have_no_code() -> None:
