@@ -96,7 +96,8 @@ def endpoint_of(url: str) -> str | None:
     botocore has settings of its own for that host, such as AWS_ENDPOINT_URL_SQS.
     """
     parts = urlsplit(url)
-    usual = parts.scheme == "https" and parts.netloc.startswith(f"sqs.{region_of(url)}.amazonaws.com")
+    host = parts.netloc.removesuffix(".cn")  # with its port
+    usual = parts.scheme == "https" and host == f"sqs.{region_of(url)}.amazonaws.com"
     return None if usual else f"{parts.scheme}://{parts.netloc}"
 
 

@@ -93,6 +93,7 @@ class _Queue:
     def retire(self) -> None:
         """Read it no longer. Messages of a call in flight stay in the queue."""
         self._call = None
+        self._context.works(self._scope)
         self._workers.close()
 
     def start(self) -> float:

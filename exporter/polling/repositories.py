@@ -38,6 +38,8 @@ class RepositoriesPoller(Asker):
         #: The repositories that exist; None until listed. When the present listing began, and the last one.
         self._existing: frozenset[str] | None = None
         self._began = self._listed_from = 0.0
+        #: Names that events add during the present listing, whose pages may be older.
+        self._added: set[str] = set()
         #: Globs that matched nothing when last seen.
         self._empty: frozenset[str] = frozenset()
 
@@ -72,6 +74,7 @@ class RepositoriesPoller(Asker):
         del job
         if self._listing is None:
             self._listing, self._began = Listing("ecr:DescribeRepositories"), self._clock.time()
+            self._added.clear()
         return partial(client.repositories, self._listing.token)
 
     def answered(self, call: Call, answer: Page[Repository]) -> None:
@@ -84,7 +87,8 @@ class RepositoriesPoller(Asker):
         if listing is None or not listing.complete:
             self.ask_again(call.job)
             return
-        self._existing, self._listing = frozenset(each.name for each in listing.items), None
+        self._existing = frozenset(each.name for each in listing.items) | self._added
+        self._listing = None
         self._listed_from = self._began
         self._context.works(_SCOPE)
         self._settings.listed_for_glob(listing.items)
@@ -103,6 +107,7 @@ class RepositoriesPoller(Asker):
         if name in self._targets.repositories:
             return False
         self._existing = (self._existing or frozenset()) - {name}
+        self._added.discard(name)
         self._drop(name)
         return True
 
@@ -117,6 +122,7 @@ class RepositoriesPoller(Asker):
         if event.at is not None and event.at + SLACK < self._listed_from:
             return Outcome.OLD
         self._existing |= {name}
+        self._added.add(name)
         self._poll(name)
         self._context.targets_changed = True
         return Outcome.USED

@@ -84,16 +84,19 @@ class RepositoryPoller(Asker):
 
     def happened(self, event: Event) -> Outcome:
         """Take that something happened to an image: ask about it soon, unless that is known already."""
-        if event.place != self._registry.source:
+        if event.place != self._registry.source or event.kind is EventKind.REPLICATE_IMAGE:
             return self.statuses.happened(event)
         if event.at is not None and event.at + SLACK < self._listed_from:
             return Outcome.OLD
-        deleted = event.kind is EventKind.DELETE
-        if deleted and event.digest and event.digest not in self._newest.selected(self._group):
-            return Outcome.FOREIGN
+        if event.digest and event.digest not in self._newest.selected(self._group):
+            unwanted = event.tag and not self._targets.untagged and not self._targets.wants(event.tag)
+            if event.kind is EventKind.DELETE or (event.kind is EventKind.PUSH and unwanted):
+                return Outcome.FOREIGN
         if not self._hints:
             self._hinted_at = self._clock.monotonic()
         self._hints[event.digest] = event.kind is EventKind.PUSH
+        if len(self._hints) > MOST_HINTS:
+            self._hints = {"": False}  # a listing, however many come while the repository fails
         self._book()
         return Outcome.USED
 
@@ -112,7 +115,9 @@ class RepositoryPoller(Asker):
     def _start(self) -> None:
         """Begin a look-up of the images that events name, or a listing if it costs no more."""
         few = "" not in self._hints and 0 < len(self._hints) <= MOST_HINTS
-        if few and self.facts.exists and self._clock.monotonic() < self._list_at and self._listing.calls > 1:
+        # An image that loses its watched tags may have others. Only a listing tells whether it has none.
+        cheaper = self._listing.calls > 1 and not self._listing.untagged
+        if few and cheaper and self.facts.exists and self._clock.monotonic() < self._list_at:
             hints = {Name("", digest): exists for digest, exists in self._hints.items()}
             self._expected = frozenset(name for name, exists in hints.items() if exists)
             # One unknown name fails its whole call, so what may be deleted is asked for alone.
@@ -236,20 +241,32 @@ class RepositoryPoller(Asker):
         self._list_at = self._pacing.later(self._pacing.settings.discovery_interval)
 
     def _merge(self, lookup: Lookup) -> Steps[None]:
-        """Change the images that events named, and take their tags from the others: a tag names one image."""
+        """Change the images that events named, and take their tags from the others: a tag names one image.
+
+        If an image may have left a target with `latest`, a listing follows, because another takes its place.
+        """
         found = {image.digest: image for image in lookup.items}
         tags = {tag for image in found.values() for tag in image.tags}
         asked = {*found, *(name.digest for name in lookup.missing)}
         images = [image for image in found.values() if not image.archived]
         before = {Name("", digest) for digest in asked}
+        #: Each target counts its own images, so an image may leave one of them and keep a tag.
+        several, left = len(self._targets.targets) > 1, False
         for some in sliced(self._newest.selected(self._group).values()):
             for known in some:
                 if known.digest in asked:
                     before.update(known.names)
-                    continue
-                kept = tuple(name.tag for name in known.names if name.tag and name.tag not in tags)
-                images.append(Image(known.digest, kept, known.pushed_at, known.replicated_from))
+                    there = found.get(known.digest)
+                    kept = there.tags if there and not there.archived else ()
+                else:
+                    kept = tuple(name.tag for name in known.names if name.tag and name.tag not in tags)
+                    images.append(Image(known.digest, kept, known.pushed_at, known.replicated_from))
+                lost = [name for name in known.names if name.tag not in kept]
+                if lost and (several or len(lost) == len(known.names)):
+                    left = True
             yield
+        if left and self._targets.counted:
+            self._list_at = max(self._clock.monotonic(), self._held_until)
         # Other images that a target names may exist without being selected.
         complete = {target.label for target in self.facts.targets or () if target.complete}
         yield from self._select(

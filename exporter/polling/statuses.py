@@ -21,7 +21,7 @@ from exporter.polling.copies import Copies
 from exporter.polling.listing import ImageListing
 from exporter.polling.rate_limit import Operation
 from exporter.polling.reach import OUTAGE_AFTER
-from exporter.replication.durations import Durations
+from exporter.replication.durations import SLACK, Durations
 from exporter.replication.facts import NOWHERE, ImageFacts, RepositoryFacts
 from exporter.replication.model import (
     Destination,
@@ -31,7 +31,7 @@ from exporter.replication.model import (
     Replication,
     Status,
 )
-from exporter.replication.replicas import before_arrival_forgotten, only_at
+from exporter.replication.replicas import before_arrival_forgotten, copy_went, only_at
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 
@@ -68,6 +68,8 @@ class StatusPoller(Asker):
         self._unverified: set[str] = set()
         #: Digests whose status call got no answer since any call of the repository did.
         self._unanswered: set[str] = set()
+        #: Monotonic time at which an event last had the unfinished images asked about.
+        self._failure_at = -inf
 
     def _job(self, digest: str) -> Job:
         return Job(Operation.STATUS, self._name, digest)
@@ -150,17 +152,21 @@ class StatusPoller(Asker):
 
     def happened(self, event: Event) -> Outcome:
         """Take that a replication ended: ask about the image, and have its copy looked at."""
+        destination = Destination(event.place.region, event.place.registry_id)
         if event.kind is EventKind.REPLICATE_IMAGE:
-            return self._replication_failed()
+            return self._replication_failed(destination)
         if event.kind is not EventKind.REPLICATE:
             return Outcome.FOREIGN
-        destination = Destination(event.place.region, event.place.registry_id)
+        now = self._clock.time()
         if event.succeeded and event.at is not None:
-            self.durations.ended(event.digest, destination, event.at)
+            self.durations.ended(event.digest, destination, event.at, now=now)
         image = self._facts.images.get(event.digest)
         if image is None:
             return Outcome.FOREIGN
-        if image.confirmed:
+        said = Status.COMPLETE if event.succeeded else Status.FAILED
+        known = any(r.destination == destination and r.status == said for r in image.replications or ())
+        answered = now - (self._clock.monotonic() - image.answered_at)
+        if image.confirmed or (known and event.at is not None and event.at + SLACK < answered):
             return Outcome.OLD
         if event.succeeded and destination in image.complete_at():
             self.copies.look_soon(image, [destination], image.names)  # it may have come under another tag
@@ -168,13 +174,21 @@ class StatusPoller(Asker):
             self._ask_after(image)
         return Outcome.USED
 
-    def _replication_failed(self) -> Outcome:
-        """Take that some image failed: ask about the newest that are under way."""
+    def _replication_failed(self, destination: Destination) -> Outcome:
+        """Take that some image failed: ask about the newest unfinished ones, unless that was done lately."""
+        if destination not in self.copies.destinations:
+            return Outcome.FOREIGN
         unfinished = (i for i in self._facts.images.values() if i.state is ImageState.PENDING)
         newest = nlargest(NEWEST_UNFINISHED, unfinished, key=lambda image: image.replicated_from or 0.0)
+        if not newest:
+            return Outcome.FOREIGN
+        now = self._clock.monotonic()
+        if now < self._failure_at + self._pacing.settings.pending_interval:
+            return Outcome.OLD
+        self._failure_at = now
         for image in newest:
             self._ask_after(image)
-        return Outcome.USED if newest else Outcome.FOREIGN
+        return Outcome.USED
 
     def _ask_after(self, image: ImageFacts) -> None:
         """Ask about an image now. A call that is in flight may not know yet what an event says."""
@@ -313,6 +327,8 @@ class StatusPoller(Asker):
             self._put_looked(before, after)
         if after.replications is not None:
             self.note_first_answer(after.digest)
+        if copy_went(before, after):
+            self._list_soon()  # its image may have gone too
 
     def _put_looked(self, before: ImageFacts, after: ImageFacts) -> None:
         self._context.transitions.note(self._name, before, after)

@@ -12,6 +12,7 @@ from exporter.polling.calls import Clock, Events
 from exporter.polling.turns import Turns
 from exporter.replication.facts import ImageFacts, RegistryFacts
 from exporter.replication.model import Destination, Replica, ReplicaState, Replication, Status
+from exporter.replication.replicas import GONE
 from exporter.replication.steps import Steps, sliced
 
 #: Seconds after a line in which further changes are collected, and before the first one.
@@ -23,7 +24,6 @@ REPEAT_AFTER = 3600.0
 MOST_LINES = 5
 
 _FAILED, _GONE = "replication_failed", "replica_gone"
-_GONE_STATES = frozenset((ReplicaState.ABSENT, ReplicaState.ARCHIVED))
 
 
 class Condition(NamedTuple):
@@ -33,6 +33,12 @@ class Condition(NamedTuple):
     event: str
     #: The failure code, or what became of the copy.
     detail: str = ""
+    #: When the replication began that failed (Unix time).
+    began: float | None = None
+
+    def same(self, other: Condition) -> bool:
+        """Whether the log need not tell them apart. Another replication or code is another failure."""
+        return self.event == other.event and (self.event != _FAILED or self == other)
 
 
 #: COMPLETE; or FAILED, but its copy was seen there under all its names.
@@ -55,7 +61,7 @@ def conditions(
             found[destination] = _COPIED if present else Condition(_FAILED, failure_code)
         elif status != Status.COMPLETE:
             found[destination] = None
-        elif gone := _GONE_STATES.intersection(states):
+        elif gone := GONE.intersection(states):
             found[destination] = Condition(_GONE, min(gone))
         else:
             found[destination] = _WELL if states else _UNSEEN
@@ -74,6 +80,8 @@ class _Episode:
     quiet_until: float = float("-inf")
     #: Whether an earlier process logged it, which may have logged its end too.
     recalled: bool = False
+    #: When the replication began that failed last. Another one is not kept quiet.
+    began: float | None = None
 
 
 class _Kind(NamedTuple):
@@ -122,9 +130,10 @@ class Transitions:
         self._episodes[repository, after.digest] = episodes
         for destination in episodes.keys() - found.keys():
             del episodes[destination]
-        for destination, condition in found.items():
-            if condition is None:
+        for destination, seen in found.items():
+            if seen is None:
                 continue
+            condition = seen._replace(began=after.replicated_from) if seen.event == _FAILED else seen
             episode = episodes.get(destination)
             if episode is None:
                 recalled = self._recalled(condition, destination, before, after)
@@ -149,8 +158,10 @@ class Transitions:
         episode.recalled = episode.recalled and not looked
         if condition.event != episode.now.event:
             episode.since = self._clock.monotonic()
+        if condition.event == _FAILED and condition.began != episode.began:
+            episode.began, episode.quiet_until = condition.began, float("-inf")
         episode.now = condition
-        if condition.event != episode.logged.event:
+        if not condition.same(episode.logged):
             self._look_at = min(self._look_at, max(self._log_at, self._clock.monotonic() + SHORT_PAUSE))
 
     def record(self) -> float:
@@ -244,7 +255,7 @@ def _over(episode: _Episode, now: float) -> bool:
 
 
 def _to_log(episode: _Episode, now: float, listed_at: float) -> bool:
-    if episode.now.event == episode.logged.event:
+    if episode.now.same(episode.logged):
         return False
     if not episode.now.event:
         return True

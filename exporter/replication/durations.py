@@ -53,9 +53,12 @@ class Durations:
             key: at for key, at in self._ended.items() if key[0] in self._waits or at >= began - SLACK
         }
 
-    def ended(self, digest: str, destination: Destination, at: float) -> None:
-        """Take that a replication ended at this Unix time, also of an image that is not known yet."""
-        if len(self._ended) < MOST_ENDED:
+    def ended(self, digest: str, destination: Destination, at: float, *, now: float) -> None:
+        """Take that a replication ended `at`, also of an image that is not known yet. Unix times.
+
+        One that is yet to end is ignored: no listing would be later, so it would be kept for ever.
+        """
+        if at <= now + SLACK and len(self._ended) < MOST_ENDED:
             self._ended[digest, destination] = at
 
     def seconds(self, digest: str, destination: Destination, *, pushed_at: float, now: float) -> float:

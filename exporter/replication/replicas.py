@@ -97,6 +97,10 @@ def _last_word(of_name: Iterable[Replica], destination: Destination) -> ReplicaS
     return next((replica.state for replica in of_name if replica.destination == destination), None)
 
 
+#: The states of a copy that is gone.
+GONE = frozenset((ReplicaState.ABSENT, ReplicaState.ARCHIVED))
+
+
 def looked(image: ImageFacts, destination: Destination, contents: Contents | None) -> ImageFacts:
     """The facts of an image after a look at a destination; None if the last look is too old to be believed.
 
@@ -144,6 +148,14 @@ def seen_at(image: ImageFacts, destination: Destination) -> ImageFacts:
     state = image_state(replications, recent=image.state is ImageState.PENDING, rules_known=True)
     since = tuple(known for known in image.since if known.destination != destination)
     return replace(image, replications=replications, state=state, since=since)
+
+
+def copy_went(before: ImageFacts, after: ImageFacts) -> bool:
+    """Whether a look shows that a copy that was present is deleted or archived."""
+    present = {
+        r.destination for of_name in before.replicas for r in of_name if r.state == ReplicaState.PRESENT
+    }
+    return any(r.destination in present and r.state in GONE for of_name in after.replicas for r in of_name)
 
 
 def settle(image: ImageFacts, expected: frozenset[Destination], *, at: float) -> ImageFacts:

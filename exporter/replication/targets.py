@@ -131,15 +131,16 @@ class Target:
             yield
         return found
 
+    def wants(self, tag: str) -> bool:
+        """Whether an image is selected by this tag, if `latest` and `pushed_within` let it."""
+        return self._every_tag or (self._tags.match(tag) and not self._excluded.match(tag))
+
     def _names(self, image: Image) -> tuple[Name, ...]:
         if self.settings.digest:
             return (Name("", image.digest),) if image.digest == self.settings.digest else ()
         if not image.tags:
             return (Name("", image.digest),) if self.settings.untagged else ()
-        return tuple([Name(tag, "") for tag in sorted(set(image.tags)) if self._wants(tag)])
-
-    def _wants(self, tag: str) -> bool:
-        return self._every_tag or (self._tags.match(tag) and not self._excluded.match(tag))
+        return tuple([Name(tag, "") for tag in sorted(set(image.tags)) if self.wants(tag)])
 
 
 class _Patterns:
@@ -228,9 +229,15 @@ class RepositoryTargets:
         self.untagged = any(target.untagged for target in targets)
         #: Whether the selection can change although the images stay the same.
         self.age_matters = any(target.settings.pushed_within is not None for target in targets)
+        #: Whether an image can be selected because another one goes.
+        self.counted = any(target.settings.latest is not None for target in targets)
         self._named = frozenset(name for target in targets for name in target.named)
         #: All names to look up; None if some target needs a listing.
         self.names = self._named if all(target.by_name for target in targets) else None
+
+    def wants(self, tag: str) -> bool:
+        """Whether some target can select an image by this tag."""
+        return any(target.wants(tag) for target in self.targets)
 
     def missing(self, images: Sequence[Image]) -> frozenset[Name]:
         """The names that targets spell out and that no image has."""

@@ -119,6 +119,11 @@ def test_a_poll_that_hangs_ends(aws: EmbeddedAWS) -> None:
             "https://sqs-fips.us-east-1.amazonaws.com",
         ),
         ("https://eu-west-1.queue.amazonaws.com/1/q", "eu-west-1", "https://eu-west-1.queue.amazonaws.com"),
+        (
+            "https://sqs.us-east-1.amazonaws.com:8443/1/q",
+            "us-east-1",
+            "https://sqs.us-east-1.amazonaws.com:8443",
+        ),
         ("http://localhost:4566/1/q", None, "http://localhost:4566"),
     ],
 )

@@ -33,7 +33,7 @@ from exporter.polling.calls import LOST_AFTER
 from exporter.polling.events import MOST_IDS
 from exporter.polling.repository import MOST_HINTS
 from exporter.polling.workers import WorkerPool
-from exporter.replication.model import Reason, Replication, Rule, Source, Status
+from exporter.replication.model import Destination, Page, Reason, Replication, Rule, Source, Status
 from exporter.replication.targets import WHOLE, Shard
 
 URL = "https://sqs.us-east-1.amazonaws.com/111122223333/ecr-events"
@@ -113,6 +113,91 @@ def test_an_older_image_that_gets_the_tag_again_has_it() -> None:
     assert rig.ecr.calls["DescribeImages"] == 1
 
 
+def test_a_tag_that_moves_leaves_no_untagged_image_where_other_tags_are_not_watched() -> None:
+    ecr = large()
+    old = ecr.push("team/app", "v1", "dev", at=1.8e9)
+    target = TargetSettings("team/app", tags=("v*", "build-*"), untagged=True)
+    rig, queue = rig_of(ecr, targets=(target,))
+    assert len(rig.states()) == 11
+    queue.send(image_action("PUSH", "team/app", push(rig, "v1"), at=rig.clock.time(), tag="v1"))
+    rig.run(2)
+    assert ("team/app", "v1", "") in rig.states()
+    assert ("team/app", "", old) not in rig.states()
+    assert rig.ecr.calls["DescribeImages"] == 4, "a listing"
+
+
+def test_an_image_that_is_watched_by_digest_is_not_counted_as_untagged() -> None:
+    ecr = large()
+    old = ecr.push("team/app", "v1", at=1.8e9)
+    by_digest = TargetSettings("team/app", digest=old)
+    untagged = TargetSettings("team/app", tags=("build-*",), untagged=True)
+    rig, queue = rig_of(ecr, targets=(by_digest, untagged))
+    queue.send(image_action("PUSH", "team/app", push(rig, "build-x"), at=rig.clock.time(), tag="build-x"))
+    rig.run(2)
+    counts = {target.label: target.images for target in rig.snapshot().registries[0].targets}
+    assert counts == {by_digest.label: 1, untagged.label: 11}
+
+
+def test_the_tag_of_one_of_the_latest_images_moves_to_an_old_one() -> None:
+    ecr = large()
+    digests = {tag: digest for digest, image in ecr.repositories["team/app"].items() for tag in image.tags}
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", latest=3),))
+    assert {tag for _, tag, _ in rig.states()} == {"build-0", "build-1", "build-2"}
+    ecr.push("team/app", "build-0", at=1.8e9 - 9000, digest=digests["build-9"])
+    at = rig.clock.time()
+    queue.send(image_action("PUSH", "team/app", digests["build-9"], at=at, tag="build-0"))
+    rig.run(2)
+    assert {tag for _, tag, _ in rig.states()} == {"build-1", "build-2", "build-3"}
+
+
+def test_a_moving_tag_beside_a_lasting_one_costs_no_listing_of_the_latest_images() -> None:
+    ecr = large()
+    ecr.push("team/app", "v1", "latest", at=1.8e9)
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", latest=3),))
+    digest = ecr.push("team/app", "v2", "latest", at=rig.clock.time())
+    for tag in ("v2", "latest"):
+        queue.send(image_action("PUSH", "team/app", digest, at=rig.clock.time(), tag=tag))
+    rig.run(2)
+    assert {tag for _, tag, _ in rig.states()} == {"v2", "latest", "v1", "build-0"}
+    assert ecr.calls["DescribeImages"] == 1
+
+
+def test_one_of_the_latest_images_is_deleted() -> None:
+    ecr = large()
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", latest=3),))
+    newest = max(ecr.repositories["team/app"].values(), key=lambda image: image.pushed_at or 0.0)
+    del ecr.repositories["team/app"][newest.digest]
+    queue.send(image_action("DELETE", "team/app", newest.digest, at=rig.clock.time()))
+    rig.run(2)
+    assert {tag for _, tag, _ in rig.states()} == {"build-1", "build-2", "build-3"}
+
+
+def test_pushes_of_tags_that_no_target_selects_cost_nothing() -> None:
+    ecr = large()
+    rig, queue = rig_of(ecr, targets=(TargetSettings("team/app", tags=("build-*",)),))
+    for number in range(20):
+        digest = push(rig, f"dev-{number}")
+        queue.send(image_action("PUSH", "team/app", digest, at=rig.clock.time(), tag=f"dev-{number}"))
+        rig.run(1)
+    assert not ecr.calls
+    assert rig.observer.outcomes() == {("PUSH", "foreign"): 20}
+    watched = next(iter(ecr.repositories["team/app"]))
+    ecr.push("team/app", "dev-x", at=rig.clock.time(), digest=watched)
+    queue.send(image_action("PUSH", "team/app", watched, at=rig.clock.time(), tag="dev-x"))
+    queue.send(image_action("PUSH", "team/app", push(rig, "build-x"), at=rig.clock.time(), tag="build-x"))
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "foreign"): 20, ("PUSH", "used"): 2}
+
+
+@pytest.mark.parametrize("more", [{"untagged": True}, {"digest": digest_of("team/app-later")}], ids=str)
+def test_pushes_of_other_tags_are_used_where_untagged_images_or_digests_are_watched(more: Any) -> None:
+    targets = (TargetSettings("team/app", tags=("build-*",)), TargetSettings("team/app", **more))
+    rig, queue = rig_of(large(), targets=targets)
+    queue.send(image_action("PUSH", "team/app", push(rig, "dev-1"), at=rig.clock.time(), tag="dev-1"))
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "used"): 1}
+
+
 def test_a_burst_in_a_large_repository_is_one_listing() -> None:
     rig, queue = rig_of(large())
     for number in range(MOST_HINTS + 1):
@@ -141,6 +226,34 @@ def test_a_push_to_a_new_repository_lists_it_and_not_all_repositories() -> None:
     assert rig.states()["team/new", "v2", ""] == {IRELAND: "COMPLETE"}
     assert rig.ecr.calls == {"DescribeImages": 1, STATUS: 1}
     assert rig.observer.outcomes() == {("PUSH", "used"): 1, ("PUSH", "foreign"): 1}
+
+
+def test_a_repository_that_an_event_adds_during_an_older_listing_of_repositories_stays() -> None:
+    ecr = FakeECR(page_size=1)
+    for name in ("team/a", "team/b", "team/c"):
+        ecr.report(name, pushed(ecr, name), complete())
+    rig, queue = rig_of(ecr, requests_per_second=0.5, discovery_interval=120.0, settled_interval=9e4)
+    rig.run(60)
+    ecr.calls.clear()
+    while not ecr.calls["DescribeRepositories"]:
+        rig.run(0.1)
+    # The pages of the listing are older than the repository.
+    ecr.change_page = lambda operation, _, page: (
+        Page(tuple(i for i in page.items if i.name != "team/z"), page.token)
+        if operation == "DescribeRepositories"
+        else page
+    )
+    queue.send(image_action("PUSH", "team/z", push(rig, repository="team/z"), at=rig.clock.time()))
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "used"): 1}
+    assert ecr.calls["DescribeRepositories"] < 4
+    rig.run(20)
+    assert ecr.calls["DescribeRepositories"] == 4
+    assert ("team/z", "v2", "") in rig.states()
+    ecr.calls.clear()
+    rig.run(140)
+    assert ecr.calls["DescribeRepositories"] == 4
+    assert ("team/z", "v2", "") not in rig.states(), "a listing that began later does not have it"
 
 
 def test_a_new_repository_that_is_gone_again_fails_no_target() -> None:
@@ -275,6 +388,27 @@ def test_a_failed_call_in_cloudtrail_has_what_is_under_way_asked_about() -> None
     assert rig.observer.outcomes()["ReplicateImage", "foreign"] == 1
 
 
+def test_failed_calls_elsewhere_and_many_of_them_cost_nothing_more() -> None:
+    rig, queue, _ = in_progress()
+    here = Destination(HOME.region, HOME.registry_id)
+    for place in (OREGON, here, Destination(IRELAND.region, "999988887777")):
+        queue.send(failed_call("team/app", place, at=rig.clock.time()))
+    rig.run(2)
+    assert not rig.ecr.calls
+    assert rig.observer.outcomes()["ReplicateImage", "foreign"] == 3
+    for _ in range(100):
+        queue.send(failed_call("team/app", IRELAND, at=rig.clock.time()))
+        rig.run(2)
+    assert rig.ecr.calls[STATUS] == 1, "the first event has the image asked about"
+    assert rig.ecr.calls["DescribeImages"] == 0
+    assert rig.observer.outcomes()["ReplicateImage", "old"] == 99
+    rig.run(200)
+    rig.ecr.calls.clear()
+    queue.send(failed_call("team/app", IRELAND, at=rig.clock.time()))
+    rig.run(2)
+    assert rig.ecr.calls[STATUS] == 1
+
+
 def test_an_event_that_says_complete_makes_nothing_complete() -> None:
     rig, queue, digest = in_progress()
     queue.send(replication_action("team/app", digest, IRELAND, at=rig.clock.time()))
@@ -286,12 +420,43 @@ def test_an_event_that_says_complete_makes_nothing_complete() -> None:
 def test_a_replication_before_its_push_gives_the_exact_time_too() -> None:
     rig, queue = rig_of(large(1))
     digest, at = push(rig), rig.clock.time()
+    rig.run(4)
     queue.send(replication_action("team/app", digest, IRELAND, at=at + 4))
-    rig.run(10)
+    rig.run(6)
     queue.send(image_action("PUSH", "team/app", digest, at=at))
     rig.run(2)
     assert seconds_of_the_only_completion(rig) == pytest.approx(4.0, abs=1.0)
     assert rig.observer.outcomes() == {("REPLICATE", "foreign"): 1, ("PUSH", "used"): 1}
+
+
+def test_an_end_in_the_future_does_not_replace_the_exact_one() -> None:
+    rig, queue, digest = in_progress()
+    rig.ecr.report("team/app", digest, complete())
+    for at in (rig.clock.time() - 40, rig.clock.time() + 3600):
+        queue.send(replication_action("team/app", digest, IRELAND, at=at))
+    rig.run(2)
+    assert seconds_of_the_only_completion(rig) == pytest.approx(60.0, abs=1.0)
+
+
+@pytest.mark.parametrize(("status", "result"), [(Status.COMPLETE, "SUCCESS"), (Status.FAILED, "FAILED")])
+def test_a_replication_that_ended_before_the_last_answer_is_old_if_the_answer_says_the_same(
+    status: Status, result: str
+) -> None:
+    rig, queue, digest = in_progress()
+    at = rig.clock.time()
+    rig.ecr.report("team/app", digest, Replication(IRELAND, status))
+    rig.run(300)
+    assert rig.states()["team/app", "v2", ""] == {IRELAND: str(status)}
+    rig.ecr.calls.clear()
+    queue.send(replication_action("team/app", digest, IRELAND, at=at, result=result))
+    rig.run(2)
+    assert rig.observer.outcomes()["REPLICATE", "old"] == 1
+    assert rig.ecr.calls[STATUS] == 0
+    other = "FAILED" if result == "SUCCESS" else "SUCCESS"
+    queue.send(replication_action("team/app", digest, IRELAND, at=at, result=other))
+    rig.run(2)
+    assert rig.observer.outcomes()["REPLICATE", "used"] == 1
+    assert rig.ecr.calls[STATUS] == 1
 
 
 def replicas(rig: Rig, digest: str = "") -> list[str]:
@@ -604,6 +769,16 @@ def test_two_entries_with_one_queue_read_it_once() -> None:
     queue.send(image_action("PUSH", "team/app", digest, at=rig.clock.time(), region=IRELAND.region))
     rig.run(2)
     assert ("team/app", "v9", "") in rig.states()
+
+
+def test_a_queue_that_fails_and_is_removed_fails_no_longer() -> None:
+    rig, queue = rig_of(large())
+    queue.fault = lambda _: refusal(Reason.ACCESS_DENIED)
+    rig.run(30)
+    assert len(rig.journal.failing) == 1
+    rig.poller.configure(settings(ALL, discovery_interval=900.0))
+    rig.run(2)
+    assert rig.journal.failing == {}
 
 
 def test_a_reload_adds_removes_and_keeps_queues() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.copies import copied, looking, replicas
 from support.copies import world as copies
@@ -44,16 +46,51 @@ def test_a_failure_and_its_end_are_a_line_each() -> None:
     rig.run(5)
     image = {"image": "team/app:v1", "digest": digest, "destination": PLACES[IRELAND]}
     assert logged(rig) == [("replication_failed", {**image, "failure_code": "DENIED"})]
-    rig.run(3600)
-    ecr.report("team/app", digest, failed(code="OTHER"))
-    rig.run(3600)
-    assert len(logged(rig)) == 1, "another code is the same failure"
+    rig.run(7200)
+    assert len(logged(rig)) == 1, "it is the same failure"
     ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
     rig.run(3600)
     assert len(logged(rig)) == 1, "it is not over"
     ecr.report("team/app", digest, complete())
     rig.run(3600)
     assert logged(rig)[1:] == [("replication_recovered", image)]
+
+
+def test_another_failure_code_is_logged_when_the_hour_is_over() -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=7200)
+    ecr.report("team/app", digest, failed(code="X"))
+    rig = world(ecr, failed_interval=10.0)
+    for code in "YXYXY":
+        rig.run(120)
+        ecr.report("team/app", digest, failed(code=code))
+    rig.run(120)
+    assert [fields["failure_code"] for _, fields in logged(rig)] == ["X"]
+    rig.run(2 * REPEAT_AFTER)
+    assert [(event, fields["failure_code"]) for event, fields in logged(rig)] == [
+        ("replication_failed", "X"),
+        ("replication_failed", "Y"),
+    ]
+
+
+@pytest.mark.parametrize("code", ["X", "Y"])
+def test_an_image_that_is_replicated_again_and_fails_again_is_logged_at_once(code: str) -> None:
+    ecr = FakeECR()
+    digest = pushed(ecr, age=7200)
+    ecr.report("team/app", digest, failed(code="X"))
+    rig = world(ecr, failed_interval=10.0)
+    rig.run(120)
+    image = ecr.repositories["team/app"][digest]
+    ecr.repositories["team/app"][digest] = replace(image, activated_at=rig.clock.time())
+    ecr.report("team/app", digest, Replication(IRELAND, Status.IN_PROGRESS))
+    rig.run(120)
+    ecr.report("team/app", digest, failed(code=code))
+    rig.run(240)
+    events = [(event, fields["failure_code"]) for event, fields in logged(rig)]
+    assert events == [("replication_failed", "X"), ("replication_failed", code)]
+    ecr.report("team/app", digest, complete())
+    rig.run(240)
+    assert [event for event, _ in logged(rig)[2:]] == ["replication_recovered"]
 
 
 def test_an_image_without_a_tag_is_named_by_its_digest_and_a_failure_may_have_no_code() -> None:
@@ -193,6 +230,23 @@ def test_a_copy_that_goes_and_comes_back_is_a_line_each() -> None:
     assert logged(rig)[1:] == [("replica_returned", fields)]
 
 
+def test_copies_that_go_are_logged_soon_after_the_look_for_one_listing_of_the_source() -> None:
+    home, there = copies()
+    digests = [copied(home, there, f"v{number}") for number in range(300)]
+    rig = Rig(looking(discovery_interval=3600.0, replica_interval=300.0), home, there)
+    rig.run(1000)
+    assert logged(rig) == []
+    home.calls.clear()
+    for digest in digests[1:]:
+        del there.repositories["team/app"][digest]
+    rig.run(400)
+    assert {event for event, _ in logged(rig)} == {"replica_gone"}
+    assert sum(int(str(fields.get("images", 1))) for _, fields in logged(rig)) == 299
+    assert home.calls["DescribeImages"] == 1
+    rig.run(1500)
+    assert home.calls["DescribeImages"] == 1, "a copy that stays away costs no listing"
+
+
 def test_a_copy_that_is_gone_at_the_first_look_is_logged_and_not_again_by_the_next_exporter() -> None:
     home, there = copies()
     digest = copied(home, there, "v1")
@@ -212,12 +266,13 @@ def test_a_copy_that_goes_with_its_image_is_not_logged() -> None:
     home, there = copies()
     digest = copied(home, there, "v1")
     copied(home, there, "v2")
-    rig = Rig(looking(discovery_interval=600.0, replica_interval=60.0), home, there)
+    rig = Rig(looking(discovery_interval=3600.0, replica_interval=60.0), home, there)
     rig.run(2000)
+    home.calls.clear()
     for ecr in (home, there):
         del ecr.repositories["team/app"][digest]
     rig.run(120)
-    assert replicas(rig)["v1"] == {"eu-west-1": "absent"}
+    assert home.calls["DescribeImages"] == 1, "the look has the source listed"
     rig.run(7200)
     assert "v1" not in replicas(rig)
     assert logged(rig) == []
