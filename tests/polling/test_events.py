@@ -678,8 +678,8 @@ def test_events_do_not_hurry_a_repository_that_fails(reason: Reason) -> None:
         return refusal(reason) if operation == "DescribeImages" else None
 
     rig.ecr.fault = fault
-    for _ in range(600):
-        queue.send(image_action("PUSH", "team/app", digest_of("x"), at=rig.clock.time()))
+    for number in range(600):
+        queue.send(image_action("PUSH", "team/app", digest_of(f"{number}"), at=rig.clock.time()))
         rig.run(1)
     assert rig.ecr.calls["DescribeImages"] <= 40
     rig.ecr.fault = lambda *_: None
