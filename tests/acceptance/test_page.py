@@ -59,7 +59,7 @@ def test_the_demo_shows_every_state_within_thirty_seconds(demo: Command, browse:
         r"STUCK team/api@sha256:",
         r"The registry policy of the destination does not allow account \d+ to replicate\.",
         r"aws ecr describe-image-replication-status --region us-east-1",
-        r"FAILED since \d+ s ago",
+        r"FAILED first seen \d+ s ago",
         r"next in \d+",
     ):
         assert re.search(part, text), part

@@ -28,8 +28,8 @@ PAUSE = 0.2
 PATIENCE = 30.0
 #: Memory of all connections together: stacks, TLS, and what they sent so far.
 MEBIBYTES = 40
-#: Threads of polling, which begin when there is work.
-BESIDES = 16
+#: Threads of polling and of the demo's AWS, which begin when there is work.
+BESIDES = 32
 
 plain_and_tls = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
@@ -89,7 +89,8 @@ def test_a_hostile_crowd_neither_stops_scrapes_nor_grows_the_process(tmp_path: P
         assert figure(command, "VmHWM") - memory < MEBIBYTES * 1024
         # Every connection has ended, and its thread too.
         eventually(lambda: figure(command, "Threads") <= threads + BESIDES)
-        assert not re.search("Traceback|level=(error|warn)|_broke", command.log())
+        # The demo's images fail, which the poller logs.
+        assert not re.search("Traceback|level=error|level=warn logger=(?!poller)|_broke", command.log())
         assert command.stop()[0] == 0
 
 
