@@ -121,7 +121,7 @@ def fails(live: Live, reason: str, *targets: str, message: str = "", known: set[
     assert message in warnings[0]["error"]
 
 
-def heals(live: Live, aws: EmbeddedAWS, *, within: float = 8) -> None:
+def heals(live: Live, aws: EmbeddedAWS, *, within: float = 20) -> None:
     aws.fault = lambda _: None
     live.heals(within=within)
     eventually(lambda: live.lines("recovered"), within=5)
