@@ -21,9 +21,7 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which images are wanted. Names may be globs. A digest may be cut at its
-    end, and needs no "sha256:".
-    """
+    """Which images are wanted. Names may be globs. A digest may be cut at its end, and needs no "sha256:"."""
 
     repository: str = ""
     tag: str = ""
