@@ -5,7 +5,7 @@ app          composition root: builds every part, starts and stops it, owns the 
 lifecycle    signals, reloads of the configuration, the shutdown watchdog
 logs         one event a line; repeated failures are folded
 redaction    masks secrets in what is logged
-gc_tuning    fewer objects for the garbage collector to look at
+memory       short pauses of the garbage collector, and freed memory that goes back
 config/      what the operator writes: settings, or every problem with its place
 aws/         the client for ECR; with demo/ the only package that imports boto3
 replication/ what is true: the facts and the store

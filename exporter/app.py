@@ -28,7 +28,6 @@ from exporter.commands.wait import Question, UsageError, Wait
 from exporter.config import settings as config
 from exporter.config.settings import Settings
 from exporter.config.yaml_source import ConfigError, Problem
-from exporter.gc_tuning import Survivors
 from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.http.reporter import Reporter
@@ -46,6 +45,7 @@ from exporter.lifecycle import (
     log_problems,
     restore_signals,
 )
+from exporter.memory import Survivors, share_one_arena
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.polling.poller import Poller
@@ -238,6 +238,7 @@ def _thread_broke(broken: threading.ExceptHookArgs) -> None:
 
 
 def _serve(flags: argparse.Namespace) -> int:
+    share_one_arena()
     requests = Requests()
     requests.start()
     handle_signals(requests)

@@ -165,9 +165,10 @@ class BotoEcrClient:
         )
 
     def _ask(self, read: Callable[[parsing.Row], T], service: str, operation: str, **parameters: Any) -> T:
-        answer = self._access.call(service, operation, **parameters)
-        with Classified(f"{service}:{operation}"):
-            return read(answer)
+        with self._access.long_answers.turn():
+            answer = self._access.call(service, operation, **parameters)
+            with Classified(f"{service}:{operation}"):
+                return read(answer)
 
     def _registry(self) -> dict[str, str]:
         """The registry that is meant, once it is known.

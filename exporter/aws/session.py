@@ -26,6 +26,7 @@ from urllib3.util import parse_url
 from exporter import __version__
 from exporter.aws.credentials import PROCESS_TIMEOUT, CredentialSource, Lease, Loan
 from exporter.aws.errors import NOT_ENABLED, Classified, ECRError
+from exporter.aws.long_answers import LongAnswers
 from exporter.aws.timeouts import ANSWER_TIMEOUT, CONNECT_TIMEOUT, READ_TIMEOUT, Deadline, with_deadline
 from exporter.config.settings import RegistrySettings
 from exporter.replication.model import Reason, Source
@@ -60,6 +61,7 @@ class SharedSession:
         self.observe = observe
         self.clock = clock
         self.deadline = Deadline(answer_timeout)
+        self.long_answers = LongAnswers()
         self._make = session or session_factory(clock=clock)
         self._endpoint_url = endpoint_url
         self._read_timeout = read_timeout
@@ -118,6 +120,8 @@ class SharedSession:
                 **keys,
             )
         with_deadline(client)
+        if service == "ecr":
+            self.long_answers.watch(client)
         return client
 
 
@@ -140,6 +144,7 @@ class Access:
         #: What the calls are counted under; its Region is the one that is called.
         self.source = source
         self.clock = shared.clock
+        self.long_answers = shared.long_answers
         self._shared = shared
         self._settings = settings
         self._connections = connections

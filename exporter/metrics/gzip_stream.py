@@ -35,18 +35,30 @@ def compress(text: bytes) -> Piece:
     return Piece(deflate, zlib_ng.crc32(text), len(text))
 
 
-def join(pieces: Iterable[Piece]) -> Piece:
-    """The piece of all texts in order."""
-    pieces = list(pieces)
-    crc = size = 0
+class Joined(NamedTuple):
+    """Pieces in order, which are not copied; CRC-32 and bytes of their text."""
+
+    deflates: tuple[bytes, ...]
+    crc: int
+    size: int
+
+
+def join(pieces: Iterable[Piece]) -> Joined:
+    """The texts in order."""
+    deflates, crc, size = [], 0, 0
     for piece in pieces:
+        deflates.append(piece.deflate)
         crc = zlib_ng.crc32_combine(crc, piece.crc, piece.size)
         size += piece.size
-    return Piece(b"".join([piece.deflate for piece in pieces]), crc, size)
+    return Joined(tuple(deflates), crc, size)
 
 
-def member(*pieces: Piece) -> tuple[bytes, ...]:
+def member(*parts: Piece | Joined) -> tuple[bytes, ...]:
     """A whole gzip stream with the texts in order, as parts to send one after the other."""
-    _, crc, size = join(piece._replace(deflate=b"") for piece in pieces)
+    deflates, crc, size = [_HEADER], 0, 0
+    for part in parts:
+        deflates += part.deflates if isinstance(part, Joined) else [part.deflate]
+        crc = zlib_ng.crc32_combine(crc, part.crc, part.size)
+        size += part.size
     trailer = crc.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
-    return (_HEADER, *(piece.deflate for piece in pieces if piece.deflate), _END + trailer)
+    return (*filter(None, deflates), _END + trailer)

@@ -28,6 +28,7 @@ class Copies:
         listing: ImageListing,
         *,
         take: Callable[[ImageFacts, ImageFacts], None],
+        after: Callable[[], Steps[None]],
     ) -> None:
         self._context = context
         self._name = repository
@@ -35,6 +36,8 @@ class Copies:
         self._listing = listing
         #: Takes the facts of an image before and after a look.
         self._take = take
+        #: What is to be done when all destinations were looked at.
+        self._after = after
         self._registry = context.facts
         self._pacing = context.pacing
         self._clock = context.shared.clock
@@ -56,6 +59,14 @@ class Copies:
     def untagged(self) -> bool:
         """Whether images without a tag are listed at the source."""
         return self._listing.untagged
+
+    @property
+    def awaits_looks(self) -> bool:
+        """Whether the first looks at the destinations are to come, at all of them."""
+        places = (self._registry.expected(self._name) or NOWHERE) | self._facts.required
+        unread = self._context.shared.store.unread
+        is_read = self._pacing.settings.replica_interval and places.isdisjoint(unread)
+        return bool(is_read) and not places <= self._looked_at
 
     def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
         """Find where the images are expected or reported; `reported` are destinations of the last answer."""
@@ -109,32 +120,39 @@ class Copies:
 
     def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
         for some in sliced(list(self._facts.images)):
+            now = self._clock.monotonic()
             for before in filter(None, map(self._facts.images.get, some)):
-                after = self._after_look(before, destination, contents)
+                after = self._after_look(before, destination, contents, now=now)
                 if after is not before:
                     self._take(before, after)
             yield
+        self._looking.pop(destination, None)
+        if not self._looking and self.destinations <= self._looked_at:
+            yield from self._after()
 
     def _after_look(
-        self, before: ImageFacts, destination: Destination, contents: Contents | None
+        self, before: ImageFacts, destination: Destination, contents: Contents | None, *, now: float
     ) -> ImageFacts:
         expected = destination in (self._registry.expected(self._name) or NOWHERE)
         wanted = expected or _is_wanted(before, destination)
         after = looked(before, destination, contents if wanted else None)
         if not self._pacing.settings.replica_interval:
             after = replace(after, replicas=())  # only watched registries show what they hold
-        after = self._settled(after)
+        after = self._settled(after, now=now)
         return before if after == before else after
 
-    def _settled(self, image: ImageFacts) -> ImageFacts:
-        """The facts of an image that need not be asked for, because it is present wherever it is expected."""
+    def _settled(self, image: ImageFacts, *, now: float) -> ImageFacts:
+        """The facts of an image that need not be asked for, because it is present wherever it is expected.
+
+        `now` is monotonic. Images that are seen together share the object.
+        """
         if image.replications is not None:
             return image
-        rules = self._registry.believed_rules(self._clock.monotonic(), self._pacing.settings.stale_after)
+        rules = self._registry.believed_rules(now, self._pacing.settings.stale_after)
         if rules is None or not self._registry.rules_cover(image):
             return image
         expected = rules.destinations(self._name) | image.required
-        return settle(image, expected, at=self._clock.monotonic())
+        return settle(image, expected, at=now)
 
     def held(self, image: ImageFacts) -> frozenset[Destination]:
         """Where the image is, or was, though ECR may not report it. A copy that was COMPLETE stays so."""

@@ -19,6 +19,9 @@ from exporter.replication.model import Source
 class DestinationPoller(Dispatcher):
     """Looks at the repositories of one destination."""
 
+    #: Most calls list pages, and a page takes more memory than many status calls.
+    most_calls = 4
+
     def __init__(self, shared: Shared, *, source: Source, settings: Settings) -> None:
         super().__init__(Context(shared, source=source, settings=settings))
         self._context.rename(f"{source.registry_id}/{source.region}")

@@ -7,12 +7,13 @@ to `answered` or `failed`, all on its loop thread.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from exporter.aws.errors import ECRError
 from exporter.polling.calls import LOST_AFTER, Call, Job, call_lost, unusable
 from exporter.polling.context import Asker, Context, requested_pause
 from exporter.polling.reach import Reach
+from exporter.polling.workers import MAX_HANDED_OUT
 from exporter.replication.model import Reason
 
 #: Seconds until a call about the whole registry that was throttled is made again.
@@ -23,6 +24,9 @@ _ANSWERS = (Reason.REPOSITORY_NOT_FOUND, Reason.IMAGE_NOT_FOUND)
 
 class Dispatcher(ABC):
     """Hands out the calls of one registry within its budget, and the results to its askers."""
+
+    #: Calls that workers have at once.
+    most_calls: ClassVar[int] = MAX_HANDED_OUT
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -48,7 +52,8 @@ class Dispatcher(ABC):
 
     def next_call(self) -> Call | float:
         """A call to make now, in any thread; or the monotonic time at which there may be one."""
-        job = self.pacing.take(self._context.in_flight)
+        shared = self._context.shared
+        job = self.pacing.take(self._context.in_flight, listings=not shared.turns.behind)
         if not isinstance(job, Job):
             return job
         asker = self._asker(job)
@@ -56,7 +61,7 @@ class Dispatcher(ABC):
             raise AssertionError(f"{job} is due, and nothing asks for it")
         access = asker.choice.access
         make = asker.question(job, self._context.clients[access])
-        call = Call(job, access, self._context.shared.clock.monotonic(), make)
+        call = Call(job, access, shared.clock.monotonic(), make)
         self._context.in_flight[job] = call
         return call
 
@@ -99,8 +104,9 @@ class Dispatcher(ABC):
         else:
             asker.failed(call, error)
 
-    def end_lost_calls(self) -> None:
-        """Take that calls failed which are in flight for LOST_AFTER."""
+    def time_passes(self) -> None:
+        """Take that calls failed which are in flight for LOST_AFTER, and that throttling ended."""
+        self._reach.calm_down()
         sent_before = self._context.shared.clock.monotonic() - LOST_AFTER
         # They are in the order in which they were sent.
         while (call := next(iter(self._context.in_flight.values()), None)) and call.sent_at <= sent_before:

@@ -78,12 +78,16 @@ class Pacing:
         """
         return self._clock.monotonic() + seconds * self._random.uniform(0.9, 1.0)
 
-    def take(self, in_flight: Container[Job]) -> Job | float:
-        """The job to ask for now, which is due no longer then; or the time of the next try."""
+    def take(self, in_flight: Container[Job], *, listings: bool = True) -> Job | float:
+        """The job to ask for now, which is due no longer then; or the time of the next try.
+
+        Without `listings`, none of images is taken.
+        """
         now = self._clock.monotonic()
         if self._paused_until is not None and now < self._paused_until:
             return self._paused_until
-        tokens = {operation: self._limiter.next_at(operation, now) for operation in self._queue.ready(now)}
+        ready = [each for each in self._queue.ready(now) if listings or each is not Operation.IMAGES]
+        tokens = {operation: self._limiter.next_at(operation, now) for operation in ready}
         operations = [operation for operation, at in tokens.items() if at <= now]
         while operations and (job := self._queue.take(now, operations)):
             # A job that is in flight is booked again when its call comes back.

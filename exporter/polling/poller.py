@@ -30,7 +30,7 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
-from exporter.polling.workers import MAX_HANDED_OUT, MAX_IN_FLIGHT, ThreadPool, WorkerPool
+from exporter.polling.workers import MAX_IN_FLIGHT, ThreadPool, WorkerPool
 from exporter.replication.model import Destination, Source
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
@@ -201,7 +201,7 @@ class Poller:
         wake_at = min(wake_at, self._events.start())
         everything = (*self._registries, *self._destinations.values())
         for polled in everything:
-            polled.registry.end_lost_calls()
+            polled.registry.time_passes()
             wake_at = min(wake_at, polled.registry.record(), self._start_calls(polled))
         since = [at for p in everything if (at := p.registry.pacing.overdue_since()) is not None]
         self._overdue_since = min(since, default=None)
@@ -224,7 +224,7 @@ class Poller:
 
     def _start_calls(self, polled: _Polled[Dispatcher]) -> float:
         """Hand out the calls that may go now; the monotonic time at which there may be more."""
-        while polled.handed_out < MAX_HANDED_OUT:
+        while polled.handed_out < polled.registry.most_calls:
             call = polled.registry.next_call()
             if not isinstance(call, Call):
                 return call

@@ -99,6 +99,7 @@ class DueQueue(Generic[K]):
                 if booking is hold.probe:
                     hold.probe = None
                     self._choose_probe(hold)
+            self._compact()
 
     def due(self, key: K) -> float | None:
         """When a call is due; None if it is not booked. For any thread."""
@@ -189,10 +190,11 @@ class DueQueue(Generic[K]):
     def _compact(self) -> None:
         """Drop entries that are out of date before they are most of the memory."""
         heaps = (self._waiting, self._newest, *self._overdue.values())
-        if sum(map(len, heaps)) > 3 * len(self._bookings) + 1000:
+        if sum(map(len, heaps)) > 3 * len(self._bookings) + 100:
             for heap in heaps:
                 heap[:] = [entry for entry in heap if entry[1] == entry[2].serial]
                 heapify(heap)
+            self._bookings = dict(self._bookings)  # a dict keeps the room of what was removed
 
 
 def _top(heap: _Heap[K]) -> _Booking[K] | None:

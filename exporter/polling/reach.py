@@ -73,6 +73,11 @@ class Reach:
         self._useless.discard(call.access)
         context.pacing.resume()
         context.works(REGISTRY)
+        self.calm_down()
+
+    def calm_down(self) -> None:
+        """End the throttling, if no call was refused for long. There may be no call for as long."""
+        context = self._context
         if context.facts.throttled and not context.pacing.throttled:
             context.facts.throttled = False
             context.log_recovered(_THROTTLING)

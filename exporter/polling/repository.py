@@ -24,7 +24,7 @@ from exporter.replication.model import Destination, FailureScope, Image, Name, R
 from exporter.replication.replicas import renamed
 from exporter.replication.state_file import Remembered
 from exporter.replication.steps import Steps, finished, sliced
-from exporter.replication.targets import RepositoryTargets, Selected, Watched
+from exporter.replication.targets import RepositoryTargets, Selectable, Selected
 
 #: So many images that events name are looked up by digest. For more, the repository is listed.
 MOST_HINTS = 10
@@ -219,6 +219,7 @@ class RepositoryPoller(Asker):
         was_fresh = self.facts.fresh(now, self._store.stale_after)
         if not was_fresh:
             self.statuses.durations.interrupted()
+        yield from self.statuses.ask_for_the_rest()
         fingerprint = yield from _fingerprint(images, exists=exists)
         if fingerprint != self._shown:
             self._shown = None
@@ -297,9 +298,10 @@ class RepositoryPoller(Asker):
         self._floor = self._newest.floor
         admitted = yield from self._newest.admitted(self._group, self._floor)
         yield from self._show(admitted, remembered=remembered)
+        self._newest.lend(self._group, self.facts.images)
 
     def _show(
-        self, selected: Mapping[str, Watched], *, remembered: Mapping[str, Remembered] | None = None
+        self, selected: Mapping[str, Selectable], *, remembered: Mapping[str, Remembered] | None = None
     ) -> Steps[None]:
         """Make the facts those of the selected images, and ask for what is new among them."""
         new, changed = yield from self._differences(selected, remembered or {})
@@ -329,7 +331,7 @@ class RepositoryPoller(Asker):
         self.statuses.copies.find_destinations()
 
     def _differences(
-        self, selected: Mapping[str, Watched], remembered: Mapping[str, Remembered]
+        self, selected: Mapping[str, Selectable], remembered: Mapping[str, Remembered]
     ) -> Steps[tuple[list[ImageFacts], list[tuple[str, tuple[Name, ...], frozenset[Destination]]]]]:
         """The new images, with what is remembered; the other names and destinations of known ones."""
         new: list[ImageFacts] = []
@@ -381,6 +383,7 @@ class RepositoryPoller(Asker):
             for f in self.facts.images.values()
         ]
         selection = yield from targets.selecting(known, now=self._clock.time())
+        self._newest.keep(self._group)
         yield from self._show(selection.images)
 
     def intervals_changed(self) -> None:

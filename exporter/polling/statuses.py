@@ -34,6 +34,7 @@ from exporter.replication.model import (
 from exporter.replication.replicas import before_arrival_forgotten, copy_went, only_at
 from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
+from exporter.replication.steps import Steps, sliced
 
 #: How many images are asked about when one of them failed and it is not known which.
 NEWEST_UNFINISHED = 10
@@ -55,7 +56,9 @@ class StatusPoller(Asker):
     ) -> None:
         super().__init__(context, accesses)
         self._list_soon = list_soon
-        self.copies = Copies(context, repository, facts, listing, take=self._take_look)
+        self.copies = Copies(
+            context, repository, facts, listing, take=self._take_look, after=self.ask_for_the_rest
+        )
         self._name = repository
         self._facts = facts
         self._scope = FailureScope("status", repository)
@@ -68,6 +71,8 @@ class StatusPoller(Asker):
         self._unverified: set[str] = set()
         #: Digests whose status call got no answer since any call of the repository did.
         self._unanswered: set[str] = set()
+        #: Whether some images are not asked for, because a look may settle them.
+        self._await_looks = False
         #: Monotonic time at which an event last had the unfinished images asked about.
         self._failure_at = -inf
 
@@ -85,12 +90,30 @@ class StatusPoller(Asker):
     def added(self, image: ImageFacts) -> None:
         """Ask for an image that is new, or was replicated again."""
         self.durations.added(image)
-        if image.replications is None:
+        if image.replications is None and self.copies.awaits_looks and self._is_old(image):
+            self._await_looks = True
+        elif image.replications is None:
             self._ask_after(image)
         else:
             if self._job(image.digest) in self._context.in_flight:
                 self._outdated.add(image.digest)
             self._ask(image, due=image.answered_at + self._pacing.settings.settled_interval)
+
+    def _is_old(self, image: ImageFacts) -> bool:
+        age = self._age(image)
+        return age is not None and age >= RECENT
+
+    def ask_for_the_rest(self) -> Steps[None]:
+        """Ask for the old images that no look has settled: after all looks, or with the next listing."""
+        if not self._await_looks:
+            return
+        self._await_looks = False
+        for some in sliced(list(self._facts.images)):
+            for image in filter(None, map(self._facts.images.get, some)):
+                job = self._job(image.digest)
+                if image.replications is None and not (self._pacing.due(job) or job in self._context.in_flight):
+                    self._ask(image)
+            yield
 
     def renamed(self, before: ImageFacts) -> None:
         """Take other names of an image, or other destinations at which it must arrive."""

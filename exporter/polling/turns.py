@@ -9,6 +9,8 @@ from exporter.replication.steps import Steps
 
 #: Seconds after which a turn ends, when its present step is done.
 TURN = 0.01
+#: So many listings may wait for their turn. More would fill the memory.
+MOST_WAITING = 4
 
 
 class Turns:
@@ -21,6 +23,11 @@ class Turns:
     def __bool__(self) -> bool:
         """Whether some work is under way."""
         return bool(self._under_way)
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much work waits that no more should come."""
+        return len(self._under_way) > MOST_WAITING
 
     def begin(self, work: Steps[None]) -> None:
         """Do the first steps now, and the rest in later turns."""

@@ -12,7 +12,7 @@ from fnmatch import translate
 from hashlib import blake2b
 from heapq import nlargest
 from itertools import chain
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from sortedcontainers import SortedList
 
@@ -294,6 +294,21 @@ def _pushed(image: Image) -> tuple[float, str]:
     return image.pushed_at or 0.0, image.digest
 
 
+class Selectable(Protocol):
+    """An image that targets select: a `Watched`, or the facts of one."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def names(self) -> tuple[Name, ...]: ...
+    @property
+    def pushed_at(self) -> float | None: ...
+    @property
+    def replicated_from(self) -> float | None: ...
+    @property
+    def required(self) -> frozenset[Destination]: ...
+
+
 #: A place in the order by push time, then by group and digest, so that the order is total and repeatable.
 _Age: TypeAlias = tuple[float, str, str]
 
@@ -307,9 +322,13 @@ class Newest:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._groups: dict[str, Mapping[str, Watched]] = {}
-        #: The age of each image, once for each of its names. To add or remove one costs some microseconds.
-        self._places: SortedList[_Age] = SortedList()
+        self._groups: dict[str, Mapping[str, Selectable]] = {}
+        #: The groups whose mapping belongs to another one, who may change it.
+        self._lent: set[str] = set()
+        self._total = 0
+        #: The age of each image, once for each of its names; None while all fit. To add or remove one costs
+        #: some microseconds.
+        self._places: SortedList[_Age] | None = None
         self._was_skipping = False
         #: Images that are younger fit; None while all fit.
         self.floor: _Age | None = None
@@ -323,32 +342,33 @@ class Newest:
     @property
     def skipped(self) -> int:
         """How many names do not fit."""
-        return self._places.bisect_right(self.floor) if self.floor else 0
+        return self._places.bisect_right(self.floor) if self._places is not None and self.floor else 0
 
     def newly_skipped(self) -> bool:
         """True once when images stop to fit, until all of them fit again."""
         before, self._was_skipping = self._was_skipping, self.floor is not None
         return self._was_skipping and not before
 
-    def selected(self, group: str) -> Mapping[str, Watched]:
+    def selected(self, group: str) -> Mapping[str, Selectable]:
         """What the group selects, whether it fits or not, by digest."""
         return self._groups.get(group, {})
 
     def put(self, group: str, selection: Selection | None) -> Steps[None]:
         """Set what a group selects; None if the group is gone."""
-        after = selection.images if selection else {}
-        # It holds what has places at each moment.
+        after: Mapping[str, Selectable] = selection.images if selection else {}
+        # It holds what is counted at each moment.
         held = self._groups[group] = dict(self._groups.get(group, {}))
+        self._lent.discard(group)
         for some in sliced([*(held.keys() - after.keys()), *after]):
             for digest in some:
                 old, new = held.get(digest), after.get(digest)
                 if old and new and _place(old) == _place(new):
                     continue
                 if old:
-                    self._move(self._places.remove, held.pop(digest), group)
+                    self._move(held.pop(digest), group, gone=True)
                 if new:
                     held[digest] = new
-                    self._move(self._places.add, new, group)
+                    self._move(new, group)
             self._find_floor()
             yield
         if after:
@@ -356,40 +376,69 @@ class Newest:
         else:
             del self._groups[group]
 
-    @staticmethod
-    def _move(change: Callable[[_Age], None], watched: Watched, group: str) -> None:
-        age = _age(watched, group)
-        for _ in watched.names:
-            change(age)
+    def lend(self, group: str, images: Mapping[str, Selectable]) -> None:
+        """Take another mapping that says the same of a group, so that it need not be kept twice.
 
-    def admitted(self, group: str, floor: _Age | None) -> Steps[Mapping[str, Watched]]:
+        Only while all images fit, because `images` may not have more than those.
+        """
+        if self.floor is None and group in self._groups:
+            self._groups[group] = images
+            self._lent.add(group)
+
+    def keep(self, group: str) -> None:
+        """Keep a copy of a mapping that was lent, before its owner drops images that the group selects."""
+        if group in self._lent:
+            self._groups[group] = dict(self._groups[group])
+            self._lent.discard(group)
+
+    def _move(self, image: Selectable, group: str, *, gone: bool = False) -> None:
+        self._total += -len(image.names) if gone else len(image.names)
+        if self._places is None:
+            return
+        age = _age(image, group)
+        for _ in image.names:
+            if gone:
+                self._places.remove(age)
+            else:
+                self._places.add(age)
+
+    def admitted(self, group: str, floor: _Age | None) -> Steps[Mapping[str, Selectable]]:
         """The images of the group that are younger than the floor, by digest."""
-        images = self._groups.get(group, {})
         if floor is None:
-            return images
+            return self.selected(group)
+        self.keep(group)
         oldest = floor[0]
-        found: dict[str, Watched] = {}
-        for some in sliced(images.items()):
+        found: dict[str, Selectable] = {}
+        for some in sliced(self.selected(group).items()):
             found.update(
-                (digest, watched)
-                for digest, watched in some
+                (digest, image)
+                for digest, image in some
                 # Most are decided by the push time alone, and there may be a hundred thousand.
-                if ((at := watched.pushed_at) is not None and at > oldest) or _age(watched, group) > floor
+                if ((at := image.pushed_at) is not None and at > oldest) or _age(image, group) > floor
             )
             yield
         return found
 
     def _find_floor(self) -> None:
-        left_out = len(self._places) - self.limit
-        self.floor = self._places[left_out - 1] if left_out > 0 else None
+        left_out = self._total - self.limit
+        if left_out <= 0:
+            self._places = None
+        elif self._places is None:
+            self._places = SortedList(
+                _age(image, group)
+                for group, images in self._groups.items()
+                for image in images.values()
+                for _ in image.names
+            )
+        self.floor = self._places[left_out - 1] if self._places is not None else None
         self._was_skipping = self._was_skipping and left_out > 0
 
 
-def _place(watched: Watched) -> tuple[float | None, int]:
+def _place(image: Selectable) -> tuple[float | None, int]:
     """What decides which places an image has."""
-    return watched.pushed_at, len(watched.names)
+    return image.pushed_at, len(image.names)
 
 
-def _age(watched: Watched, group: str = "") -> _Age:
-    pushed_at = watched.pushed_at
-    return (pushed_at if pushed_at is not None else float("-inf"), group, watched.digest)
+def _age(image: Watched | Selectable, group: str = "") -> _Age:
+    pushed_at = image.pushed_at
+    return (pushed_at if pushed_at is not None else float("-inf"), group, image.digest)

@@ -94,6 +94,32 @@ def test_images_that_are_present_everywhere_cost_no_status_call() -> None:
     assert statuses(rig)["v0"] == "COMPLETE"
 
 
+def test_old_images_are_looked_at_before_ecr_is_asked() -> None:
+    home, there = world()
+    for number in range(30):
+        copied(home, there, f"v{number}")
+    lost = pushed(home, tag="lost", age=9 * HOUR)
+    home.report("team/app", lost, complete())
+    home.report("team/app", pushed(home, tag="fresh", age=60), complete())
+    rig = Rig(looking(), home, there)
+    rig.run(60)
+    assert home.calls[STATUS] == 2, "the image whose copy is absent, and the recent push"
+    assert set(statuses(rig).values()) == {"COMPLETE"}
+
+
+def test_a_destination_that_does_not_answer_delays_the_question_to_the_next_listing() -> None:
+    home, there = world()
+    for number in range(5):
+        copied(home, there, f"v{number}")
+    there.fault = lambda *_: refusal(Reason.UNAVAILABLE)
+    rig = Rig(looking(discovery_interval=60.0), home, there)
+    rig.run(30)
+    assert home.calls[STATUS] == 0
+    rig.run(60)
+    assert home.calls[STATUS] == 5
+    assert set(statuses(rig).values()) == {"COMPLETE"}
+
+
 def test_what_is_present_is_settled_without_a_status_call_and_ecr_need_not_report_it() -> None:
     """An image that was copied by hand, by a backfill, or before the rule."""
     home, there = world()

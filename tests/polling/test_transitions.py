@@ -293,7 +293,9 @@ def test_a_failed_image_that_is_copied_by_other_means_recovers_once() -> None:
     assert logged(second) == []
     del there.repositories["team/app"][digest]
     second.run(4000)
-    assert [event for event, _ in logged(second)] == ["replication_failed"]
+    assert [event for event, _ in logged(second)] == ["replica_gone"], "a look settled it, so ECR was not asked"
+    second.run(25_000)
+    assert [event for event, _ in logged(second)] == ["replica_gone", "replication_failed"]
 
 
 def test_a_copy_that_comes_after_a_restart_is_logged() -> None:

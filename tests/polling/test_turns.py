@@ -79,6 +79,25 @@ def test_a_turn_goes_on_while_there_is_time() -> None:
     assert (len(done), bool(turns)) == (100, False)
 
 
+def test_listings_wait_while_many_wait_for_their_turn() -> None:
+    """Their images would only fill the memory."""
+    clock = BusyClock()
+    ecr = FakeECR(page_size=IMAGES)
+    for number in range(20):
+        for image in range(2 * SLICE):
+            ecr.push(f"team/{number}", f"v{image}", at=1.8e9)
+    rig = Rig(settings(ALL, requests_per_second=10_000.0), ecr, clock=clock)
+    clock.busy = True
+    taken = []
+    while len(taken) < 1000 and ecr.calls["DescribeImages"] < 20:
+        rig.poller.step()
+        taken.append(ecr.calls["DescribeImages"])
+    assert max(taken[: len(taken) // 2]) < 20
+    clock.busy = False
+    rig.run(60)
+    assert shown(rig) == 20 * 2 * SLICE
+
+
 def turns_until(rig: Rig, images: int) -> int:
     """Turns until so many images are shown. Until then it is as many as before."""
     before = shown(rig)

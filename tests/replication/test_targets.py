@@ -266,6 +266,26 @@ def test_as_many_fit_as_there_is_room_for(groups: list[list[int]], limit: int) -
     assert fit >= total - newest.skipped
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.lists(st.integers(0, 9), max_size=6, unique=True)), max_size=8
+    ),
+    st.integers(1, 12),
+)
+def test_a_lent_mapping_changes_nothing(steps: list[tuple[str, list[int]]], limit: int) -> None:
+    """Its owner drops what does not fit, as the facts do."""
+    newest, other, facts = Newest(limit), Newest(limit), {}  # type: ignore[var-annotated]
+    for name, ages in steps:
+        for each in (newest, other):
+            finished(each.put(name, group(*ages)))
+        for known in {name, *facts}:
+            facts[known] = dict(finished(newest.admitted(known, newest.floor)))
+            newest.lend(known, facts[known])
+        assert (newest.skipped, newest.floor) == (other.skipped, other.floor)
+        assert {k: set(v) for k, v in facts.items()} == {k: admitted(other, k) for k in facts}
+        assert all(set(newest.selected(k)) == set(other.selected(k)) for k in facts)
+
+
 # -- shards ----------------------------------------------------------------------------------------
 
 SOURCES = st.builds(Source, st.from_regex(r"[0-9]{12}", fullmatch=True), st.sampled_from(["a", "b"]))

@@ -1,8 +1,9 @@
-"""The garbage collector, the real one: what it leaves alone, and what it finds all the same."""
+"""The garbage collector and the allocator, the real ones: what they leave alone, and what they give back."""
 
 from __future__ import annotations
 
 import gc
+import platform
 import subprocess
 import sys
 import weakref
@@ -13,7 +14,7 @@ import pytest
 from support.command import PATIENCE, environment
 from support.fakes import FakeClock
 
-from exporter.gc_tuning import EVERYTHING_EVERY, Survivors
+from exporter.memory import EVERYTHING_EVERY, Survivors
 
 #: The command, which prints a line once a full collection has frozen more objects than were at its start.
 #: CPython 3.12 starts with 375 frozen objects.
@@ -107,3 +108,46 @@ def test_a_survivor_that_became_garbage_is_found_in_time(clock: FakeClock) -> No
     clock.now += 1.0
     gc.collect()
     assert garbage() is None
+
+
+#: Allocates in 8 threads that live at the same time, and prints how many arenas there are.
+THREADS = """
+import ctypes, re, sys, tempfile, threading
+from exporter.memory import share_one_arena
+
+if "share" in sys.argv:
+    share_one_arena()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+
+def allocate():
+    together.wait()
+    libc.malloc(1000)
+    together.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+with tempfile.NamedTemporaryFile() as file:
+    libc.fopen.restype = ctypes.c_void_p
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(len(re.findall(r"<heap nr=", open(file.name).read())))
+"""
+
+
+def arenas(*args: str, **variables: str) -> int:
+    command = [sys.executable, "-c", THREADS, *args]
+    done = subprocess.run(
+        command, env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, which has arenas for threads")
+def test_all_threads_share_one_arena() -> None:
+    assert arenas() > 1
+    assert arenas("share") == 1
+    assert arenas("share", MALLOC_ARENA_MAX="4") > 1, "the variable wins"

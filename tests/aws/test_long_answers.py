@@ -1,0 +1,71 @@
+"""Pages are parsed one at a time, and a failure leaves the turn to the next thread."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from botocore.hooks import HierarchicalEmitter
+from support.command import PATIENCE
+
+from exporter.aws.long_answers import LongAnswers
+
+PARSE = "before-parse.ecr.DescribeImages"
+
+
+def watched() -> tuple[LongAnswers, Any]:
+    events = HierarchicalEmitter()
+    answers = LongAnswers()
+    answers.watch(SimpleNamespace(meta=SimpleNamespace(events=events)))
+    return answers, events
+
+
+def test_the_turn_lasts_until_the_answer_is_read() -> None:
+    answers, events = watched()
+    reading, read, order = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with answers.turn():
+            order.append("asks")
+            reading.set()
+            events.emit(PARSE)
+            order.append("parses")
+            read.set()
+
+    with answers.turn():
+        events.emit(PARSE)
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert reading.wait(PATIENCE), "a call needs no turn before its answer is parsed"
+        order.append("is read")
+    assert read.wait(PATIENCE)
+    thread.join()
+    assert order == ["asks", "is read", "parses"]
+
+
+def test_a_failure_ends_the_turn() -> None:
+    answers, events = watched()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"), answers.turn():
+            events.emit(PARSE)
+            raise ValueError("broken")
+
+
+def test_other_answers_and_other_threads_need_no_turn() -> None:
+    answers, events = watched()
+    with answers.turn():
+        events.emit(PARSE)
+        done = threading.Event()
+
+        def other() -> None:
+            with answers.turn():
+                events.emit("before-parse.ecr.DescribeImageReplicationStatus")
+            events.emit(PARSE)  # the command `wait` shares clients with no turns
+            done.set()
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert done.wait(PATIENCE)
+        thread.join()
