@@ -88,6 +88,17 @@ def test_a_push_is_one_listing_call_and_one_status_call(images: int) -> None:
     assert rig.poller.queues() == {HOME: True}
 
 
+def test_the_listing_of_a_push_takes_the_place_of_the_next_periodic_one() -> None:
+    rig, queue = rig_of(large(images=2))
+    rig.run(700)
+    rig.ecr.calls.clear()
+    queue.send(image_action("PUSH", "team/app", push(rig), at=rig.clock.time()))
+    rig.run(800)
+    assert rig.ecr.calls["DescribeImages"] == 1
+    rig.run(110)
+    assert rig.ecr.calls["DescribeImages"] == 2
+
+
 def test_a_looked_up_push_takes_its_tag_from_the_other_image() -> None:
     ecr = large()
     old = pushed(ecr, tag="latest", age=8000)
