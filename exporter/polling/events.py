@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -255,4 +254,4 @@ def _complete(event: Event, home: Source) -> Event:
     if event.place.registry_id:
         return event
     place = event.place._replace(registry_id=home.registry_id)
-    return replace(event, place=place, source=place if event.source == event.place else event.source)
+    return event._replace(place=place, source=place if event.source == event.place else event.source)
