@@ -136,6 +136,8 @@ class _Queue:
             self._due = self._called_at + SHORTEST_POLL
         elif len(messages) < BATCH:
             self._due = self._clock.monotonic() + GATHERING
+        else:
+            self._due = self._called_at  # more may wait
 
     def _failed(self, call: object, error: ECRError) -> None:
         if call is not self._call:
