@@ -208,7 +208,7 @@ def _regions(settings: Settings) -> Iterator[tuple[Place, str]]:
             yield ("targets", i, "destinations", number), destination.rpartition("/")[2]
 
 
-#: EventBridge user guide, "Amazon SQS queues as targets".
+#: Why that matters (docs/events.md, "What is needed where").
 _ELSEWHERE = (
     "a rule of EventBridge sends only to queues in its own Region, "
     "so a rule must forward the events to an event bus in the Region of the queue"
