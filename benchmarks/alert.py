@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support.command import eventually, running
+from support.command import eventually
 from support.embedded_aws import EmbeddedAWS, replication_rule
-from support.monitoring import EXAMPLES, Receiver, alertmanager, example, free_address, prometheus
+from support.monitoring import EXAMPLES, Receiver, alertmanager, example, exporter, free_address, prometheus
 
 from exporter.demo import ACCOUNT, REGION
 from exporter.replication.model import Destination
@@ -85,22 +85,11 @@ def main() -> None:
             rules.append(replication_rule(to, prefix=f"team/app-{number}"))
             aws.denied.add(to)
         aws.set_rules(ACCOUNT, REGION, rules)
-        file = here / "config.yaml"
-        file.write_text(CONFIG.format(region=REGION, url=aws.add_queue("ecr-events")))
-        keys = aws.session().get_credentials()
-        assert keys is not None
+        watched = CONFIG.format(region=REGION, url=aws.add_queue("ecr-events"))
         alertmanager_config = config("alertmanager.yml", receiver, scraped)
         with (
             alertmanager("prometheus-alertmanager", here / "alertmanager", alertmanager_config) as alerts,
-            running(
-                here,
-                f"--config.file={file}",
-                port=scraped.rpartition(":")[2],
-                AWS_ACCESS_KEY_ID=keys.access_key,
-                AWS_SECRET_ACCESS_KEY=keys.secret_key,
-                AWS_REGION=REGION,
-                AWS_ENDPOINT_URL=aws.endpoint_url,
-            ),
+            exporter(here, aws, scraped, config=watched),
             prometheus(
                 "prometheus", here / "prometheus", config("prometheus.yml", receiver, scraped, alerts)
             ) as scraping,

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from fast_ecr import ACCOUNT, REGION, repository_name
+from fast_ecr import ACCOUNT, LOOK_UP, REGION, repository_name
 from polling import HERE, Exporter, Server, ecr, eventually, exporter, get, processor, table
 
 IMAGES, REPOSITORIES, PUSHES = 2_000, 200, 100
@@ -30,6 +30,8 @@ requests_per_second: 10
 """
 QUEUE = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/ecr-events"
 EVENTS = f"{CONFIG}registries: [{{events_queue_url: '{QUEUE}'}}]\ndiscovery_interval: 10m\n"
+#: The benchmark of foreign events waits for no limit until the images are settled.
+UNBOUNDED = EVENTS.replace("requests_per_second: 10\n", "requests_per_second: 10000\n")
 LISTINGS = ("DescribeImages", "DescribeRepositories")
 
 
@@ -53,10 +55,10 @@ class Side(NamedTuple):
                 now = time.monotonic()
                 self.seen.update((d, now - pushed[d]) for d in waiting & known)
 
-    def listings(self, since: float) -> int:
-        """Calls since a monotonic time that list repositories or images of the watched registry."""
-        calls = (self.server.control(f"/calls?operation={name}")["served"] for name in LISTINGS)
-        return sum(at >= since for moments in calls for at in moments)
+    def calls(self, since: float, *operations: str) -> int:
+        """Calls of the operations since a monotonic time."""
+        served = (self.server.control(f"/calls?operation={name}")["served"] for name in operations)
+        return sum(at >= since for moments in served for at in moments)
 
 
 def answered(page: str) -> set[str]:
@@ -95,7 +97,8 @@ def pushes(baseline: Path) -> None:
                 digest = side.server.control(f"/pushed?repository={repository_name(number)}")
             pushed[digest] = at
         threading.Event().wait(max(0.0, began + WINDOW - time.monotonic()))
-        calls = {name: side.listings(began) for name, side in sides.items()}
+        calls = {name: side.calls(began, *LISTINGS) for name, side in sides.items()}
+        look_ups = {name: side.calls(began, LOOK_UP) for name, side in sides.items()}
         eventually(lambda: all(len(side.seen) == PUSHES for side in sides.values()), within=PATIENCE)
         stop.set()
     rows = {}
@@ -103,6 +106,7 @@ def pushes(baseline: Path) -> None:
         rows[f"{name}: push to page, median, seconds"] = f"{median(side.seen.values()):.2f}"
         rows[f"{name}: push to page, worst, seconds"] = f"{max(side.seen.values()):.2f}"
         rows[f"{name}: listing calls"] = f"{calls[name]}"
+        rows[f"{name}: look-ups of pushed images"] = f"{look_ups[name]}"
     (ours, fewer), (theirs, more) = ((max(s.seen.values()), calls[n]) for n, s in sides.items())
     rows |= {
         "sooner, worst to worst": f"{theirs / ours:.1f}",
@@ -117,7 +121,7 @@ def foreign(*, rate: int = 1_000, seconds: float = 30.0) -> None:
     name, labels = "events_received_total", '{kind="PUSH",outcome="foreign",source_region="us-east-1",'
     labels += f'source_registry_id="{ACCOUNT}"}}'
     shares: list[float] = []
-    with ecr(images=IMAGES, repositories=REPOSITORIES) as server, exporter(server, EVENTS) as running:
+    with ecr(images=IMAGES, repositories=REPOSITORIES) as server, exporter(server, UNBOUNDED) as running:
         eventually(lambda: running.settled() >= IMAGES, within=600, every=1.0)
         for load in (0, rate):
             server.control(f"/foreign?rate={load}")

@@ -8,7 +8,8 @@ A benchmark controls it with GET requests:
 
 /pushed?repository=R      push an image; the answer is its digest
 /allow?rate=40            allow 40 calls a second and refuse the others; &operation=O limits one operation
-/calls                    the times of served and refused calls; ?operation=O selects one operation
+/calls                    the times of served and refused calls; ?operation=O selects one operation; LookUp
+                          is DescribeImages with the names of images
 /status-calls             the number of served status calls
 /foreign?rate=1000        put so many events a second of another account into the queue
 """
@@ -28,6 +29,8 @@ from urllib.parse import parse_qsl, urlsplit
 from exporter.demo.events import image_action
 
 STATUS = "DescribeImageReplicationStatus"
+#: What a DescribeImages call that names images is counted as.
+LOOK_UP = "LookUp"
 ACCOUNT, REGION = "111122223333", "us-east-1"
 PARTNER = "444455556666"
 DESTINATIONS = (("eu-west-1", ACCOUNT), ("us-west-2", ACCOUNT), ("eu-west-1", PARTNER))
@@ -178,7 +181,8 @@ class FastECR:
         if not all(limit.allows(now) for limit in limits):
             self._refused[operation].append(now)
             return 400, _THROTTLED
-        self._served[operation].append(now)
+        named = operation == "DescribeImages" and b'"imageIds"' in body
+        self._served[LOOK_UP if named else operation].append(now)
         return 200, self._registry.answer(operation, body)
 
     def control(self, target: str) -> bytes:

@@ -22,7 +22,7 @@ from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
 from exporter.cli import parse
 from exporter.commands.check import Check
-from exporter.commands.console import Console, write
+from exporter.commands.console import Console, error_as_json, write
 from exporter.commands.findings import Finding, as_json, as_text, is_problem
 from exporter.commands.wait import Question, UsageError, Wait
 from exporter.config import settings as config
@@ -216,19 +216,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.command:
             return _COMMANDS[flags.command](flags)
         return _check_file(flags) if flags.config_check else _serve(flags)
-    except UsageError as error:
-        write(sys.stderr, f"{redact(str(error))}\n")
-        return 2
-    except ConfigError as error:
-        if flags.config_check or flags.command:
-            write(sys.stderr, f"{redact(str(error))}\n")
-        else:
+    except (UsageError, ConfigError) as error:
+        if isinstance(error, ConfigError) and not (flags.config_check or flags.command):
             log_problems(error)
-        return 2
+        else:
+            write(sys.stderr, f"{redact(str(error))}\n")
+        return _failed(flags, error, exit_code=2)
     # RuntimeError: no room for another thread.
     except (OSError, ECRError, ImportError, RuntimeError) as error:
         _log.error("start_failed", error=str(error))
-        return 1
+        return _failed(flags, error, exit_code=1)
+
+
+def _failed(flags: argparse.Namespace, error: Exception, *, exit_code: int) -> int:
+    """The exit code, which a command with JSON as its output writes too."""
+    if flags.command and flags.output == "json":
+        write(sys.stdout, error_as_json(str(error), exit_code=exit_code))
+    return exit_code
 
 
 def _thread_broke(broken: threading.ExceptHookArgs) -> None:

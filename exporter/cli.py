@@ -6,10 +6,13 @@ import argparse
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 from exporter import __version__, logs
+from exporter.commands.console import error_as_json, write
 from exporter.commands.image import checked, parse_image
 from exporter.config import validators as of
 from exporter.config.validators import parse_duration
@@ -21,14 +24,24 @@ TELEMETRY_PATH = r"^(?:/\.?[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?$"
 
 
 class Command(argparse.ArgumentParser):
-    """A parser that reports an error on one line."""
+    """A parser that reports an error on one line, and with `--output json` as an object on stdout too."""
+
+    #: What it parses.
+    _arguments: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._arguments = sys.argv[1:] if args is None else tuple(args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         file = re.search(
             r"(?:unrecognized arguments: |COMMAND: invalid choice: ')([^\s'-]\S*\.ya?ml)\b", message
         )
         advice = f"use --config.file {file[1]}" if file else "see --help"
-        self.exit(2, f"{self.prog}: {message}; {advice}\n")
+        text = f"{self.prog}: {message}; {advice}"
+        if "--output=json" in self._arguments or ("--output", "json") in pairwise(self._arguments):
+            write(sys.stdout, error_as_json(text, exit_code=2))
+        self.exit(2, f"{text}\n")
 
     def flag(self, dest: str) -> str:
         """The flag that sets `dest`."""
@@ -46,11 +59,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_wait(commands)
     _add_check(commands)
+    serving = vars(parser.parse_args([]))
     flags = parser.parse_args(argv)
     if flags.command:
         shared = ("command", "config_file") if flags.command == "check" else ("command",)
-        serving = vars(parser.parse_args([])).items()
-        for name, value in serving:
+        for name, value in serving.items():
             if name not in shared and getattr(flags, name) != value:
                 parser.error(f"{parser.flag(name)} does not go before {flags.command}")
         return flags
@@ -183,10 +196,15 @@ def _add_wait(commands: Any) -> None:
         default=1800.0,
         help="give up after this time; 0 looks once (default: 30m)",
     )
-    add(
+    verify = parser.add_mutually_exclusive_group()
+    verify.add_argument(
         "--verify",
-        action=argparse.BooleanOptionalAction,
+        action="store_true",
+        default=None,
         help="look at the destinations too (default: at those in the account of the source or of the role)",
+    )
+    verify.add_argument(
+        "--no-verify", dest="verify", action="store_false", default=None, help="look at no destination"
     )
     _add_output(parser)
 

@@ -165,7 +165,9 @@ class Loader:
         self._loaded = None
         text = contents(self._file) if self._text is None else self._text.encode()
         self._loaded = _hash(text)
-        settings = config.parse(text, file=self._file, regions=self._regions, warn=self._warn)
+        settings = config.parse(
+            text, file=self._file, region=self._region, regions=self._regions, warn=self._warn
+        )
         without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
         if without_region and not self._region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"

@@ -9,6 +9,7 @@ from exporter.aws.ecr import BotoEcrClient, static_registry_id
 from exporter.aws.session import Access, SharedSession
 from exporter.aws.sqs import BotoQueueClient
 from exporter.config.settings import RegistrySettings
+from exporter.config.validators import queue_region
 from exporter.replication.model import Source
 
 
@@ -22,7 +23,7 @@ class AwsConnector(SharedSession):
 
     def queue(self, settings: RegistrySettings, url: str) -> BotoQueueClient:
         """A client of the queue with this URL, with the credentials of the entry. For one thread."""
-        region = sqs.region_of(url) or settings.region or self.region or ""
+        region = queue_region(url) or settings.region or self.region or ""
         source, endpoints = Source(sqs.account_of(url), region), {"sqs": sqs.endpoint_of(url)}
         access = Access(self, settings, source=source, connections=1, endpoints=endpoints)
         return BotoQueueClient(access, url)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter.config.validators import DIGEST, REGION, REPOSITORY
 from exporter.replication.model import Source
@@ -33,8 +32,7 @@ class EventKind(StrEnum):
     REPLICATE_IMAGE = "ReplicateImage"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """Something happened in a repository. What AWS leaves out is "" or None."""
 
     kind: EventKind

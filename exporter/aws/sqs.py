@@ -6,14 +6,13 @@ the Region and the host of a call from the queue's URL (botocore 1.44.8), so the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from exporter.aws.errors import Classified, UnusableAnswer
 from exporter.aws.session import Access
-from exporter.config.validators import REGION
+from exporter.config.validators import queue_region
 
 #: Seconds for which SQS holds an empty answer back. A call of SQS fits in the time-outs of all calls.
 WAIT = 4
@@ -84,12 +83,6 @@ def _message(row: dict[str, Any]) -> Message:
     return Message(body, handle)
 
 
-def region_of(url: str) -> str | None:
-    """The Region in the URL of a queue; None if it has none, as that of a local stand-in."""
-    labels = (urlsplit(url).hostname or "").split(".")
-    return next((label for label in labels if re.fullmatch(REGION, label)), None)
-
-
 def endpoint_of(url: str) -> str | None:
     """Where the calls go: the host of the URL; None for a host that botocore finds by itself.
 
@@ -97,7 +90,7 @@ def endpoint_of(url: str) -> str | None:
     """
     parts = urlsplit(url)
     host = parts.netloc.removesuffix(".cn")  # with its port
-    usual = parts.scheme == "https" and host == f"sqs.{region_of(url)}.amazonaws.com"
+    usual = parts.scheme == "https" and host == f"sqs.{queue_region(url)}.amazonaws.com"
     return None if usual else f"{parts.scheme}://{parts.netloc}"
 
 
@@ -109,4 +102,4 @@ def account_of(url: str) -> str:
 def arn_of(url: str, *, partition: str, region: str) -> str:
     """The ARN of a queue, for a policy. `region` is that of a queue whose URL has none."""
     name = url.rpartition("/")[2]
-    return f"arn:{partition}:sqs:{region_of(url) or region}:{account_of(url)}:{name}"
+    return f"arn:{partition}:sqs:{queue_region(url) or region}:{account_of(url)}:{name}"

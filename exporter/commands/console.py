@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,6 +33,11 @@ def write(stream: TextIO | None, text: str) -> None:
         with suppress(OSError, ValueError):
             # At its end, Python writes what is left, and fails if that is not possible.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def error_as_json(text: str, *, exit_code: int) -> str:
+    """The line on stdout of a command that cannot begin."""
+    return f"{json.dumps({'error': plain(text), 'exit_code': exit_code})}\n"
 
 
 class Console:

@@ -165,12 +165,14 @@ def parse(
     text: str | bytes,
     *,
     file: str = "config.yaml",
+    region: str | None = None,
     regions: Collection[str] = (),
     warn: Callable[[Problem], None] = lambda _: None,
 ) -> Settings:
     """The settings in a text; `file` is what its problems name. Raises ConfigError and nothing else.
 
     `regions` are the known Regions. Another Region is a warning and no problem, because AWS opens new ones.
+    `region` is that of registries without one.
     """
     document = Document(text, file, Settings)
     if not yaml.__with_libyaml__:
@@ -178,12 +180,17 @@ def parse(
             Problem(file, None, "", "PyYAML has no libyaml here, so a large file takes several times as long")
         )
     found = document.validate(_conflicts)
-    for place, region in _regions(found):
-        if regions and region not in regions:
-            close = " or ".join(sorted(get_close_matches(region, regions, n=2)))
-            message = f"{show(region)} is not a Region that botocore knows"
+    for place, name in _regions(found):
+        if regions and name not in regions:
+            close = " or ".join(sorted(get_close_matches(name, regions, n=2)))
+            message = f"{show(name)} is not a Region that botocore knows"
             message += f"; did you mean {close}?" if close else ""
             warn(document.problem(place, message))
+    for i, entry in enumerate(found.registries):
+        here, there = entry.region or region, of.queue_region(entry.events_queue_url or "")
+        if here and there and here != there:
+            message = f"the queue is in {there} and the registry in {here}: {_ELSEWHERE}"
+            warn(document.problem(("registries", i, "events_queue_url"), message))
     return replace(found, registries=tuple(entry.named for entry in found.registries))
 
 
@@ -193,11 +200,19 @@ def _regions(settings: Settings) -> Iterator[tuple[Place, str]]:
         for i, entry in enumerate(getattr(settings, key)):
             if entry.region:
                 yield (key, i, "region"), entry.region
+    for i, registry in enumerate(settings.registries):
+        if region := of.queue_region(registry.events_queue_url or ""):
+            yield ("registries", i, "events_queue_url"), region
     for i, target in enumerate(settings.targets):
         for number, destination in enumerate(target.destinations):
             yield ("targets", i, "destinations", number), destination.rpartition("/")[2]
 
 
+#: Why that matters (docs/events.md, "What is needed where").
+_ELSEWHERE = (
+    "a rule of EventBridge sends only to queues in its own Region, "
+    "so a rule must forward the events to an event bus in the Region of the queue"
+)
 _ROLE_NEEDED = "works only with a role_arn: it is handed over when a role is assumed"
 
 # -- rules between keys: they read the plain values of the file, where a wrong one is None ---------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import pydantic
 from pydantic import BeforeValidator, Field, GetPydanticSchema, PlainSerializer
@@ -189,7 +190,32 @@ _QUEUE_URL = (
     rf"https?://[A-Za-z0-9.-]+(?::(?:{_PORT}))?/[0-9]{{12}}/(?:[A-Za-z0-9_-]|\{{shard\}}){{1,80}}(?:\.fifo)?"
 )
 _QUEUE = "the URL of an SQS queue, e.g. https://sqs.us-east-1.amazonaws.com/222233334444/ecr-events-{shard}"
-QueueUrl = Annotated[str, text(_QUEUE_URL, _QUEUE, _NO_QUEUES, longest=2048)]
+#: Where the host of a queue has its Region. That of a local stand-in has none.
+_QUEUE_HOST = (
+    r"(?:sqs(?:-fips)?\.([a-z0-9-]+)|([a-z0-9-]+)\.queue)\.(?:amazonaws\.(?:com|com\.cn|eu)|api\.aws)"
+)
+
+
+def _queue_url(url: str) -> str:
+    """The URL. Raises ValueError with advice if its host is one of AWS, with something else than a Region."""
+    if found := re.fullmatch(_QUEUE_HOST, urlsplit(url).hostname or ""):
+        label = found[1] or found[2]
+        if not re.fullmatch(REGION, label) or any(re.fullmatch(slip, label) for slip in _NO_REGIONS):
+            raise ValueError(
+                f"{show(label)} in the host is not a Region, e.g. us-east-1; copy the URL from AWS"
+            )
+    return url
+
+
+QueueUrl = Annotated[str, text(_QUEUE_URL, _QUEUE, _NO_QUEUES, longest=2048, kind=_queue_url)]
+
+
+def queue_region(url: str) -> str | None:
+    """The Region in the URL of a queue; None if it has none, as that of a local stand-in."""
+    labels = (urlsplit(url).hostname or "").split(".")
+    return next((label for label in labels if re.fullmatch(REGION, label)), None)
+
+
 _BCRYPT = r"\$2[abxy]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
 Bcrypt = Annotated[
     Secret, text(_BCRYPT, "a bcrypt hash; make one with: htpasswd -nBC 10 '' | tr -d ':'", kind=Secret)

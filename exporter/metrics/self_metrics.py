@@ -79,7 +79,7 @@ class Instruments:
         self._state_failures = self._make(prometheus_client.Counter, STATE_FAILURES)
         for operation in ("read", "write"):
             self._state_failures.labels(operation)
-        self._events = self._make(prometheus_client.Counter, EVENTS)
+        self._events = cache(self._make(prometheus_client.Counter, EVENTS).labels)
         self._event_delays = self._make(prometheus_client.Histogram, EVENT_DELAY)
         self._log_dropped = self._make(prometheus_client.Counter, LOG_DROPPED)
 
@@ -103,12 +103,12 @@ class Instruments:
     def queue_added(self, source: Source) -> None:
         """Export 0 events of the kinds that every queue should get, so that rate() sees the first one."""
         for kind in ("PUSH", "REPLICATE"):
-            self._events.labels(*source, kind, "used")
+            self._events(*source, kind, "used")
         self._event_delays.labels(*source)
 
     def event_handled(self, source: Source, kind: str, outcome: str, *, delay: float | None) -> None:
         """Count an event. `delay` is in seconds since it happened; None if that does not count."""
-        self._events.labels(*source, kind, outcome).inc()
+        self._events(*source, kind, outcome).inc()
         if delay is not None:
             self._event_delays.labels(*source).observe(delay)
 

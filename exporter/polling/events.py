@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from exporter.aws.errors import ECRError
 from exporter.aws.events import Event, EventKind, UnusableEventError, parse
-from exporter.aws.sqs import Message, QueueClient
+from exporter.aws.sqs import BATCH, Message, QueueClient
 from exporter.config.settings import RegistrySettings, Settings
 from exporter.polling.access import Access, Group, access_of
 from exporter.polling.calls import LOST_AFTER, call_lost, no_thread, unusable
@@ -25,6 +24,9 @@ from exporter.replication.model import Destination, FailureScope, Source
 
 #: Seconds from one empty answer to the next, at least: SQS holds an empty answer back, others may not.
 SHORTEST_POLL = 1.0
+#: Seconds without a call after an answer that was not full. More messages gather meanwhile. A call for one
+#: message costs as much processor time, and as much money, as a call for ten.
+GATHERING = 0.5
 #: The ids of so many events are remembered, to find duplicates.
 MOST_IDS = 10_000
 #: The kind of an event that cannot be understood, and of one that is not known.
@@ -130,7 +132,12 @@ class _Queue:
         for message in messages:
             self._take(self.source, message.body)
         self._taken = messages
-        self._due = self._called_at + (0.0 if messages else SHORTEST_POLL)
+        if not messages:
+            self._due = self._called_at + SHORTEST_POLL
+        elif len(messages) < BATCH:
+            self._due = self._clock.monotonic() + GATHERING
+        else:
+            self._due = self._called_at  # more may wait
 
     def _failed(self, call: object, error: ECRError) -> None:
         if call is not self._call:
@@ -249,4 +256,4 @@ def _complete(event: Event, home: Source) -> Event:
     if event.place.registry_id:
         return event
     place = event.place._replace(registry_id=home.registry_id)
-    return replace(event, place=place, source=place if event.source == event.place else event.source)
+    return event._replace(place=place, source=place if event.source == event.place else event.source)

@@ -11,16 +11,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.command import Command, ask, eventually, running
+from support.command import ask, eventually
 from support.embedded_aws import EmbeddedAWS
-from support.monitoring import EXAMPLES, Receiver, alertmanager, example, free_address, prometheus
+from support.monitoring import EXAMPLES, Receiver, alertmanager, example, exporter, free_address, prometheus
 
 from exporter.demo import ACCOUNT, REGION, Refuse
 from exporter.replication.model import Destination
@@ -57,24 +56,6 @@ def digests(aws: EmbeddedAWS) -> Mapping[str, str]:
     for repository in repositories:
         aws.create_repository(ACCOUNT, REGION, repository)
     return {repository: aws.push(ACCOUNT, REGION, repository, "v1") for repository in repositories}
-
-
-@contextmanager
-def exporter(folder: Path, aws: EmbeddedAWS, address: str, *, config: str = CONFIG) -> Iterator[Command]:
-    """Run the exporter at an address that Prometheus scrapes."""
-    keys = aws.session().get_credentials()
-    assert keys is not None
-    (folder / "config.yaml").write_text(config)
-    with running(
-        folder,
-        f"--config.file={folder / 'config.yaml'}",
-        port=address.rpartition(":")[2],
-        AWS_ACCESS_KEY_ID=keys.access_key,
-        AWS_SECRET_ACCESS_KEY=keys.secret_key,
-        AWS_REGION=REGION,
-        AWS_ENDPOINT_URL=aws.endpoint_url,
-    ) as command:
-        yield command
 
 
 def shipped_rules(folder: Path, values: Mapping[str, Any]) -> str:
@@ -134,10 +115,10 @@ def test_failed_images_make_one_notification_that_resolves_after_a_good_push(
         ) as scraping,
     ):
         notifications = receiver.notifications
-        with exporter(tmp_path, aws, scraped):
+        with exporter(tmp_path, aws, scraped, config=CONFIG):
             eventually(lambda: notifications)
             eventually(lambda: len(scraping.query("ALERTS{alertstate='firing'}")) == 2)
-        with exporter(tmp_path, aws, scraped) as restarted:
+        with exporter(tmp_path, aws, scraped, config=CONFIG) as restarted:
             eventually(lambda: restarted.statuses() == {"COMPLETE", "FAILED"})
             # After these scrapes Alertmanager would have notified if the restart had changed an alert.
             since = len(scraping.query(f"{BUILD}[1d]")[0]["values"])

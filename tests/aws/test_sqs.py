@@ -9,8 +9,9 @@ from support.embedded_aws import EmbeddedAWS, Garbage, Hang, json_answer
 
 from exporter.aws.connector import AwsConnector
 from exporter.aws.errors import ECRError
-from exporter.aws.sqs import BATCH, BotoQueueClient, Message, arn_of, endpoint_of, region_of
+from exporter.aws.sqs import BATCH, BotoQueueClient, Message, arn_of, endpoint_of
 from exporter.config.settings import RegistrySettings
+from exporter.config.validators import queue_region
 from exporter.demo.aws import ACCOUNT
 from exporter.demo.ecr import Call
 from exporter.demo.registries import Refuse
@@ -128,7 +129,7 @@ def test_a_poll_that_hangs_ends(aws: EmbeddedAWS) -> None:
     ],
 )
 def test_region_and_endpoint_are_those_of_the_url(url: str, region: str | None, endpoint: str | None) -> None:
-    assert region_of(url) == region
+    assert queue_region(url) == region
     assert endpoint_of(url) == endpoint
 
 

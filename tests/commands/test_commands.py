@@ -67,7 +67,10 @@ def test_wait_writes_its_result_to_stdout_and_its_progress_to_stderr(variables: 
         (["--demo", "wait", "team/app:v1"], "--demo does not go before wait"),
         (["--log.level=debug", "check"], "--log.level does not go before check"),
         (["check", "x.yaml"], "unrecognized arguments: x.yaml; use --config.file x.yaml"),
-        (["check", "--output", "json", "x.yaml"], "; use --config.file x.yaml"),
+        (
+            ["wait", "team/app:v1", "--verify", "--no-verify"],
+            "--no-verify: not allowed with argument --verify",
+        ),
         (["--config.check", "dir/x.yml"], "; use --config.file dir/x.yml"),
         (["await"], "invalid choice: 'await'"),
         (["check", "all"], "unrecognized arguments: all; see --help"),
@@ -77,6 +80,36 @@ def test_wrong_arguments_are_told_on_one_line(arguments: list[str], message: str
     ended = run(*arguments)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert message in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["wait", "--output", "json"], 2, "IMAGE"),
+        (["wait", "--output=json", "team/app"], 2, "does not name an image"),
+        (["wait", "team/app:v1", "--output=json"], 2, "no Region is given"),
+        (["wait", "team/app:v1", "--output", "json", "--region", "us-east-1", "-x"], 2, "arguments: -x"),
+        (["check", "--output", "json", "x.yaml"], 2, "; use --config.file x.yaml"),
+        (["check", "--output", "json", "--config.file", "/nonexistent.yaml"], 2, "/nonexistent.yaml"),
+        (["--demo", "wait", "team/app:v1", "--output", "json"], 2, "--demo does not go before wait"),
+    ],
+)
+def test_a_command_that_cannot_begin_writes_one_object_too(
+    arguments: list[str], exit_code: int, message: str
+) -> None:
+    ended = run(*arguments)
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["exit_code"], ended.stdout.count("\n")) == (exit_code, exit_code, 1)
+    assert message in told["error"]
+    assert told["error"] == ended.stderr.strip()
+
+
+def test_a_command_whose_profile_does_not_exist_writes_an_object_too() -> None:
+    ended = run("wait", "team/app:v1", "--output=json", AWS_PROFILE="absent")
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["exit_code"]) == (1, 1)
+    assert "absent" in told["error"]
+    assert "start_failed" in ended.stderr
 
 
 def test_a_region_that_is_not_known_is_told(variables: Any) -> None:

@@ -40,6 +40,7 @@ ONLY_THE_EXPORTER_SAYS = re.compile(
     r"|is shorter than two discovery intervals"
     r"|is longer than Prometheus's longest"
     r"|is above max_version"
+    r"|in the host is not a Region"
 )
 #: Text that YAML takes for a number or a date. The exporter sees what was written; Helm sees 1.1 for 1.10.
 ONLY_THE_SCHEMA = {"raw_text"}

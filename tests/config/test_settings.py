@@ -399,6 +399,26 @@ def test_an_unknown_region_is_a_warning_wherever_it_stands(region: str, advice: 
     ]
 
 
+@pytest.mark.parametrize("given", ["region: eu-west-1, ", ""], ids=["its own Region", "the default Region"])
+def test_a_queue_in_another_region_is_a_warning(given: str) -> None:
+    found: list[Problem] = []
+    queues = [
+        "https://sqs.us-east-1.amazonaws.com/222233334444/events",
+        "https://sqs.eu-west-1.amazonaws.com/222233334444/events",
+        "https://queue.amazonaws.com/222233334444/events",
+        "http://localhost:4566/000000000000/events",
+    ]
+    entries = "".join(f"- {{name: r{i}, {given}events_queue_url: '{url}'}}\n" for i, url in enumerate(queues))
+    text = f"registries:\n{entries}targets: [{{repository: team/app}}]"
+    parse(text, region="eu-west-1", regions=["us-east-1", "eu-west-1"], warn=found.append)
+    (elsewhere,) = (str(warning) for warning in found if warning.path)
+    assert elsewhere == (
+        "config.yaml:2: registries[0].events_queue_url: the queue is in us-east-1 and the registry in"
+        " eu-west-1: a rule of EventBridge sends only to queues in its own Region, so a rule must forward the"
+        " events to an event bus in the Region of the queue"
+    )
+
+
 def test_the_check_shows_warnings_and_succeeds(tmp_path: Path) -> None:
     """Here without libyaml, which makes one more warning."""
     file = tmp_path / "config.yaml"

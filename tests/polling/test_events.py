@@ -28,6 +28,7 @@ from support.fakes import (
 )
 
 from exporter.aws.errors import ECRError
+from exporter.aws.sqs import BATCH
 from exporter.config.settings import RegistrySettings, TargetSettings
 from exporter.polling.calls import LOST_AFTER
 from exporter.polling.events import MOST_IDS
@@ -85,6 +86,17 @@ def test_a_push_is_one_listing_call_and_one_status_call(images: int) -> None:
     assert rig.observer.delays == [pytest.approx(1.0, abs=1.5)]
     assert not queue.messages
     assert rig.poller.queues() == {HOME: True}
+
+
+def test_the_listing_of_a_push_takes_the_place_of_the_next_periodic_one() -> None:
+    rig, queue = rig_of(large(images=2))
+    rig.run(700)
+    rig.ecr.calls.clear()
+    queue.send(image_action("PUSH", "team/app", push(rig), at=rig.clock.time()))
+    rig.run(800)
+    assert rig.ecr.calls["DescribeImages"] == 1
+    rig.run(110)
+    assert rig.ecr.calls["DescribeImages"] == 2
 
 
 def test_a_looked_up_push_takes_its_tag_from_the_other_image() -> None:
@@ -607,6 +619,27 @@ def test_a_queue_that_fails_is_left_alone_for_longer_and_longer_and_recovers(err
     assert rig.poller.queues() == {HOME: True}
     assert rig.journal.failing == {}
     assert ("team/app", "v2", "") in rig.states()
+
+
+def test_a_steady_stream_of_events_is_received_in_full_batches() -> None:
+    rig, queue = rig_of(large(), targets=(TargetSettings("team/*"),))
+    queue.calls.clear()
+    for number in range(1000):
+        queue.send(image_action("PUSH", "other/app", digest_of(f"{number}"), at=rig.clock.time()))
+        rig.run(0.01)
+    rig.run(2)
+    assert rig.observer.outcomes() == {("PUSH", "foreign"): 1000}
+    assert not queue.messages
+    assert queue.calls["ReceiveMessage"] <= 1.3 * 1000 / BATCH
+
+
+def test_a_backlog_is_received_without_a_pause() -> None:
+    rig, queue = rig_of(large(), targets=(TargetSettings("team/*"),))
+    queue.send(
+        *(image_action("PUSH", "other/app", digest_of(f"{n}"), at=rig.clock.time()) for n in range(1000))
+    )
+    rig.run(1.1)
+    assert rig.observer.outcomes() == {("PUSH", "foreign"): 1000}
 
 
 def test_a_call_that_never_ends_is_given_up() -> None:

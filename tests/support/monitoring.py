@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager as subprocesses, and somebody to notify."""
+"""A real Prometheus and Alertmanager and the exporter as subprocesses, and a receiver of notifications."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from support.command import PATIENCE, ask, eventually
+from exporter.demo import REGION
+from support.command import PATIENCE, Command, ask, eventually, running
+from support.embedded_aws import EmbeddedAWS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "prometheus"
 
@@ -28,6 +30,25 @@ def example(name: str) -> Any:
 def free_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def exporter(folder: Path, aws: EmbeddedAWS, address: str, *, config: str) -> Iterator[Command]:
+    """Run the exporter at an address that Prometheus scrapes. Its configuration is a file in the folder."""
+    keys = aws.session().get_credentials()
+    assert keys is not None
+    file = folder / "config.yaml"
+    file.write_text(config)
+    with running(
+        folder,
+        f"--config.file={file}",
+        port=address.rpartition(":")[2],
+        AWS_ACCESS_KEY_ID=keys.access_key,
+        AWS_SECRET_ACCESS_KEY=keys.secret_key,
+        AWS_REGION=REGION,
+        AWS_ENDPOINT_URL=aws.endpoint_url,
+    ) as command:
+        yield command
 
 
 @contextmanager
