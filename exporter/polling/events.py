@@ -24,8 +24,8 @@ from exporter.replication.model import Destination, FailureScope, Source
 
 #: Seconds from one empty answer to the next, at least: SQS holds an empty answer back, others may not.
 SHORTEST_POLL = 1.0
-#: Seconds without a call after an answer that was not full. More messages gather meanwhile. A call for one
-#: message costs as much processor time, and as much money, as a call for ten.
+#: Most seconds without a call after an answer that was not full. More messages gather meanwhile. A call for
+#: one message costs as much processor time, and as much money, as a call for ten.
 GATHERING = 0.5
 #: The ids of so many events are remembered, to find duplicates.
 MOST_IDS = 10_000
@@ -78,8 +78,8 @@ class _Queue:
         self._taken: Sequence[Message] = ()
         #: The call in flight.
         self._call: object = None
-        #: Monotonic times: of the last call and of the next.
-        self._called_at = self._due = self._clock.monotonic()
+        #: Monotonic times: of the last call, of the last answer, and of the next call.
+        self._called_at = self._answered_at = self._due = self._clock.monotonic()
         self.configure(group)
 
     @property
@@ -132,12 +132,13 @@ class _Queue:
         for message in messages:
             self._take(self.source, message.body)
         self._taken = messages
-        if not messages:
-            self._due = self._called_at + SHORTEST_POLL
-        elif len(messages) < BATCH:
-            self._due = self._clock.monotonic() + GATHERING
+        now = self._clock.monotonic()
+        passed, self._answered_at = now - self._answered_at, now
+        if messages:
+            # By then a whole batch has come. Of a backlog, SQS may send less than a batch at once.
+            self._due = now + min(GATHERING, (BATCH - len(messages)) * passed / len(messages))
         else:
-            self._due = self._called_at  # more may wait
+            self._due = self._called_at + SHORTEST_POLL
 
     def _failed(self, call: object, error: ECRError) -> None:
         if call is not self._call:
