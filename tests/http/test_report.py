@@ -136,8 +136,9 @@ def test_an_unfinished_image_is_on_the_way_for_thirty_minutes() -> None:
     early = report_of(store, now=PUSHED + LATE_AFTER)
     assert shown(early) == [
         ("c", "eu-west-1", Verdict.STUCK),
-        ("a", "eu-west-1", Verdict.ON_THE_WAY),
+        # Both are equally old, so the digest decides.
         ("b", "eu-west-1", Verdict.ON_THE_WAY),
+        ("a", "eu-west-1", Verdict.ON_THE_WAY),
     ]
     assert (early.summary.not_well, early.summary.on_the_way) == (1, 2)
     late = report_of(store, now=PUSHED + LATE_AFTER + 1)
