@@ -477,20 +477,43 @@ def test_two_registries_do_not_mix() -> None:
     }
 
 
-@settings(max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 33), st.sampled_from(["FAILED", "COMPLETE", "gone"])), max_size=12))
-def test_a_report_after_changes_is_that_of_a_new_process(changes: list[tuple[int, str]]) -> None:
-    """Images change, come and go."""
-    store = store_of(*(image(f"v{n}", COMPLETE, pushed_at=PUSHED + n) for n in range(30)))
-    facts = store.registries[0].repositories["team/app"]
-    maker = reporter(store)
-    maker.report(Filters(), limit=10)
-    for number, change in changes:
-        digest = digest_of(f"v{number}")
-        if change != "gone":
-            facts.put(image(f"v{number}", Replication(IRELAND, change), pushed_at=PUSHED + number))
-        elif digest in facts.images:
-            facts.replace(gone=[digest], new=())
-        assert maker.report(Filters(), limit=10) == reporter(store).report(Filters(), limit=10)
-    everything = Filters(repository="*")
-    assert maker.report(everything, limit=2000) == reporter(store).report(everything, limit=2000)
+STATES = st.sampled_from(
+    [
+        (COMPLETE,),
+        (COMPLETE, FAILED),
+        (Replication(IRELAND, Status.IN_PROGRESS), FAILED),
+        (Replication(IRELAND, Status.IN_PROGRESS), Replication(OREGON, Status.MISSING)),
+        (),
+    ]
+)
+#: An image of one of two repositories, and how it is now; None if it goes.
+CHANGES = st.tuples(st.integers(0, 11), st.booleans(), st.none() | st.tuples(STATES, st.booleans()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(CHANGES, max_size=4), max_size=8))
+def test_a_report_after_changes_is_that_of_a_new_process(
+    rounds: list[list[tuple[int, bool, tuple[tuple[Replication, ...], bool] | None]]],
+) -> None:
+    """Images change, come and go in two repositories. Some are as old as others, and some are late."""
+    clock = FakeClock(now=100.0, wall_ahead=PUSHED + LATE_AFTER - 195)
+    store = store_of(*(image(f"v{n}", COMPLETE, pushed_at=PUSHED + n // 3) for n in range(9)))
+    home = store.registries[0].repositories
+    home["team/api"] = repository("team/*")
+    maker = Reporter(store=store, clock=clock, due=lambda *_: None)
+    for changes in rounds:
+        for number, other, change in changes:
+            facts = home["team/api" if other else "team/app"]
+            digest = digest_of(f"v{number}")
+            if change is None:
+                facts.replace(gone={digest} & facts.images.keys(), new=())
+                continue
+            replications, gone = change
+            pushed_at = PUSHED - 99 + 12 * (number // 3)
+            seen = image(f"v{number}", pushed_at=pushed_at, replicas=GONE if gone else ())
+            # One object for all that say the same, as in the exporter.
+            facts.put(replace(seen, replications=replications or None))
+        for filters, limit in [(Filters(), 3), (Filters(), 99), (Filters(tag="v1*"), 9)]:
+            new = Reporter(store=store, clock=clock, due=lambda *_: None)
+            assert maker.report(filters, limit=limit) == new.report(filters, limit=limit)
+        clock.now += 5
