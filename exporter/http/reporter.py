@@ -8,13 +8,13 @@ the next report looks at those that changed and at those with problems, not at t
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from heapq import nlargest, nsmallest
 from itertools import chain, compress, groupby, islice
-from operator import is_not
+from operator import attrgetter, is_not
 from typing import NamedTuple, Protocol, TypeAlias
 
 from exporter import __version__
@@ -95,12 +95,18 @@ class _Group:
         return not self.verdicts.isdisjoint(NOT_WELL)
 
     def change(self, gone: Sequence[ImageFacts], new: Sequence[ImageFacts]) -> None:
+        """Remove images, and add others."""
         self.count += len(new) - len(gone)
-        if self.troubled:
+        if not self.troubled:
+            return
+        if len(gone) + len(new) > len(self.images) // 16:
             lost = set(map(id, gone))
-            self.images = [image for image in self.images if id(image) not in lost]
-            self.images.extend(new)
-            self.images.sort(key=_order)
+            self.images = _sorted([*(image for image in self.images if id(image) not in lost), *new])
+            return
+        for image in gone:
+            del self.images[bisect_left(self.images, _order(image), key=_order)]
+        for image in new:
+            insort(self.images, image, key=_order)
 
     def not_well(self, late: float) -> int:
         """How many images are not well. An unfinished one is if it began before the Unix time `late`."""
@@ -124,7 +130,12 @@ def _began(image: ImageFacts) -> float:
 
 def _order(image: ImageFacts) -> tuple[float, str]:
     """The oldest first."""
-    return image.replicated_from or 0.0, image.digest
+    return _began(image), image.digest
+
+
+def _sorted(images: Iterable[ImageFacts]) -> list[ImageFacts]:
+    """The images by `_order`. Sorting twice is faster than with a tuple for each image."""
+    return sorted(sorted(images, key=attrgetter("digest")), key=_began)
 
 
 #: Equal facts of images are mostly the same objects, whose identity is a fast key.
@@ -197,7 +208,7 @@ class _Repository:
         elif wanted := {key: group for key, group in self._groups.items() if group.matches(filters)}:
             for key, images in _alike(filters.matching(self.images)).items():
                 if key in wanted:
-                    yield wanted[key], sorted(images, key=_order)
+                    yield wanted[key], _sorted(images)
 
 
 class _Found(NamedTuple):
