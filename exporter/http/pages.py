@@ -109,7 +109,7 @@ def render(
 
     `state` says how the process is.
     """
-    more = {"limit": str(limit)} if limit != ROWS else {}
+    same, other = ("on", "off") if refreshes else ("off", "on")
     return _template.render(
         report=report,
         now=report.timestamp_seconds,
@@ -121,9 +121,10 @@ def render(
         notes=list(notes(report)),
         state=state,
         links=links,
-        most_rows=MOST_ROWS,
+        most=min(report.matched, MOST_ROWS),
+        all_rows=filters.query(limit=str(MOST_ROWS), refresh=same),
         refresh=REFRESH,
         refreshes=refreshes,
-        other_refresh=filters.query(refresh="off" if refreshes else "on", **more),
+        other_refresh=filters.query(limit=str(limit) if limit != ROWS else "", refresh=other),
         style=_STYLE,
     )

@@ -218,11 +218,13 @@ def test_a_long_list_is_cut_and_says_so() -> None:
     assert page.tags.count("details") == 100
     assert "The first 100 of 501 are shown. Show 500" in page.text
     assert "501 of 501 images are not well" in page.text
-    assert "./?status=FAILED&limit=500" in page.links
+    assert "./?status=FAILED&limit=500&refresh=on" in page.links
     page = document(store, "/?status=FAILED&limit=500")
     assert page.tags.count("details") == 500
     assert "The first 500 of 501 are shown. Search for the others." in page.text
-    assert "./?status=FAILED&refresh=off&limit=500" in page.links
+    assert "./?status=FAILED&limit=500&refresh=off" in page.links
+    page = document(store, "/?status=FAILED&refresh=off")
+    assert "./?status=FAILED&limit=500&refresh=off" in page.links
 
 
 def test_a_list_that_is_a_little_too_long_has_a_link_to_all_of_it() -> None:
