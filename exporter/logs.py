@@ -267,7 +267,7 @@ class Folds:
         self._folds: dict[Hashable, _Fold] = {}
 
     def failed(
-        self, key: Hashable, scope: str, event: str, *, instead_of: Hashable = None, **fields: object
+        self, key: Hashable, scope: str, event: str, instead_of: Hashable = None, /, **fields: object
     ) -> None:
         """Record a failure. The fields appear in the next line about it.
 
@@ -367,7 +367,7 @@ class Journal:
             (registry, error.reason),
             str(scope),
             "aws_request_failed",
-            instead_of=(registry, before) if before != error.reason else None,
+            (registry, before) if before != error.reason else None,
             registry=registry,
             reason=error.reason,
             error=str(error),
