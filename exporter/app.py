@@ -6,7 +6,6 @@ Exit codes: 0 after a requested stop, 1 if the start fails or polling breaks, 2 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from random import Random
 
-from exporter import __version__, logs
+from exporter import __version__, gc_tuning, logs
 from exporter.aws.connector import AwsConnector, known_regions
 from exporter.aws.errors import ECRError
 from exporter.cli import parse
@@ -28,7 +27,6 @@ from exporter.commands.wait import Question, UsageError, Wait
 from exporter.config import settings as config
 from exporter.config.settings import Settings
 from exporter.config.yaml_source import ConfigError, Problem
-from exporter.gc_tuning import Survivors
 from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.http.reporter import Reporter
@@ -244,7 +242,7 @@ def _serve(flags: argparse.Namespace) -> int:
     instruments = Instruments(shard=flags.shard)
     logs.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
     threading.excepthook = _thread_broke
-    gc.callbacks.append(Survivors(time.monotonic))
+    gc_tuning.install(time.monotonic)
     file, text = flags.config_file or "config.yaml", None
     with ExitStack() as stack:
         if flags.demo:
