@@ -1,8 +1,8 @@
 """Cost of the status page and of the API beside a scrape of the same facts: `make bench-page`.
 
 One process serves 100,000 images with three destinations in 20 repositories. 2 % of the images are not
-COMPLETE, so the page is cut at 500 rows. Some images change before each page and each scrape, spread over all
-repositories. Pages and scrapes are taken in turn, so compare the ratios.
+COMPLETE, so the page is cut at its limit. Some images change before each page and each scrape, spread over
+all repositories. Pages and scrapes are taken in turn, so compare the ratios.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SCRAPE = "/metrics"
 PAGES = {
     "scrape": SCRAPE,
     "page": "/",
+    "page, 500 rows": "/?limit=500",
     "page, search by tag": "/?tag=build-7*",
     "page, search by repository": "/?repository=team/app-1*",
     "API, 500 images": "/api/v1/status",

@@ -7,7 +7,6 @@ the port. Each line of standard input is a number of images to change.
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.gc_tuning import Survivors
+from exporter import gc_tuning
 from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.http.reporter import Reporter
@@ -168,7 +167,7 @@ class App:
 
 def serve_exporter(store: Store) -> int:
     """Serve with this exporter, and with its garbage collection. Returns the port."""
-    gc.callbacks.append(Survivors(time.monotonic))
+    gc_tuning.install(time.monotonic)
     server = Server([("127.0.0.1", 0)], Routes(App(store)), WebConfig(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])

@@ -6,7 +6,6 @@ Exit codes: 0 after a requested stop, 1 if the start fails or polling breaks, 2 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -45,7 +44,7 @@ from exporter.lifecycle import (
     log_problems,
     restore_signals,
 )
-from exporter.memory import Survivors, share_one_arena
+from exporter.memory import share_one_arena, tune_collector
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.polling.poller import Poller
@@ -249,7 +248,7 @@ def _serve(flags: argparse.Namespace) -> int:
     instruments = Instruments(shard=flags.shard)
     logs.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
     threading.excepthook = _thread_broke
-    gc.callbacks.append(Survivors(time.monotonic))
+    tune_collector(time.monotonic)
     file, text = flags.config_file or "config.yaml", None
     with ExitStack() as stack:
         if flags.demo:

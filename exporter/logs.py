@@ -245,6 +245,10 @@ class _Fold:
     scopes: dict[str, None] = field(default_factory=dict)
     joined: bool = False
 
+    def restart(self) -> None:
+        """Begin again with the next failure."""
+        self.said, self.pause, self.failures, self.unsaid = False, SHORTEST_PAUSE, 0, 0
+
     def due_at(self) -> float:
         return self.said_at + (self.pause if self.said and not self.joined else SHORTEST_PAUSE)
 
@@ -262,14 +266,23 @@ class Folds:
         self._clock = clock
         self._folds: dict[Hashable, _Fold] = {}
 
-    def failed(self, key: Hashable, scope: str, event: str, **fields: object) -> None:
-        """Record a failure. The fields appear in the next line about it."""
+    def failed(
+        self, key: Hashable, scope: str, event: str, instead_of: Hashable = None, /, **fields: object
+    ) -> None:
+        """Record a failure. The fields appear in the next line about it.
+
+        `instead_of` is the key under which the scope failed before. That it fails otherwise is no recovery.
+        """
         now = self._clock()
+        ended = self._ended(instead_of, scope)
         fold = self._folds.get(key)
         if fold is None:
             fold = self._folds[key] = _Fold(event, fields, since=now, said_at=now - SHORTEST_PAUSE)
         if not fold.failures:
             fold.since = now
+        if ended:
+            ended.restart()
+            fold.said = True
         fold.fields = fields
         fold.failures += 1
         fold.unsaid += 1
@@ -279,12 +292,17 @@ class Folds:
 
     def recovered(self, key: Hashable, scope: str) -> None:
         """Record that the scope works. It need not have failed before."""
-        fold = self._folds.get(key)
-        if fold and scope in fold.scopes:
-            del fold.scopes[scope]
-            if not fold.scopes and fold.said:
-                self._log_recovered(fold)
+        if ended := self._ended(key, scope):
+            self._log_recovered(ended)
         self.tick()
+
+    def _ended(self, key: Hashable, scope: str) -> _Fold | None:
+        """Take the scope out of the key; the failure of which the log must tell the end now, if any."""
+        fold = self._folds.get(key)
+        if fold is None or scope not in fold.scopes:
+            return None
+        del fold.scopes[scope]
+        return None if fold.scopes or not fold.said else fold
 
     def forget(self, key: Hashable) -> None:
         """Drop the key without a line, because it is no longer watched."""
@@ -321,7 +339,8 @@ class Folds:
         fields = {key: value for key, value in fold.fields.items() if key != "error"}
         fields |= {"failures": fold.failures, "seconds": round(now - fold.since, 1)}
         self._log.info("recovered", failure=fold.event, **fields)
-        fold.said, fold.said_at, fold.failures, fold.unsaid = False, now, 0, 0
+        fold.said_at = now
+        fold.restart()
 
 
 class Failure(Protocol):
@@ -340,15 +359,15 @@ class Journal:
         self._reasons: dict[tuple[str, str], str] = {}
 
     def failed(self, registry: str, scope: object, error: Failure) -> None:
-        """Record a failure. A scope has one reason at a time: another reason ends the previous one."""
+        """Record a failure. A scope has one reason at a time, and another one replaces it."""
         key = (registry, str(scope))
-        if self._reasons.get(key, error.reason) != error.reason:
-            self.recovered(registry, scope)
+        before = self._reasons.get(key, error.reason)
         self._reasons[key] = error.reason
         self._folds.failed(
             (registry, error.reason),
             str(scope),
             "aws_request_failed",
+            (registry, before) if before != error.reason else None,
             registry=registry,
             reason=error.reason,
             error=str(error),

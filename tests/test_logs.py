@@ -411,14 +411,41 @@ def test_the_journal_folds_by_registry_and_reason(story: Story) -> None:
     assert [(line["msg"], line["registry"]) for line in story.lines()] == [("recovered", "prod")]
 
 
-def test_a_new_reason_ends_the_one_before(story: Story) -> None:
+def test_a_new_reason_replaces_the_one_before_which_is_no_recovery(story: Story) -> None:
     story.journal.failed("prod", "rules", Refused("unavailable"))
     story.journal.failed("prod", "rules", Refused("access_denied"))
     story.journal.recovered("prod", "rules")
     assert [(line["msg"], line["reason"]) for line in story.lines()] == [
         ("aws_request_failed", "unavailable"),
-        ("recovered", "unavailable"),
         ("aws_request_failed", "access_denied"),
+        ("recovered", "access_denied"),
+    ]
+
+
+def test_reasons_that_alternate_take_few_lines_and_one_recovery_ends_them(story: Story) -> None:
+    for second in range(600):
+        story.clock.now = 1000.0 + second
+        story.journal.failed("prod", "rules", Refused(("unavailable", "throttled")[second % 2]))
+    story.clock.now += 1
+    story.journal.failed("prod", "rules", Refused("access_denied"))
+    story.journal.failed("prod", "rules", Refused("throttled"))
+    story.journal.recovered("prod", "rules")
+    events = [line["msg"] for line in story.lines()]
+    assert events[-1] == "recovered"
+    assert events.count("recovered") == 1
+    assert 3 <= len(events) <= 25
+
+
+def test_a_reason_stays_while_others_fail_for_it(story: Story) -> None:
+    for scope in ("rules", "images"):
+        story.journal.failed("prod", scope, Refused("unavailable"))
+    story.journal.failed("prod", "rules", Refused("access_denied"))
+    story.journal.recovered("prod", "images")
+    story.journal.recovered("prod", "rules")
+    assert [(line["msg"], line["reason"]) for line in story.lines()] == [
+        ("aws_request_failed", "unavailable"),
+        ("aws_request_failed", "access_denied"),
+        ("recovered", "unavailable"),
         ("recovered", "access_denied"),
     ]
 

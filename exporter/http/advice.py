@@ -62,12 +62,15 @@ class Command:
 
     purpose: str
     command: str
+    #: Whether it changes something. The others only look.
+    repairs: bool
 
 
 class _Template(NamedTuple):
     purpose: str
     #: For the shell, with the names of facts in braces.
     command: str
+    repairs: bool = False
 
 
 _SOURCE = "--region {source_region} --registry-id {source_registry_id}"
@@ -102,6 +105,7 @@ _RESTORE = _Template(
     "Restore the image from the archive",
     f"aws ecr update-image-storage-class {_THERE} --repository-name {{repository}}"
     " --image-id imageDigest={digest} --target-storage-class STANDARD",
+    repairs=True,
 )
 _MUTABILITY = _Template(
     "Show whether tags can move at the destination",
@@ -111,8 +115,11 @@ _MUTABILITY = _Template(
 _CRANE_COPY = _Template(
     "Copy the image by hand; crane keeps the digest",
     "crane copy {source_host}/{repository}@{digest} {host}/{repository}{name}",
+    repairs=True,
 )
-_CRANE_TAG = _Template("Set the tag at the destination", "crane tag {host}/{repository}@{digest} {tag}")
+_CRANE_TAG = _Template(
+    "Set the tag at the destination", "crane tag {host}/{repository}@{digest} {tag}", repairs=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,7 @@ class Advice:
     remedy: str = ""
     #: The name of a page in docs/runbooks.
     runbook: str = ""
+    #: Those that look before those that repair.
     commands: tuple[_Template, ...] = ()
 
 
@@ -158,7 +166,7 @@ _ADVICE: Mapping[tuple[Verdict, str], Advice] = {
         "The destination holds the image in the archive, so it cannot be pulled there.",
         "Restore the image. Then correct the lifecycle policy.",
         "ECRReplicaGone",
-        (_COPY, _RESTORE, _LIFECYCLE),
+        (_COPY, _LIFECYCLE, _RESTORE),
     ),
     (Verdict.TAG_DIFFERS, ReplicaState.OTHER_IMAGE): Advice(
         "At the destination the tag {tag} names another image.",
@@ -247,14 +255,14 @@ def _filled(templates: tuple[_Template, ...], facts: Mapping[str, str], tags: li
         known["source_host"] = _quoted(host)
     if host := _host(facts["registry_id"], facts["region"]):
         known["host"] = _quoted(host)
-    for purpose, command in templates:
+    for purpose, command, repairs in templates:
         for tag in tags if "{tag}" in command or "{name}" in command else ("",):
             known.pop("tag", None)
             known["name"] = f"@{known.get('digest', '')}"
             if quoted := _quoted(tag):
                 known |= {"tag": quoted, "name": f":{quoted}"}
             with suppress(KeyError):
-                yield Command(purpose, command.format_map(known))
+                yield Command(purpose, command.format_map(known), repairs)
 
 
 @lru_cache(maxsize=4096)

@@ -15,8 +15,8 @@ from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.replication.model import Status
 
-#: Rows of the page.
-ROWS = 500
+#: Rows of the page, and the most of it.
+ROWS, MOST_ROWS = 100, 500
 #: Seconds between two loads of a page that refreshes itself.
 REFRESH = 30
 
@@ -97,19 +97,34 @@ _template = _environment.get_template("status.html")
 
 
 def render(
-    report: Report, *, filters: Filters, state: str, links: Sequence[tuple[str, str]], refreshes: bool
+    report: Report,
+    *,
+    filters: Filters,
+    limit: int,
+    state: str,
+    links: Sequence[tuple[str, str]],
+    refreshes: bool,
 ) -> str:
-    """The page. `state` says how the process is; `links` are other paths, and what is there."""
+    """The page. `limit` is that of the report; `links` are other paths, and what is there.
+
+    `state` says how the process is.
+    """
+    same, other = ("on", "off") if refreshes else ("off", "on")
     return _template.render(
         report=report,
         now=report.timestamp_seconds,
         filters=filters,
+        limit=limit,
         statuses=sorted({*Status, *(status for each in report.destinations for status in each.statuses)}),
         verdicts=list(Verdict),
         headline=headline(report),
         notes=list(notes(report)),
         state=state,
         links=links,
-        refresh=REFRESH if refreshes else 0,
+        most=min(report.matched, MOST_ROWS),
+        all_rows=filters.query(limit=str(MOST_ROWS), refresh=same),
+        refresh=REFRESH,
+        refreshes=refreshes,
+        other_refresh=filters.query(limit=str(limit) if limit != ROWS else "", refresh=other),
         style=_STYLE,
     )

@@ -1,18 +1,20 @@
 """Facts -> the report of `/` and `/api/v1/status`. See `report` for its fields.
 
 A report is made from the facts of the metrics. It calls nothing and changes nothing. It holds no lock but
-that of the store, while references are copied. What is known of a repository is kept until one of its images
-changes, so a report about 100,000 images looks at few of them.
+that of the store, while references are copied. What is known of a repository is kept. When images change,
+the next report looks at those that changed and at those with problems, not at the other images.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import threading
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
-from heapq import nsmallest
-from itertools import chain, groupby, islice
+from functools import lru_cache
+from heapq import nlargest, nsmallest
+from itertools import chain, compress, groupby, islice
+from operator import attrgetter, is_not
 from typing import NamedTuple, Protocol, TypeAlias
 
 from exporter import __version__
@@ -80,61 +82,133 @@ def _rows(
 class _Group:
     """The images of a repository that say the same of all destinations."""
 
-    def __init__(self, images: list[ImageFacts]) -> None:
-        first = images[0]
-        self.rows = _rows(first.replications, first.replicas)
-        self._images = images
+    def __init__(self, image: ImageFacts) -> None:
+        self.rows = _rows(image.replications, image.replicas)
+        self.verdicts = frozenset(row.verdict for row in self.rows)
+        self.count = 0
+        #: The images, sorted by `_order`. Empty if they are well, as most images are: those are only counted.
+        self.images: list[ImageFacts] = []
 
-    def __len__(self) -> int:
-        return len(self._images)
+    @property
+    def troubled(self) -> bool:
+        """Whether its images may not be well."""
+        return not self.verdicts.isdisjoint(NOT_WELL)
 
-    @cached_property
-    def images(self) -> list[ImageFacts]:
-        """In the order in which their replication began. An image of which that is not known is the first."""
-        return sorted(self._images, key=_began)
-
-    @cached_property
-    def verdicts(self) -> frozenset[Verdict]:
-        return frozenset(row.verdict for row in self.rows)
+    def change(self, gone: Sequence[ImageFacts], new: Sequence[ImageFacts]) -> None:
+        """Remove images, and add others."""
+        self.count += len(new) - len(gone)
+        if not self.troubled:
+            return
+        if len(gone) + len(new) > len(self.images) // 16:
+            lost = set(map(id, gone))
+            self.images = _sorted([*(image for image in self.images if id(image) not in lost), *new])
+            return
+        for image in gone:
+            del self.images[bisect_left(self.images, _order(image), key=_order)]
+        for image in new:
+            insort(self.images, image, key=_order)
 
     def not_well(self, late: float) -> int:
         """How many images are not well. An unfinished one is if it began before the Unix time `late`."""
         if self.verdicts & (NOT_WELL - UNFINISHED):
-            return len(self)
+            return self.count
         return bisect_left(self.images, late, key=_began) if self.verdicts & UNFINISHED else 0
+
+    def matches(self, filters: Filters) -> bool:
+        """Whether a row may match the status and the verdict that are searched for."""
+        return any(
+            filters.has_status(row.replication and row.replication.status)
+            and (filters.has_verdict(row.verdict) or row.verdict in UNFINISHED)
+            for row in self.rows
+        )
 
 
 def _began(image: ImageFacts) -> float:
+    """When the replication began. An image of which that is not known is the oldest."""
     return image.replicated_from or 0.0
 
 
-class _Repository:
-    """What a report needs of a repository. It stays right while the images are the same objects."""
+def _order(image: ImageFacts) -> tuple[float, str]:
+    """The oldest first."""
+    return _began(image), image.digest
 
-    def __init__(self, images: tuple[ImageFacts, ...]) -> None:
-        self.images = images
-        alike: defaultdict[tuple[int, int], list[ImageFacts]] = defaultdict(list)
-        replications: object = alike
-        replicas: object = alike
-        for image in images:
-            # Equal facts are mostly the same object, and those of neighbours are mostly equal.
-            if image.replications is not replications or image.replicas is not replicas:
-                replications, replicas = image.replications, image.replicas
-                same = alike[id(replications), id(replicas)]
-            same.append(image)
-        self.groups = tuple(map(_Group, alike.values()))
-        #: Those that may not be well.
-        self.troubled = tuple(group for group in self.groups if group.verdicts & NOT_WELL)
-        self.not_known = sum(len(group) for group in self.groups if Verdict.NOT_KNOWN in group.verdicts)
+
+def _sorted(images: Iterable[ImageFacts]) -> list[ImageFacts]:
+    """The images by `_order`. Sorting twice is faster than with a tuple for each image."""
+    return sorted(sorted(images, key=attrgetter("digest")), key=_began)
+
+
+#: Equal facts of images are mostly the same objects, whose identity is a fast key.
+_Key: TypeAlias = tuple[int, int]
+
+
+def _alike(images: Iterable[ImageFacts]) -> dict[_Key, list[ImageFacts]]:
+    """The images by what they say of all destinations."""
+    alike: defaultdict[_Key, list[ImageFacts]] = defaultdict(list)
+    for image in images:
+        alike[id(image.replications), id(image.replicas)].append(image)
+    return alike
+
+
+def _difference(
+    old: Sequence[ImageFacts], new: Sequence[ImageFacts]
+) -> tuple[list[ImageFacts], list[ImageFacts]]:
+    """The images that went, and those that came. Facts that changed are in both.
+
+    Most images stand at the same position. Those that moved are compared by identity.
+    """
+    left = [*compress(old, map(is_not, old, new)), *old[len(new) :]]
+    right = [*compress(new, map(is_not, old, new)), *new[len(old) :]]
+    moved = set(map(id, left)).intersection(map(id, right))
+    return [i for i in left if id(i) not in moved], [i for i in right if id(i) not in moved]
+
+
+class _Repository:
+    """What a report needs of a repository."""
+
+    def __init__(self) -> None:
+        self.images: tuple[ImageFacts, ...] = ()
+        #: None is empty, so an image holds the objects of each key.
+        self._groups: dict[_Key, _Group] = {}
+        self.troubled: list[_Group] = []
+        self.not_known = 0
         self.statuses: Counter[tuple[Destination, str]] = Counter()
         self.copies: Counter[tuple[Destination, str]] = Counter()
-        for group in self.groups:
+
+    def update(self, images: tuple[ImageFacts, ...]) -> None:
+        """Take the present images, with work in proportion to how many changed."""
+        if images is self.images:
+            return
+        went, came = map(_alike, _difference(self.images, images))
+        self.images = images
+        for key, changed in (came | went).items():
+            group = self._groups.get(key) or _Group(changed[0])
+            group.change(went.get(key, ()), came.get(key, ()))
+            self._groups[key] = group
+        self._groups = {key: group for key, group in self._groups.items() if group.count}
+        self._count()
+
+    def _count(self) -> None:
+        groups = self._groups.values()
+        self.troubled = [group for group in groups if group.troubled]
+        self.not_known = sum(group.count for group in groups if Verdict.NOT_KNOWN in group.verdicts)
+        self.statuses, self.copies = Counter(), Counter()
+        for group in groups:
             for replication, copies, _ in group.rows:
                 if replication:
-                    self.statuses[replication.destination, replication.status] += len(group)
+                    self.statuses[replication.destination, replication.status] += group.count
                     if seen := [state for state in copies if state]:
                         problems = [state for state in seen if state is not ReplicaState.PRESENT]
-                        self.copies[replication.destination, (problems or seen)[0]] += len(group)
+                        self.copies[replication.destination, (problems or seen)[0]] += group.count
+
+    def search(self, filters: Filters) -> Iterator[tuple[_Group, Sequence[ImageFacts]]]:
+        """The images that may match, sorted by `_order`. Without filters, those that may not be well."""
+        if not filters:
+            yield from ((group, group.images) for group in self.troubled)
+        elif wanted := {key: group for key, group in self._groups.items() if group.matches(filters)}:
+            for key, images in _alike(filters.matching(self.images)).items():
+                if key in wanted:
+                    yield wanted[key], _sorted(images)
 
 
 class _Found(NamedTuple):
@@ -154,7 +228,8 @@ class Reporter:
         self._store = store
         self._clock = clock
         self._due = due
-        #: Replaced as a whole. Two threads that make the same parts do no harm.
+        #: Guards what follows. One report is made at a time.
+        self._lock = threading.Lock()
         self._known: dict[tuple[Source, str], _Repository] = {}
 
     def report(self, filters: Filters, *, limit: int) -> Report:
@@ -162,6 +237,10 @@ class Reporter:
 
         Raises QueryError for a status that no image has and that ECR is not known to report.
         """
+        with self._lock:
+            return self._report(filters, limit)
+
+    def _report(self, filters: Filters, limit: int) -> Report:
         now = self._clock.time()
         snapshot = self._store.snapshot(self._clock.monotonic())
         repositories = self._repositories(snapshot)
@@ -187,14 +266,16 @@ class Reporter:
         )
 
     def _repositories(self, snapshot: Snapshot) -> dict[tuple[Source, str], _Repository]:
-        known, made = self._known, dict[tuple[Source, str], _Repository]()
+        # If an exception ends this half-way, the next report looks at everything.
+        known, self._known = self._known, {}
+        repositories = {}
         for registry in snapshot.registries:
             for name, images in registry.repositories:
-                key = (registry.source, name)
-                kept = known.get(key)
-                made[key] = kept if kept and kept.images is images else _Repository(images)
-        self._known = made
-        return made
+                repository = known.get((registry.source, name)) or _Repository()
+                repository.update(images)
+                repositories[registry.source, name] = repository
+        self._known = repositories
+        return repositories
 
     def _images(self, found: Sequence[_Found], limit: int) -> list[ImageReport]:
         """The first rows of what was found, which is in the order of severity."""
@@ -267,8 +348,8 @@ def _search(
         _Found(source, name, row, images)
         for (source, name), repository in repositories.items()
         if filters.has_repository(name)
-        for group in (repository.groups if everything else repository.troubled)
-        for row, images in _matching(group, filters, late)
+        for group, candidates in repository.search(filters)
+        for row, images in _matching(group, candidates, filters, late)
         if everything or row.verdict in _SHOWN
     ]
     return sorted(found, key=lambda each: _SEVERITY[each.row.verdict])
@@ -278,28 +359,31 @@ def _search(
 _SHOWN = NOT_WELL | {Verdict.ON_THE_WAY}
 
 
-def _matching(group: _Group, filters: Filters, late: float) -> Iterator[tuple[_Row, Sequence[ImageFacts]]]:
-    """The images of a group that match, for each destination. Late ones are parted from those on the way."""
-    rows = [row for row in group.rows if filters.has_status(row.replication and row.replication.status)]
-    images = filters.matching(group.images) if rows else ()
-    for row in rows:
-        end = bisect_left(images, late, key=_began) if row.verdict in UNFINISHED else len(images)
-        if end and filters.has_verdict(row.verdict):
-            yield row, images[:end]
-        if end < len(images) and filters.has_verdict(Verdict.ON_THE_WAY):
-            yield row._replace(verdict=Verdict.ON_THE_WAY), images[end:]
+def _matching(
+    group: _Group, images: Sequence[ImageFacts], filters: Filters, late: float
+) -> Iterator[tuple[_Row, Sequence[ImageFacts]]]:
+    """The rows of a group that match, with their images. Late images are parted from those on the way."""
+    for row in group.rows:
+        if filters.has_status(row.replication and row.replication.status):
+            unfinished = row.verdict in UNFINISHED
+            end = bisect_left(images, late, key=_began) if unfinished else len(images)
+            if end and filters.has_verdict(row.verdict):
+                yield row, images[:end]
+            if end < len(images) and filters.has_verdict(Verdict.ON_THE_WAY):
+                yield row._replace(verdict=Verdict.ON_THE_WAY), images[end:]
 
 
 def _first(found: Iterable[_Found], number: int) -> Iterator[tuple[_Found, ImageFacts]]:
     """The first images, by verdict and age."""
     for verdict, alike in groupby(found, key=lambda each: each.row.verdict):
-        sign = 1 if verdict in _OLDEST_FIRST else -1
-        some = (
+        oldest = verdict in _OLDEST_FIRST
+        candidates = (
             (each, image)
             for each in alike
-            for image in (each.images[:number] if sign > 0 else each.images[-number:])
+            for image in (each.images[:number] if oldest else each.images[-number:])
         )
-        first = nsmallest(number, some, key=lambda pair: sign * _began(pair[1]))
+        select = nsmallest if oldest else nlargest
+        first = select(number, candidates, key=lambda pair: _order(pair[1]))
         yield from first
         number -= len(first)
         if not number:
@@ -317,7 +401,7 @@ def _summary(
     return Summary(
         images=sum(len(each.images) for each in repositories),
         not_well=sum(not_well for _, not_well in troubled),
-        on_the_way=sum(len(group) - not_well for group, not_well in troubled),
+        on_the_way=sum(group.count - not_well for group, not_well in troubled),
         not_known=sum(each.not_known for each in repositories),
         verdicts=dict(verdicts),
         skipped=snapshot.skipped,

@@ -82,8 +82,8 @@ _ROOM_TIME = 4.0
 _HEALTHY, _READY = _PROBES = ("/-/healthy", "/-/ready")
 
 STATUS_PATH = "/api/v1/status"
-#: The most images that the API shows.
-MOST_ROWS = 10_000
+#: The images that the API shows, and the most of them.
+ROWS, MOST_ROWS = 500, 10_000
 #: docs/runbooks, which the page links to.
 _RUNBOOKS = files(__package__).joinpath("runbooks")
 
@@ -212,12 +212,15 @@ class Routes:
         return text(200, "Stopping.")
 
     def _status_page(self, request: Request) -> Response:
-        filters = Filters.of(request.query, "refresh")
-        refresh = _one_of(request.query, "refresh", ("on", "off"))
+        filters = Filters.of(request.query, "limit", "refresh")
+        limit = _limit(request.query, pages.ROWS, pages.MOST_ROWS)
+        # A refresh closes what was opened, and on a page of one image everything is open to be read.
+        refresh = _one_of(request.query, "refresh", ("off", "on") if filters.digest else ("on", "off"))
         reason, awaited = self._app.healthy(), self._app.ready()
         page = pages.render(
-            self._app.report(filters, limit=pages.ROWS),
+            self._app.report(filters, limit=limit),
             filters=filters,
+            limit=limit,
             state=f"Not healthy: {reason}." if reason else f"Not ready: {awaited}." if awaited else "Ready.",
             links=self._links,
             refreshes=refresh == "on",
@@ -226,7 +229,7 @@ class Routes:
 
     def _status_api(self, request: Request) -> Response:
         filters = Filters.of(request.query, "limit")
-        report = self._app.report(filters, limit=_limit(request.query))
+        report = self._app.report(filters, limit=_limit(request.query, ROWS, MOST_ROWS))
         return _document(request, as_json(report), _JSON_HEADERS)
 
     def _runbook(self, request: Request) -> Response:
@@ -251,11 +254,11 @@ def _one_of(query: Mapping[str, Sequence[str]], name: str, values: tuple[str, ..
     return value
 
 
-def _limit(query: Mapping[str, Sequence[str]]) -> int:
-    """How many images the API shows. Raises QueryError."""
-    text = query.get("limit", [str(pages.ROWS)])[0]
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= MOST_ROWS:
-        raise QueryError(f"limit is a number from 1 to {MOST_ROWS}, not {text!r}.")
+def _limit(query: Mapping[str, Sequence[str]], default: int, most: int) -> int:
+    """How many images are shown. Raises QueryError."""
+    text = query.get("limit", [str(default)])[0]
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= most:
+        raise QueryError(f"limit is a number from 1 to {most}, not {text!r}.")
     return int(text)
 
 

@@ -7,7 +7,7 @@ place, by the poller's loop thread alone and under the store's lock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -143,14 +143,30 @@ class TargetImages:
     complete: bool  # whether all that it names exists
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Summary:
     """What scrapes need of a repository's images without a look at each of them."""
 
-    #: The first monotonic time after which an answer is no longer believed.
+    states: Counter[ImageState]
+    #: The first monotonic time after which an answer is no longer believed. It may be later if not `exact`.
     good_until: float
-    states: Mapping[ImageState, int]
-    unfinished: tuple[ImageFacts, ...]
+    exact: bool = True
+
+    @classmethod
+    def of(cls, images: Collection[ImageFacts]) -> _Summary:
+        return cls(Counter(image.state for image in images), _soonest(images))
+
+    def change(self, gone: Iterable[ImageFacts], new: Collection[ImageFacts]) -> None:
+        """Take other images into account, without a look at those that stay."""
+        self.states.subtract(image.state for image in gone)
+        self.states.update(image.state for image in new)
+        self.good_until = min(self.good_until, _soonest(new))
+        self.exact = False
+
+
+def _soonest(images: Iterable[ImageFacts]) -> float:
+    """The monotonic time until which all their answers are believed."""
+    return min((i.good_until for i in images if i.replications is not None), default=float("inf"))
 
 
 @dataclass(slots=True)
@@ -174,6 +190,7 @@ class RepositoryFacts:
     #: The settings that differ from those of its replicas, as far as both are known.
     settings_differ: tuple[tuple[Destination, str], ...] = ()
     _summary: _Summary | None = None
+    _unfinished: tuple[ImageFacts, ...] | None = None
     #: The last result of `visible`, and the monotonic times between which it is right.
     _visible: tuple[ImageFacts, ...] | None = None
     _visible_from: float = 0.0
@@ -181,24 +198,24 @@ class RepositoryFacts:
 
     def put(self, image: ImageFacts) -> None:
         """Add or replace an image."""
-        self.images[image.digest] = image
-        self._summary = self._visible = None
+        self.replace(gone=(), new=(image,))
 
     def replace(self, *, gone: Iterable[str], new: Iterable[ImageFacts]) -> None:
         """Remove the images of these digests, and add or replace others."""
-        for digest in gone:
-            del self.images[digest]
-        self.images.update((image.digest, image) for image in new)
-        self._summary = self._visible = None
+        added = {image.digest: image for image in new}
+        removed = [self.images.pop(digest) for digest in gone]
+        if self._summary:
+            replaced = (self.images[digest] for digest in added if digest in self.images)
+            self._summary.change([*removed, *replaced], added.values())
+        self.images.update(added)
+        self._visible = self._unfinished = None
 
-    def summary(self) -> _Summary:
-        """The summary, computed once after each change."""
-        if self._summary is None:
-            answered = (i.good_until for i in self.images.values() if i.replications is not None)
-            states = Counter(image.state for image in self.images.values())
-            soonest = min(answered, default=float("inf"))
-            self._summary = _Summary(soonest, states, unfinished(self.images.values()))
-        return self._summary
+    def summary(self, now: float) -> _Summary:
+        """The summary. It is exact where that matters at the monotonic time `now`."""
+        summary = self._summary
+        if summary is None or (summary.good_until < now and not summary.exact):
+            summary = self._summary = _Summary.of(self.images.values())
+        return summary
 
     def fresh(self, now: float, stale_after: float) -> bool:
         """Whether the listing is believed at the monotonic time `now`."""
@@ -206,7 +223,7 @@ class RepositoryFacts:
 
     def late(self, now: float, stale_after: float) -> bool:
         """Whether the listing or an answer is no longer believed at the monotonic time `now`."""
-        return self.summary().good_until < now or (
+        return self.summary(now).good_until < now or (
             self.listed_at is not None and not self.fresh(now, stale_after)
         )
 
@@ -219,8 +236,8 @@ class RepositoryFacts:
             return ()
         if self._visible is None or not self._visible_from <= now <= self._visible_until:
             images = self.images.values()
-            if self.summary().good_until >= now:
-                self._visible, self._visible_until = tuple(images), self.summary().good_until
+            if (good_until := self.summary(now).good_until) >= now:
+                self._visible, self._visible_until = tuple(images), good_until
             else:
                 believed = [i.replications is None or now <= i.good_until for i in images]
                 self._visible = tuple(
@@ -236,7 +253,9 @@ class RepositoryFacts:
         """Those of the visible images that are not COMPLETE and present everywhere."""
         if self.late(now, stale_after):
             return unfinished(self.visible(now, stale_after))
-        return self.summary().unfinished if self.listed_at is not None else ()
+        if self._unfinished is None:
+            self._unfinished = unfinished(self.images.values())
+        return self._unfinished if self.listed_at is not None else ()
 
     def good_until(self, now: float, stale_after: float) -> float:
         """The monotonic time until which the result of `visible` is the same, if no fact changes."""

@@ -137,7 +137,7 @@ class Store:
         with self.lock:
             for repository in (r for facts in self.registries for r in facts.repositories.values()):
                 if not repository.late(now, self.stale_after):
-                    states.update(repository.summary().states)
+                    states.update(repository.summary(now).states)
                     continue
                 visible = repository.visible(now, self.stale_after)
                 states.update(image.state for image in visible)

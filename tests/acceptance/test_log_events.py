@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from support.command import eventually, running
 from support.embedded_aws import DropConnection, EmbeddedAWS, Fault, Garbage, Hang
-from support.live import PARTNER, living, populated
+from support.live import PARTNER, Live, living, populated
 from support.logfmt import parse
 
 import exporter
@@ -141,6 +141,9 @@ def test_a_run_with_many_failures_logs_few_lines_that_parse(format_: str) -> Non
     )
     lock, failed = Lock(), 0
 
+    def read(live: Live) -> list[dict[str, object]]:
+        return [READERS[format_](line) for line in live.written()]
+
     def fault(call: Call) -> Fault | None:
         nonlocal failed
         if call.kind.account == PARTNER:
@@ -158,8 +161,8 @@ def test_a_run_with_many_failures_logs_few_lines_that_parse(format_: str) -> Non
             eventually(lambda: failed > 60, within=30)
             aws.fault = lambda _: None
             # A registry that is out of reach is probed every 30 s.
-            eventually(lambda: any("recovered" in line for line in live.written()), within=60)
-            lines = [READERS[format_](line) for line in live.written()]
+            eventually(lambda: any(line["msg"] == "recovered" for line in read(live)), within=60)
+            lines = read(live)
     documented_events = documented()
     for line in lines:
         assert list(line)[:4] == HEAD

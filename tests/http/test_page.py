@@ -8,10 +8,11 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from support.facts import hand_made
-from support.fakes import IRELAND
+from support.fakes import IRELAND, digest_of
 from support.status import App, get, store_of
 
 from exporter import __version__
@@ -35,6 +36,8 @@ class Document(HTMLParser):
         self.fields: dict[str, str] = {}
         self.refresh: str | None = None
         self.tags: list[str] = []
+        #: Whether each entry that can be opened is open.
+        self.open: list[bool] = []
         self.text = self.style = ""
         self._open: list[str] = []
         self.feed(html)
@@ -46,6 +49,8 @@ class Document(HTMLParser):
         self.links += [values[name] for name in ("href", "src", "action") if name in values]
         if tag == "input":
             self.fields[values["name"]] = values["value"]
+        if tag == "details":
+            self.open.append("open" in values)
         if values.get("http-equiv") == "refresh":
             self.refresh = values["content"]
         if tag not in VOID:
@@ -170,7 +175,21 @@ def test_the_page_loads_itself_again_until_that_is_stopped() -> None:
     stopped = document(store_of("FAILED"), "/?tag=v10&refresh=off")
     assert stopped.refresh is None
     assert "./?tag=v10&refresh=off" in page.links
-    assert "./?tag=v10" in stopped.links
+    assert "./?tag=v10&refresh=on" in stopped.links
+    assert document(store_of("FAILED"), "/?tag=v10&refresh=on").refresh == "30"
+
+
+def test_the_page_of_an_image_is_open_and_does_not_refresh() -> None:
+    store = store_of("FAILED", "FAILED")
+    page = document(store)
+    asked = {"repository": "team/app", "digest": digest_of("v10")}
+    link = f"./?{urlencode(asked)}"
+    assert link in page.links
+    assert page.open == [True, False]
+    alone = document(store, link[1:])
+    assert (alone.open, alone.refresh) == ([True], None)
+    assert f"{link}&refresh=on" in alone.links
+    assert document(store, "/?digest=sha256:&refresh=on").open == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +199,8 @@ def test_the_page_loads_itself_again_until_that_is_stopped() -> None:
             "/?x=1",
             "There is no parameter 'x'; the parameters are repository, tag, digest, status, verdict,",
         ),
-        ("/?limit=9", "There is no parameter 'limit'"),
+        ("/?limit=501", "limit is a number from 1 to 500, not '501'."),
+        ("/?limit=0", "limit is a number from 1 to 500, not '0'."),
         ("/?status=nope", "'nope' is not a status"),
         ("/?tag=a&tag=b", "The parameter tag is given more than once."),
         ("/?refresh=5", "refresh is on or off, not '5'."),
@@ -193,10 +213,31 @@ def test_a_bad_query_is_refused_with_a_sentence(target: str, sentence: str) -> N
 
 
 def test_a_long_list_is_cut_and_says_so() -> None:
-    page = document(store_of(*["FAILED"] * 501))
-    assert page.tags.count("details") == 500
-    assert "The first 500 of 501 are shown." in page.text
+    store = store_of(*["FAILED"] * 501)
+    page = document(store, "/?status=FAILED")
+    assert page.tags.count("details") == 100
+    assert "The first 100 of 501 are shown. Show 500" in page.text
     assert "501 of 501 images are not well" in page.text
+    assert "./?status=FAILED&limit=500&refresh=on" in page.links
+    page = document(store, "/?status=FAILED&limit=500")
+    assert page.tags.count("details") == 500
+    assert "The first 500 of 501 are shown. Search for the others." in page.text
+    assert "./?status=FAILED&limit=500&refresh=off" in page.links
+    page = document(store, "/?status=FAILED&refresh=off")
+    assert "./?status=FAILED&limit=500&refresh=off" in page.links
+
+
+def test_a_list_that_is_a_little_too_long_has_a_link_to_all_of_it() -> None:
+    assert "The first 100 of 101 are shown. Show 101" in document(store_of(*["FAILED"] * 101)).text
+    assert "are shown" not in document(store_of(*["FAILED"] * 100)).text
+
+
+def test_commands_that_look_stand_apart_from_those_that_repair() -> None:
+    text = document(store_of("FAILED")).text
+    parts = ["What to do", "Look changes nothing", "aws ecr", "Repair changes the destination", "crane copy"]
+    at = [text.index(part) for part in parts]
+    assert at == sorted(at)
+    assert "aws ecr describe" not in text[at[3] :]
 
 
 # -- the headline --------------------------------------------------------------------------------

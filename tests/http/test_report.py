@@ -136,8 +136,9 @@ def test_an_unfinished_image_is_on_the_way_for_thirty_minutes() -> None:
     early = report_of(store, now=PUSHED + LATE_AFTER)
     assert shown(early) == [
         ("c", "eu-west-1", Verdict.STUCK),
-        ("a", "eu-west-1", Verdict.ON_THE_WAY),
+        # Both are equally old, so the digest decides.
         ("b", "eu-west-1", Verdict.ON_THE_WAY),
+        ("a", "eu-west-1", Verdict.ON_THE_WAY),
     ]
     assert (early.summary.not_well, early.summary.on_the_way) == (1, 2)
     late = report_of(store, now=PUSHED + LATE_AFTER + 1)
@@ -476,20 +477,48 @@ def test_two_registries_do_not_mix() -> None:
     }
 
 
-@settings(max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 33), st.sampled_from(["FAILED", "COMPLETE", "gone"])), max_size=12))
-def test_a_report_after_changes_is_that_of_a_new_process(changes: list[tuple[int, str]]) -> None:
-    """Images change, come and go."""
-    store = store_of(*(image(f"v{n}", COMPLETE, pushed_at=PUSHED + n) for n in range(30)))
-    facts = store.registries[0].repositories["team/app"]
-    maker = reporter(store)
-    maker.report(Filters(), limit=10)
-    for number, change in changes:
-        digest = digest_of(f"v{number}")
-        if change != "gone":
-            facts.put(image(f"v{number}", Replication(IRELAND, change), pushed_at=PUSHED + number))
-        elif digest in facts.images:
-            facts.replace(gone=[digest], new=())
-        assert maker.report(Filters(), limit=10) == reporter(store).report(Filters(), limit=10)
-    everything = Filters(repository="*")
-    assert maker.report(everything, limit=2000) == reporter(store).report(everything, limit=2000)
+STATES: tuple[tuple[Replication, ...], ...] = (
+    (COMPLETE, FAILED),
+    (COMPLETE,),
+    (Replication(IRELAND, Status.IN_PROGRESS), FAILED),
+    (Replication(IRELAND, Status.IN_PROGRESS), Replication(OREGON, Status.MISSING)),
+    (),
+)
+
+
+def numbered(number: int, replications: tuple[Replication, ...] = STATES[0], *, gone: bool) -> ImageFacts:
+    """An image as old as two others. What is said of it is one object, as in the exporter."""
+    seen = image(f"v{number}", pushed_at=PUSHED + number // 3, replicas=GONE if gone else ())
+    return replace(seen, replications=replications or None)
+
+
+#: An image of one of two repositories, and how it is now; None if it goes.
+CHANGES = st.tuples(
+    st.integers(0, 70),
+    st.booleans(),
+    st.none() | st.tuples(st.sampled_from(STATES), st.booleans()),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(CHANGES, max_size=4), max_size=8))
+def test_a_report_after_changes_is_that_of_a_new_process(
+    rounds: list[list[tuple[int, bool, tuple[tuple[Replication, ...], bool] | None]]],
+) -> None:
+    """Images change, come and go in two repositories. Some are as old as others, and some are late."""
+    clock = FakeClock(now=100.0, wall_ahead=PUSHED + LATE_AFTER - 100)
+    store = store_of(*(numbered(n, gone=False) for n in range(64)))
+    home = store.registries[0].repositories
+    home["team/api"] = repository("team/*")
+    maker = Reporter(store=store, clock=clock, due=lambda *_: None)
+    for changes in rounds:
+        for number, other, change in changes:
+            facts = home["team/api" if other else "team/app"]
+            if change:
+                facts.put(numbered(number, change[0], gone=change[1]))
+            else:
+                facts.replace(gone={digest_of(f"v{number}")} & facts.images.keys(), new=())
+        for filters, limit in [(Filters(), 3), (Filters(), 199), (Filters(tag="v1*"), 9)]:
+            new = Reporter(store=store, clock=clock, due=lambda *_: None)
+            assert maker.report(filters, limit=limit) == new.report(filters, limit=limit)
+        clock.now += 3

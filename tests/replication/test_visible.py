@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from support.facts import image
-from support.fakes import IRELAND, digest_of
+from support.fakes import HOME, IRELAND, digest_of
 
-from exporter.replication.facts import ImageFacts, RepositoryFacts
+from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
 from exporter.replication.model import ImageState, Replication, Status
+from exporter.replication.store import Store
 
 STALE = 100.0
 
@@ -60,3 +62,38 @@ def test_they_depend_on_nothing_but_the_facts_and_the_time(
             assert until >= now
             assert facts.visible(min(until, 1e6), stale_after) == found
         assert {each.state for each in found} <= {ImageState.SETTLED, ImageState.UNKNOWN}
+
+
+CHANGES = st.tuples(
+    TIMES,
+    st.integers(0, 3),
+    st.sampled_from([*ImageState, "unanswered", "gone"]),
+    st.sampled_from([30.0, 80.0]),
+)
+
+
+@given(st.lists(CHANGES, max_size=12))
+def test_what_is_kept_through_changes_is_that_of_a_new_process(
+    changes: list[tuple[float, int, ImageState | str, float]],
+) -> None:
+    kept = RepositoryFacts(listed_at=0.0)
+    for now, number, change, good_until in changes:
+        seen = image(f"v{number}", Replication(IRELAND, Status.FAILED if number % 2 else Status.COMPLETE))
+        if change == "gone":
+            kept.replace(gone={seen.digest} & kept.images.keys(), new=())
+        elif isinstance(change, ImageState):
+            kept.put(replace(seen, state=change, good_until=good_until))
+        else:
+            kept.put(image(f"v{number}"))
+        fresh = RepositoryFacts(listed_at=0.0, images=dict(kept.images))
+        for at in (now, 0.0, STALE + 1):
+            assert kept.visible(at, STALE) == fresh.visible(at, STALE)
+            assert kept.unfinished(at, STALE) == fresh.unfinished(at, STALE)
+            assert states_of(kept, at) == states_of(fresh, at)
+
+
+def states_of(facts: RepositoryFacts, now: float) -> Mapping[ImageState, int]:
+    store = Store()
+    store.stale_after = STALE
+    store.registries = [RegistryFacts(HOME, repositories={"team/app": facts})]
+    return store.states(now)
