@@ -7,8 +7,8 @@ the next full collections skip them; every ten minutes one collection looks at e
 A collection of new objects looks at all images of each repository that changed, because the list of them is
 new. So such collections are rarer than by default, and full ones about as frequent.
 
-glibc gives each thread an arena of its own, up to eight for each core, and each keeps what it once needed. One
-thread at a time has the interpreter here, so more than one arena saves no time.
+glibc gives each thread an arena of its own, up to eight for each core, and each keeps what it once needed.
+One thread at a time has the interpreter here, so more than one arena saves no time.
 """
 
 from __future__ import annotations

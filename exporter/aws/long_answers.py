@@ -1,7 +1,7 @@
 """Parses one page of a listing at a time.
 
-A page of 1,000 images takes 5 MiB while botocore parses it. Sixteen threads for each registry that do so at once
-are no faster, because only one of them has the interpreter. But they leave the process larger for ever.
+botocore makes many objects of a page of 1,000 images. Threads that do so at once are no faster, because one
+of them has the interpreter at a time, but the process stays as large as it was then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LongAnswers:
         self._here = threading.local()
 
     def watch(self, client: Any) -> None:
-        """Have a boto3 client of ECR wait for its turn before it parses a page (event of botocore 1.36.18)."""
+        """Have a boto3 client of ECR wait for its turn before it parses a page."""
         for operation in _LONG:
             client.meta.events.register(f"before-parse.ecr.{operation}", self._take)
 

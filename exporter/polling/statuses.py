@@ -111,7 +111,8 @@ class StatusPoller(Asker):
         for some in sliced(list(self._facts.images)):
             for image in filter(None, map(self._facts.images.get, some)):
                 job = self._job(image.digest)
-                if image.replications is None and not (self._pacing.due(job) or job in self._context.in_flight):
+                is_asked = self._pacing.due(job) is not None or job in self._context.in_flight
+                if image.replications is None and not is_asked:
                     self._ask(image)
             yield
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from botocore.hooks import HierarchicalEmitter
 from support.command import PATIENCE
 
@@ -48,9 +48,9 @@ def test_the_turn_lasts_until_the_answer_is_read() -> None:
 def test_a_failure_ends_the_turn() -> None:
     answers, events = watched()
     for _ in range(2):
-        with pytest.raises(ValueError, match="broken"), answers.turn():
-            events.emit(PARSE)
-            raise ValueError("broken")
+        with suppress(ValueError), answers.turn():
+            events.emit(PARSE)  # waits for ever if the turn before did not end
+            raise ValueError
 
 
 def test_other_answers_and_other_threads_need_no_turn() -> None:

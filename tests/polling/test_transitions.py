@@ -293,7 +293,7 @@ def test_a_failed_image_that_is_copied_by_other_means_recovers_once() -> None:
     assert logged(second) == []
     del there.repositories["team/app"][digest]
     second.run(4000)
-    assert [event for event, _ in logged(second)] == ["replica_gone"], "a look settled it, so ECR was not asked"
+    assert [event for event, _ in logged(second)] == ["replica_gone"], "ECR was not asked yet"
     second.run(25_000)
     assert [event for event, _ in logged(second)] == ["replica_gone", "replication_failed"]
 
