@@ -198,7 +198,7 @@ class Poller:
             wake_at = min(wake_at, self._find_at)
             if now >= self._find_at:
                 self._find_destinations()
-        wake_at = min(wake_at, self._events.start())
+        wake_at = min(wake_at, self._events.start(), self._shared.turns.next_at)
         everything = (*self._registries, *self._destinations.values())
         for polled in everything:
             polled.registry.time_passes()

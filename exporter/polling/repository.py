@@ -219,7 +219,6 @@ class RepositoryPoller(Asker):
         was_fresh = self.facts.fresh(now, self._store.stale_after)
         if not was_fresh:
             self.statuses.durations.interrupted()
-        yield from self.statuses.ask_for_the_rest()
         fingerprint = yield from _fingerprint(images, exists=exists)
         if fingerprint != self._shown:
             self._shown = None

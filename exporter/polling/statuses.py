@@ -36,6 +36,8 @@ from exporter.replication.state_file import Remembered
 from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
 from exporter.replication.steps import Steps, sliced
 
+#: Seconds for which old images that are new here wait for a look at their copies, before ECR is asked.
+LOOK_PATIENCE = 60.0
 #: How many images are asked about when one of them failed and it is not known which.
 NEWEST_UNFINISHED = 10
 _KNOWN_STATUSES = frozenset(Status)
@@ -73,6 +75,7 @@ class StatusPoller(Asker):
         self._unanswered: set[str] = set()
         #: Whether some images are not asked for, because a look may settle them.
         self._await_looks = False
+        self._retired = False
         #: Monotonic time at which an event last had the unfinished images asked about.
         self._failure_at = -inf
 
@@ -81,6 +84,8 @@ class StatusPoller(Asker):
 
     def _ask(self, image: ImageFacts, *, due: float | None = None) -> None:
         """Ask for the status of an image at a monotonic time, now by default."""
+        if self._retired:
+            return  # a look is still being taken
         urgent = image.state in (ImageState.NEW, ImageState.PENDING)
         rank = image.replicated_from or 0.0 if urgent else None
         self._pacing.book(self._job(image.digest), due=due, rank=rank)
@@ -91,7 +96,9 @@ class StatusPoller(Asker):
         """Ask for an image that is new, or was replicated again."""
         self.durations.added(image)
         if image.replications is None and self.copies.awaits_looks and self._is_old(image):
-            self._await_looks = True
+            if not self._await_looks:
+                self._await_looks = True
+                self._context.shared.turns.begin_later(self.ask_for_the_rest(), seconds=LOOK_PATIENCE)
         elif image.replications is None:
             self._ask_after(image)
         else:
@@ -104,7 +111,7 @@ class StatusPoller(Asker):
         return age is not None and age >= RECENT
 
     def ask_for_the_rest(self) -> Steps[None]:
-        """Ask for the old images that no look has settled: after all looks, or with the next listing."""
+        """Ask for the old images that no look has settled: after all looks, or when these take long."""
         if not self._await_looks:
             return
         self._await_looks = False
@@ -413,5 +420,6 @@ class StatusPoller(Asker):
 
     def retire(self) -> None:
         """Ask for nothing any more."""
+        self._retired = True
         for digest in self._facts.images:
             self._pacing.cancel(self._job(digest))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
 
 from exporter.polling.calls import Clock
 from exporter.replication.steps import Steps
@@ -19,6 +22,9 @@ class Turns:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._under_way: deque[Steps[None]] = deque()
+        #: Work that begins at a monotonic time. The number keeps the order total.
+        self._later: list[tuple[float, int, Steps[None]]] = []
+        self._numbers = count()
 
     def __bool__(self) -> bool:
         """Whether some work is under way."""
@@ -29,6 +35,15 @@ class Turns:
         """Whether so much work waits that no more should come."""
         return len(self._under_way) > MOST_WAITING
 
+    @property
+    def next_at(self) -> float:
+        """When the next work begins (monotonic); infinity if none is to begin."""
+        return self._later[0][0] if self._later else inf
+
+    def begin_later(self, work: Steps[None], *, seconds: float) -> None:
+        """Do the work in so many seconds."""
+        heappush(self._later, (self._clock.monotonic() + seconds, next(self._numbers), work))
+
     def begin(self, work: Steps[None]) -> None:
         """Do the first steps now, and the rest in later turns."""
         if not self._done(work):
@@ -36,6 +51,8 @@ class Turns:
 
     def take(self) -> None:
         """Go on with the work that waits longest, for one turn."""
+        while self.next_at <= self._clock.monotonic():
+            self._under_way.append(heappop(self._later)[2])
         if self._under_way:
             self.begin(self._under_way.popleft())
 

@@ -56,6 +56,18 @@ def test_the_interval_of_a_pending_image_grows_with_its_age(failed: float, ages:
     assert {age: pacing.interval(ImageState.PENDING, age=age) for age in ages} == ages
 
 
+def test_listings_of_images_can_be_kept_back() -> None:
+    clock = FakeClock(now=0.0)
+    pacing = pacing_at(clock)
+    listing = Job(Operation.IMAGES, "team/app")
+    pacing.book(listing)
+    assert pacing.take((), listings=False) == float("inf"), "nothing else is due"
+    pacing.book(JOBS[0])
+    assert pacing.take((), listings=False) == JOBS[0]
+    clock.now = 1.0
+    assert pacing.take(()) == listing
+
+
 def test_a_pause_lets_one_probe_go_at_a_time() -> None:
     clock = FakeClock(now=0.0)
     pacing = pacing_at(clock)

@@ -23,6 +23,7 @@ from support.fakes import (
 )
 
 from exporter.config.settings import DestinationSettings, RegistrySettings, TargetSettings
+from exporter.polling.statuses import LOOK_PATIENCE
 from exporter.replication.model import Destination, Reason, Replication, Rule, Source, Status
 
 OTHER_ACCOUNT = Source("444455556666", "us-west-2")
@@ -107,15 +108,15 @@ def test_old_images_are_looked_at_before_ecr_is_asked() -> None:
     assert set(statuses(rig).values()) == {"COMPLETE"}
 
 
-def test_a_destination_that_does_not_answer_delays_the_question_to_the_next_listing() -> None:
+def test_a_destination_that_does_not_answer_delays_the_question_for_a_minute() -> None:
     home, there = world()
     for number in range(5):
         copied(home, there, f"v{number}")
     there.fault = lambda *_: refusal(Reason.UNAVAILABLE)
-    rig = Rig(looking(discovery_interval=60.0), home, there)
-    rig.run(30)
+    rig = Rig(looking(discovery_interval=3600.0), home, there)
+    rig.run(LOOK_PATIENCE - 1)
     assert home.calls[STATUS] == 0
-    rig.run(60)
+    rig.run(2)
     assert home.calls[STATUS] == 5
     assert set(statuses(rig).values()) == {"COMPLETE"}
 

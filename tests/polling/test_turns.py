@@ -19,7 +19,7 @@ from support.fakes import (
 )
 
 from exporter.config.settings import TargetSettings
-from exporter.polling.turns import TURN, Turns
+from exporter.polling.turns import MOST_WAITING, TURN, Turns
 from exporter.replication.model import Image, ImageState, Source
 from exporter.replication.state_file import StateCache, remembered
 from exporter.replication.steps import SLICE, Steps
@@ -79,23 +79,27 @@ def test_a_turn_goes_on_while_there_is_time() -> None:
     assert (len(done), bool(turns)) == (100, False)
 
 
-def test_listings_wait_while_many_wait_for_their_turn() -> None:
-    """Their images would only fill the memory."""
-    clock = BusyClock()
-    ecr = FakeECR(page_size=IMAGES)
-    for number in range(20):
-        for image in range(2 * SLICE):
-            ecr.push(f"team/{number}", f"v{image}", at=1.8e9)
-    rig = Rig(settings(ALL, requests_per_second=10_000.0), ecr, clock=clock)
-    clock.busy = True
-    taken = []
-    while len(taken) < 1000 and ecr.calls["DescribeImages"] < 20:
-        rig.poller.step()
-        taken.append(ecr.calls["DescribeImages"])
-    assert max(taken[: len(taken) // 2]) < 20
-    clock.busy = False
-    rig.run(60)
-    assert shown(rig) == 20 * 2 * SLICE
+def test_no_more_work_should_come_while_much_waits() -> None:
+    turns = Turns(BusyClock(busy=True))
+    for _ in range(MOST_WAITING + 1):
+        assert not turns.behind
+        turns.begin(counted(2, []))
+    for _ in range(3 * MOST_WAITING):
+        turns.take()
+    assert (turns.behind, bool(turns)) == (False, False)
+
+
+def test_work_can_begin_later() -> None:
+    clock, done = FakeClock(now=0.0), []  # type: ignore[var-annotated]
+    turns = Turns(clock)
+    turns.begin_later(counted(1, done), seconds=60)
+    assert (turns.next_at, bool(turns)) == (60.0, False)
+    clock.now = 59.0
+    turns.take()
+    assert not done
+    clock.now = 60.0
+    turns.take()
+    assert (len(done), turns.next_at) == (1, float("inf"))
 
 
 def turns_until(rig: Rig, images: int) -> int:
