@@ -64,9 +64,12 @@ class Copies:
     def awaits_looks(self) -> bool:
         """Whether the first looks at the destinations are to come, at all of them."""
         places = (self._registry.expected(self._name) or NOWHERE) | self._facts.required
-        unread = self._context.shared.store.unread
-        is_read = self._pacing.settings.replica_interval and places.isdisjoint(unread)
-        return bool(is_read) and not places <= self._looked_at
+        settings, registries = self._pacing.settings, self._context.shared.store.registries
+        # Some of these may not be readable. The looks do not come then, and ECR is asked a little later.
+        accounts = {facts.source.registry_id for facts in registries}
+        accounts.update(entry.registry_id for entry in settings.destinations)
+        can_be_read = settings.replica_interval and all(place.registry_id in accounts for place in places)
+        return bool(can_be_read) and not places <= self._looked_at
 
     def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
         """Find where the images are expected or reported; `reported` are destinations of the last answer."""

@@ -121,6 +121,17 @@ def test_a_destination_that_does_not_answer_delays_the_question_for_a_minute() -
     assert set(statuses(rig).values()) == {"COMPLETE"}
 
 
+def test_nothing_waits_for_a_look_at_an_account_that_nothing_reads() -> None:
+    home, there = world()
+    digest = pushed(home, tag="v1", age=9 * HOUR)
+    elsewhere = Destination("us-west-2", "444455556666")
+    home.rules = (Rule((elsewhere,)),)
+    home.report("team/app", digest, Replication(elsewhere, Status.COMPLETE))
+    rig = Rig(looking(), home, there)
+    rig.run(10)
+    assert home.calls[STATUS] == 1
+
+
 def test_what_is_present_is_settled_without_a_status_call_and_ecr_need_not_report_it() -> None:
     """An image that was copied by hand, by a backfill, or before the rule."""
     home, there = world()
