@@ -86,6 +86,10 @@ bench-polling: $(dev) ## run the polling benchmarks (ARGS="first-pass stalls res
 bench-million: $(dev) ## a million images in one exporter (half an hour; ARGS="--images 50000 --repositories 100 --rest 60")
 	@$(bin)/python benchmarks/million.py $(ARGS)
 
+.PHONY: bench-heap
+bench-heap: $(dev) ## where the bytes of an image are, by type (ARGS="--baseline DIR")
+	@$(bin)/python benchmarks/heap.py $(ARGS)
+
 .PHONY: bench-events
 bench-events: $(dev) ## compare events with polling, and what foreign events cost (ARGS="--baseline DIR")
 	@$(bin)/python benchmarks/events.py $(ARGS)
