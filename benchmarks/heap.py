@@ -21,7 +21,7 @@ from polling import HERE, PATIENCE, UNBOUNDED, ecr, eventually, exporter, get
 
 #: Counts on SIGUSR1. Frozen objects are not among those that the collector lists, and it does not follow
 #: tuples and dicts of plain values, so these are searched.
-HOOK = '''
+HOOK = """
 import collections, gc, json, os, signal, sys
 
 def count(*_):
@@ -46,7 +46,7 @@ def count(*_):
 
 if "exporter" in sys.orig_argv:
     signal.signal(signal.SIGUSR1, count)
-'''
+"""
 MANY, FEW = 10_000, 40
 Heap = Mapping[str, tuple[int, int]]
 

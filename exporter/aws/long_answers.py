@@ -7,7 +7,7 @@ of them has the interpreter at a time, but the process stays as large as it was 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,11 @@ class LongAnswers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._here = threading.local()
+        self._wait: Callable[[], object] = lambda: None
+
+    def wait_with(self, wait: Callable[[], object]) -> None:
+        """Call this before a page is parsed. It may wait for something more urgent."""
+        self._wait = wait
 
     def watch(self, client: Any) -> None:
         """Have a boto3 client of ECR wait for its turn before it parses a page."""
@@ -28,6 +33,7 @@ class LongAnswers:
 
     def _take(self, **_: Any) -> None:
         if not getattr(self._here, "has_turn", True):
+            self._wait()
             self._lock.acquire()
             self._here.has_turn = True
 

@@ -30,7 +30,7 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.registry import RegistryPoller
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
-from exporter.polling.workers import MAX_IN_FLIGHT, ThreadPool, WorkerPool
+from exporter.polling.workers import MAX_IN_FLIGHT, Pause, ThreadPool, WorkerPool
 from exporter.replication.model import Destination, Source
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
@@ -94,6 +94,7 @@ class Poller:
         shard: Shard = WHOLE,
         memory: StateCache | None = None,
         workers: Callable[[str], WorkerPool] = ThreadPool,
+        pause: Pause | None = None,
     ) -> None:
         self._connector = connector
         self._store = store
@@ -112,6 +113,7 @@ class Poller:
             turns=Turns(clock),
         )
         self._workers = workers
+        self._pause = pause or Pause()
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._events = Events(
             self._shared,
@@ -190,6 +192,8 @@ class Poller:
     def step(self) -> float:
         """Do all that can be done now; the seconds until there may be more."""
         self._drain()
+        if self._shared.turns:
+            self._pause.wait(TURN)
         self._shared.turns.take()
         self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()

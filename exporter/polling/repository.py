@@ -297,7 +297,8 @@ class RepositoryPoller(Asker):
         self._floor = self._newest.floor
         admitted = yield from self._newest.admitted(self._group, self._floor)
         yield from self._show(admitted, remembered=remembered)
-        self._newest.lend(self._group, self.facts.images)
+        if self._floor is None:  # all of them were admitted, and not only the newest
+            self._newest.lend(self._group, self.facts.images)
 
     def _show(
         self, selected: Mapping[str, Selectable], *, remembered: Mapping[str, Remembered] | None = None
@@ -321,9 +322,10 @@ class RepositoryPoller(Asker):
             yield
         if not selected:
             self.statuses.works()
+        may_wait = self.statuses.copies.awaits_looks
         for some in sliced(new):
             for image in some:
-                self.statuses.added(image)
+                self.statuses.added(image, may_wait=may_wait)
             yield
         for before in renames:
             self.statuses.renamed(before)

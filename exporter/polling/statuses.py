@@ -92,10 +92,11 @@ class StatusPoller(Asker):
 
     # -- what is watched ---------------------------------------------------------------------
 
-    def added(self, image: ImageFacts) -> None:
-        """Ask for an image that is new, or was replicated again."""
+    def added(self, image: ImageFacts, *, may_wait: bool) -> None:
+        """Ask for an image that is new, or was replicated again. An old one `may_wait` for a look."""
         self.durations.added(image)
-        if image.replications is None and self.copies.awaits_looks and self._is_old(image):
+        is_old = self._is_old(image) and not self.durations.awaits(image.digest)
+        if image.replications is None and may_wait and is_old:
             if not self._await_looks:
                 self._await_looks = True
                 self._context.shared.turns.begin_later(self.ask_for_the_rest(), seconds=LOOK_PATIENCE)
@@ -353,6 +354,8 @@ class StatusPoller(Asker):
 
     def _take_look(self, before: ImageFacts, after: ImageFacts) -> None:
         """Take what a look changed, and count the next question from it."""
+        if self._retired:
+            return
         with self._store.lock:
             self._store.changed()
             self._put_looked(before, after)

@@ -27,7 +27,7 @@ class WorkerPool(Protocol):
 
 
 class Pause:
-    """Lets a scrape go first: while its page is rendered, workers start no calls.
+    """Lets a scrape go first: while its page is rendered, workers start no calls, and long work waits.
 
     To parse an answer takes the interpreter, and a thread that renders a page gives it up hundreds of times.
     """
@@ -48,9 +48,9 @@ class Pause:
             finally:
                 self._over.set()
 
-    def wait(self) -> None:
+    def wait(self, limit: float | None = None) -> None:
         """Wait for the end of the pause, if there is one, and no longer than the limit."""
-        self._over.wait(self._limit)
+        self._over.wait(self._limit if limit is None else limit)
 
 
 class ThreadPool:

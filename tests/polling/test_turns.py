@@ -156,6 +156,39 @@ def test_a_reload_finishes_the_turns_that_are_under_way(change: str) -> None:
     assert all(rig.states().values())
 
 
+@pytest.mark.parametrize("steps", range(36, 60, 3))
+def test_a_limit_that_is_raised_while_images_are_taken_loses_none(steps: int) -> None:
+    clock = BusyClock(busy=True)
+    rig = Rig(settings(ALL, max_images=IMAGES // 4), large(), clock=clock)
+    for _ in range(steps):
+        rig.poller.step()
+    rig.poller.configure(settings(ALL, max_images=2 * IMAGES))
+    clock.busy = False
+    rig.run(100)
+    assert (shown(rig), rig.snapshot().skipped) == (IMAGES, 0)
+
+
+@pytest.mark.parametrize("steps", range(5, 45, 5))
+def test_a_repository_that_goes_while_a_look_is_taken_is_not_asked_for(steps: int) -> None:
+    """The rest of the look sees that copies went, of images that are watched no longer."""
+    clock, ecr = BusyClock(), large()
+    there = FakeECR(source=Source(ACCOUNT, IRELAND.region), rules=(), page_size=IMAGES)
+    there.repositories = {"team/app": dict(ecr.repositories["team/app"])}
+    often = {"discovery_interval": 1.0, "replica_interval": 1.0}
+    rig = Rig(settings(ALL, **often), ecr, there, clock=clock)
+    rig.run(30)
+    there.repositories["team/app"].clear()
+    clock.busy = True
+    for _ in range(steps):
+        rig.poller.step()
+    rig.poller.configure(settings(TargetSettings("other/*"), **often))
+    clock.busy = False
+    ecr.calls.clear()
+    rig.run(60)
+    assert shown(rig) == 0
+    assert ecr.calls["DescribeImages"] == 0
+
+
 def test_a_restart_takes_what_is_remembered_in_turns_too() -> None:
     """Images that the state file has as settled are not asked for again."""
     ecr = large()
