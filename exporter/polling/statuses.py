@@ -369,7 +369,7 @@ class StatusPoller(Asker):
         if after.confirmed:
             if not self.durations.awaits(after.digest):
                 self._pacing.cancel(self._job(after.digest))
-            self._facts.put(replace(after, good_until=inf))
+            self._facts.put(after if after.good_until == inf else replace(after, good_until=inf))
         elif before.confirmed:
             self._unconfirm(after)
         elif after.replications is not before.replications:

@@ -82,6 +82,23 @@ class ImageFacts:
             self.replicas,
         )
 
+    def seen(self, replicas: tuple[tuple[Replica, ...], ...]) -> ImageFacts:
+        """The facts after a look. Not by replace(), which is slow."""
+        return ImageFacts(
+            self.digest,
+            self.names,
+            self.pushed_at,
+            self.replicated_from,
+            self.replications,
+            self.state,
+            self.unverified,
+            self.since,
+            self.answered_at,
+            self.good_until,
+            self.required,
+            replicas,
+        )
+
     @property
     def confirmed(self) -> bool:
         """Whether it was seen present under all its names wherever it should be, so ECR need not be asked."""
@@ -156,11 +173,14 @@ class _Summary:
     def of(cls, images: Collection[ImageFacts]) -> _Summary:
         return cls(Counter(image.state for image in images), _soonest(images))
 
-    def change(self, gone: Iterable[ImageFacts], new: Collection[ImageFacts]) -> None:
+    def change(self, gone: Iterable[ImageFacts], new: Iterable[ImageFacts]) -> None:
         """Take other images into account, without a look at those that stay."""
-        self.states.subtract(image.state for image in gone)
-        self.states.update(image.state for image in new)
-        self.good_until = min(self.good_until, _soonest(new))
+        for image in gone:
+            self.states[image.state] -= 1
+        for image in new:
+            self.states[image.state] += 1
+            if image.replications is not None and image.good_until < self.good_until:
+                self.good_until = image.good_until
         self.exact = False
 
 
@@ -198,7 +218,11 @@ class RepositoryFacts:
 
     def put(self, image: ImageFacts) -> None:
         """Add or replace an image."""
-        self.replace(gone=(), new=(image,))
+        if self._summary:
+            before = self.images.get(image.digest)
+            self._summary.change((before,) if before else (), (image,))
+        self.images[image.digest] = image
+        self._visible = self._unfinished = None
 
     def replace(self, *, gone: Iterable[str], new: Iterable[ImageFacts]) -> None:
         """Remove the images of these digests, and add or replace others."""

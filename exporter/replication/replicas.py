@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 
 from exporter.replication.facts import ImageFacts
 from exporter.replication.model import (
@@ -116,7 +117,7 @@ def looked(image: ImageFacts, destination: Destination, contents: Contents | Non
         replicas = ()
     if replicas == image.replicas:
         return image
-    return seen_at(replace(image, replicas=_shared(replicas)), destination)
+    return seen_at(image.seen(_shared(replicas)), destination)
 
 
 def _with(
@@ -166,7 +167,9 @@ def settle(image: ImageFacts, expected: frozenset[Destination], *, at: float) ->
     if image.replications is not None or not expected:
         return image
     replications = _complete(expected)
-    settled = replace(image, replications=replications, state=ImageState.SETTLED, since=(), answered_at=at)
+    settled = image.answered(
+        replications, ImageState.SETTLED, unverified=image.unverified, since=(), at=at, good_until=inf
+    )
     return settled if settled.confirmed else image
 
 
