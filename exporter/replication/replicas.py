@@ -21,7 +21,7 @@ from exporter.replication.model import (
     Replication,
     Status,
 )
-from exporter.replication.status import image_state
+from exporter.replication.status import image_state, shared
 
 _PRESENT = (ReplicaState.PRESENT, True)
 #: What was known of an image that is not present now, so that it is news.
@@ -145,7 +145,7 @@ def seen_at(image: ImageFacts, destination: Destination) -> ImageFacts:
     if destination not in image.held() or missing not in (image.replications or ()):
         return image
     others = (replication for replication in image.replications or () if replication != missing)
-    replications = tuple(sorted([*others, Replication(destination, Status.COMPLETE)]))
+    replications = shared(tuple(sorted([*others, Replication(destination, Status.COMPLETE)])))
     state = image_state(replications, recent=image.state is ImageState.PENDING, rules_known=True)
     since = tuple(known for known in image.since if known.destination != destination)
     return replace(image, replications=replications, state=state, since=since)
@@ -166,7 +166,7 @@ def settle(image: ImageFacts, expected: frozenset[Destination], *, at: float) ->
     """
     if image.replications is not None or not expected:
         return image
-    replications = _complete(expected)
+    replications = complete_at(expected)
     settled = image.answered(
         replications, ImageState.SETTLED, unverified=image.unverified, since=(), at=at, good_until=inf
     )
@@ -174,8 +174,8 @@ def settle(image: ImageFacts, expected: frozenset[Destination], *, at: float) ->
 
 
 @lru_cache(maxsize=4096)
-def _complete(destinations: frozenset[Destination]) -> tuple[Replication, ...]:
-    """One object for all images that are COMPLETE there."""
+def complete_at(destinations: frozenset[Destination]) -> tuple[Replication, ...]:
+    """COMPLETE at these destinations; one object for all such images, which saves memory and time."""
     return tuple(Replication(destination, Status.COMPLETE) for destination in sorted(destinations))
 
 

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from exporter import logs
 from exporter.config.settings import Settings
 from exporter.replication.facts import ImageFacts
-from exporter.replication.model import Destination, ImageState, Replication, Since, Source, Status
+from exporter.replication.model import Destination, ImageState, Since, Source
+from exporter.replication.replicas import complete_at
 from exporter.replication.store import Store
 
 #: The first line. Another version of the format has another number.
@@ -71,7 +72,8 @@ class Settled(NamedTuple):
         They are unchanged if it is not COMPLETE wherever it is expected, if the image was replicated again
         since, if the answer is too old, or if it is from the future because the clock was set back.
         """
-        if not expected <= set(self.destinations):
+        destinations = frozenset(self.destinations)
+        if not expected <= destinations:
             return image
         age = clock.time() - self.answered_time
         good_for = settled_interval + stale_after
@@ -80,7 +82,7 @@ class Settled(NamedTuple):
         answered_at = clock.monotonic() - age
         return replace(
             image,
-            replications=tuple(sorted(Replication(to, Status.COMPLETE) for to in self.destinations)),
+            replications=complete_at(destinations),
             state=ImageState.SETTLED,
             answered_at=answered_at,
             good_until=answered_at + good_for,

@@ -333,6 +333,11 @@ def test_what_is_recalled_is_as_old_as_it_is() -> None:
     assert (image.state, image.answered_at, image.good_until) == (ImageState.SETTLED, -95.0, 4105.0)
 
 
+def test_images_with_equal_answers_share_them() -> None:
+    other = Settled(ANSWERED - 60, ANSWERED, (IRELAND, OREGON))
+    assert recalled(100.0).replications is recalled(100.0, memory=other).replications
+
+
 @pytest.mark.parametrize("seconds", [-1.0, 4201.0])
 def test_an_answer_that_is_too_old_or_of_the_future_is_not_recalled(seconds: float) -> None:
     assert recalled(seconds) is IMAGE
