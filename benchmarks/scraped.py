@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter import gc_tuning
+from exporter.memory import tune_collector
 from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.http.reporter import Reporter
@@ -167,7 +167,7 @@ class App:
 
 def serve_exporter(store: Store) -> int:
     """Serve with this exporter, and with its garbage collection. Returns the port."""
-    gc_tuning.install(time.monotonic)
+    tune_collector(time.monotonic)
     server = Server([("127.0.0.1", 0)], Routes(App(store)), WebConfig(None))
     server.start()
     return int(server.addresses[0].rpartition(":")[2])
