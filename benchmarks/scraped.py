@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.memory import tune_collector
 from exporter.http.filters import Filters
 from exporter.http.report import Report
 from exporter.http.reporter import Reporter
 from exporter.http.routes import Routes
 from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
+from exporter.memory import tune_collector
 from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RepositoryRow
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
