@@ -381,8 +381,10 @@ class Truth:
             same = self.names.within((home, repository, tag), since) == {digest}
             always = None not in self.copies.within((home, repository, tag, digest, place), since)
             reported = len(self.statuses.within((home, repository, digest, place), reported_since)) <= 1
+            # A look at the others can settle an image, and ECR is not asked then for a place without a rule.
+            ruled = True not in self.unruled.within((home, repository, digest, place), since)
             key = (home, repository, tag, place)
-            if same and always and reported and key not in shown.copies:
+            if same and always and reported and ruled and key not in shown.copies:
                 yield f"the copy of {_label(key)} is not shown"
 
     def lag(self, shown: Shown, at: float) -> float:
