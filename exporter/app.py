@@ -62,10 +62,6 @@ STOP_TIMEOUT = 4.0
 RENDER_INTERVAL = 1.0
 #: Seconds until rendering is tried again after a bug in it. Limits log lines.
 RENDER_RETRY = 60.0
-#: Seconds after which a thread gives up the interpreter to another one. A scrape takes it back after each
-#: block that it compresses, so its time beside threads that parse answers follows from this. The default is
-#: 0.005.
-SWITCH_INTERVAL = 0.001
 #: Seconds without a turn of the polling loop after which the process counts as unhealthy.
 MAX_SILENCE = 60.0
 
@@ -248,7 +244,6 @@ def _thread_broke(broken: threading.ExceptHookArgs) -> None:
 
 def _serve(flags: argparse.Namespace) -> int:
     share_one_arena()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     requests = Requests()
     requests.start()
     handle_signals(requests)
