@@ -124,9 +124,11 @@ class Copies:
     def _take_looks(self, destination: Destination, contents: Contents | None) -> Steps[None]:
         for some in sliced(list(self._facts.images)):
             now = self._clock.monotonic()
+            everywhere = destination in (self._registry.expected(self._name) or NOWHERE)
             for before in filter(None, map(self._facts.images.get, some)):
-                after = self._after_look(before, destination, contents, now=now)
-                if after is not before:
+                wanted = everywhere or _is_wanted(before, destination)
+                after = self._after_look(before, destination, contents if wanted else None, now=now)
+                if after is not before and after != before:
                     self._take(before, after)
             yield
         self._looking.pop(destination, None)
@@ -136,13 +138,10 @@ class Copies:
     def _after_look(
         self, before: ImageFacts, destination: Destination, contents: Contents | None, *, now: float
     ) -> ImageFacts:
-        expected = destination in (self._registry.expected(self._name) or NOWHERE)
-        wanted = expected or _is_wanted(before, destination)
-        after = looked(before, destination, contents if wanted else None)
+        after = looked(before, destination, contents)
         if not self._pacing.settings.replica_interval:
             after = replace(after, replicas=())  # only watched registries show what they hold
-        after = self._settled(after, now=now)
-        return before if after == before else after
+        return self._settled(after, now=now)
 
     def _settled(self, image: ImageFacts, *, now: float) -> ImageFacts:
         """The facts of an image that need not be asked for, because it is present wherever it is expected.

@@ -108,29 +108,33 @@ def looked(image: ImageFacts, destination: Destination, contents: Contents | Non
     An image that is held there is not MISSING there. One that was never asked for is settled if it is present
     wherever it is expected (`settle`).
     """
-    known = image.replicas or ((),) * len(image.names)
-    replicas = tuple(
-        _with(of_name, destination, contents.replica(image.digest, name) if contents else None, contents)
-        for name, of_name in zip(image.names, known, strict=True)
-    )
-    if not any(replicas):
-        replicas = ()
+    found = tuple([contents.replica(image.digest, name) if contents else None for name in image.names])
+    replicas = _after_look(image.replicas, destination, found, forgets=contents is None)
     if replicas == image.replicas:
         return image
-    return seen_at(image.seen(_shared(replicas)), destination)
+    return seen_at(image.seen(replicas), destination)
 
 
-def _with(
-    known: tuple[Replica, ...],
+@lru_cache(maxsize=4096)
+def _after_look(
+    known: tuple[tuple[Replica, ...], ...],
     destination: Destination,
-    found: tuple[ReplicaState, bool] | None,
-    contents: Contents | None,
-) -> tuple[Replica, ...]:
-    """What is known under a name after a look. A look that does not tell leaves the last word."""
-    if found is None and contents is not None:
-        return known
-    others = [replica for replica in known if replica.destination != destination]
-    return tuple(sorted([*others, *([Replica(destination, *found)] if found else [])]))
+    found: tuple[tuple[ReplicaState, bool] | None, ...],
+    *,
+    forgets: bool,
+) -> tuple[tuple[Replica, ...], ...]:
+    """What is known under each name after a look. Almost all images have the same few looks behind them.
+
+    A name of which the look does not tell keeps the last word, unless that is forgotten.
+    """
+    replicas = []
+    for of_name, state in zip(known or ((),) * len(found), found, strict=True):
+        if state is None and not forgets:
+            replicas.append(of_name)
+        else:
+            others = [replica for replica in of_name if replica.destination != destination]
+            replicas.append(tuple(sorted([*others, *([Replica(destination, *state)] if state else [])])))
+    return _shared(tuple(replicas)) if any(replicas) else ()
 
 
 @lru_cache(maxsize=4096)
