@@ -71,12 +71,12 @@ class Pacing:
         """When the job is due; None if nothing asks for it. For any thread."""
         return self._queue.due(job)
 
-    def later(self, seconds: float) -> float:
-        """The time in so many seconds, or up to a tenth earlier, so that calls drift apart.
+    def later(self, seconds: float, *, spread: float = 0.1) -> float:
+        """The time in so many seconds, or up to that part earlier, so that calls drift apart.
 
         An interval is never lengthened, because it is a promise.
         """
-        return self._clock.monotonic() + seconds * self._random.uniform(0.9, 1.0)
+        return self._clock.monotonic() + seconds * self._random.uniform(1.0 - spread, 1.0)
 
     def take(self, in_flight: Container[Job], *, listings: bool = True) -> Job | float:
         """The job to ask for now, which is due no longer then; or the time of the next try.

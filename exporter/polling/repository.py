@@ -26,6 +26,8 @@ from exporter.replication.state_file import Remembered
 from exporter.replication.steps import Steps, finished, sliced
 from exporter.replication.targets import RepositoryTargets, Selectable, Selected
 
+#: The part of `discovery_interval` by which it is shortened at random, at most.
+LISTING_SPREAD = 0.03
 #: So many images that events name are looked up by digest. For more, the repository is listed.
 MOST_HINTS = 10
 
@@ -238,7 +240,8 @@ class RepositoryPoller(Asker):
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()
         self._listed_from = began
-        self._list_at = self._pacing.later(self._pacing.settings.discovery_interval)
+        # Listings have many pages, so less of their interval is given away.
+        self._list_at = self._pacing.later(self._pacing.settings.discovery_interval, spread=LISTING_SPREAD)
 
     def _merge(self, lookup: Lookup) -> Steps[None]:
         """Change the images that events named, and take their tags from the others: a tag names one image.
