@@ -140,9 +140,9 @@ with tempfile.NamedTemporaryFile() as file:
 
 def arenas(*args: str, **variables: str) -> int:
     command = [sys.executable, "-c", THREADS, *args]
-    done = subprocess.run(
-        command, env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE, check=True
-    )
+    kept = {name: value for name, value in environment().items() if not name.startswith("MALLOC_")}
+    env = kept | variables
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return int(done.stdout)
 
 

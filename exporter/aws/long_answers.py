@@ -19,6 +19,7 @@ class LongAnswers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        #: `.has_turn` is False from the start of a thread's call until its page is parsed.
         self._here = threading.local()
         self._wait: Callable[[], object] = lambda: None
 
