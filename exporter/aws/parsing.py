@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from botocore.utils import parse_timestamp
+
 from exporter.aws.errors import MAX_LABEL, UnusableAnswer
 from exporter.replication.model import (
     Backfill,
@@ -193,9 +195,16 @@ def _flag(row: Row, key: str) -> bool | None:
     return flag
 
 
-def _unix(moment: datetime | None, now: float) -> float | None:
-    """The Unix time; None if no image can have been pushed then."""
-    at = moment.timestamp() if moment else 0.0
+def _unix(moment: datetime | float | str | None, now: float) -> float | None:
+    """The Unix time of a timestamp as botocore returns it or as AWS sends it (`aws.long_answers`).
+
+    None if no image can have been pushed then.
+    """
+    if isinstance(moment, str):
+        moment = parse_timestamp(moment)
+    if isinstance(moment, datetime):
+        moment = moment.timestamp()
+    at = float(moment or 0.0)
     return at if FIRST_PUSH <= at <= now + SKEW else None
 
 

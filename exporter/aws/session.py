@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +19,6 @@ import botocore.session
 from botocore import xform_name
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
-from botocore.utils import parse_timestamp
 from urllib3.util import parse_url
 
 from exporter import __version__
@@ -279,8 +277,6 @@ def session_factory(
     """Makes boto3 sessions from the environment and the shared files. They share their service models.
 
     A credential_process is killed after `process_timeout` seconds.
-
-    Their times are in UTC: the local times that botocore makes cost more than a third of a page of images.
     """
     loader: Any = None
 
@@ -293,16 +289,9 @@ def session_factory(
         region = os.environ.get("AWS_REGION")  # botocore does not read it
         if region and not core.get_config_variable("region"):
             core.set_config_variable("region", region)
-        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_utc)
         chain = core.get_component("credential_provider")
         source = CredentialSource(chain, clock=clock, process_timeout=process_timeout)
         core.register_component("credential_provider", source)
         return boto3.Session(botocore_session=core)
 
     return make
-
-
-def _utc(value: Any) -> datetime:
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    return parse_timestamp(value)

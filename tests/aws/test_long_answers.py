@@ -22,6 +22,10 @@ def watched() -> tuple[LongAnswers, Any]:
     return answers, events
 
 
+def parse(events: Any) -> None:
+    events.emit(PARSE, response_dict={"status_code": 500}, customized_response_dict={}, operation_model=None)
+
+
 def test_the_turn_lasts_until_the_answer_is_read() -> None:
     answers, events = watched()
     reading, read, order = threading.Event(), threading.Event(), []
@@ -30,12 +34,12 @@ def test_the_turn_lasts_until_the_answer_is_read() -> None:
         with answers.turn():
             order.append("asks")
             reading.set()
-            events.emit(PARSE)
+            parse(events)
             order.append("parses")
             read.set()
 
     with answers.turn():
-        events.emit(PARSE)
+        parse(events)
         thread = threading.Thread(target=other)
         thread.start()
         assert reading.wait(PATIENCE), "a call needs no turn before its answer is parsed"
@@ -49,20 +53,20 @@ def test_a_failure_ends_the_turn() -> None:
     answers, events = watched()
     for _ in range(2):
         with suppress(ValueError), answers.turn():
-            events.emit(PARSE)  # waits for ever if the turn before did not end
+            parse(events)  # waits for ever if the turn before did not end
             raise ValueError
 
 
 def test_other_answers_and_other_threads_need_no_turn() -> None:
     answers, events = watched()
     with answers.turn():
-        events.emit(PARSE)
+        parse(events)
         done = threading.Event()
 
         def other() -> None:
             with answers.turn():
                 events.emit("before-parse.ecr.DescribeImageReplicationStatus")
-            events.emit(PARSE)  # the command `wait` shares clients with no turns
+            parse(events)  # the command `wait` shares clients with no turns
             done.set()
 
         thread = threading.Thread(target=other)
