@@ -24,7 +24,7 @@ from exporter.http.routes import Routes
 from exporter.http.server import Server
 from exporter.http.web_config import WebConfig
 from exporter.memory import tune_collector
-from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RepositoryRow
+from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RepositoryRow, alike
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
@@ -110,7 +110,8 @@ class Reference(Collector):
             for registry in snapshot.registries:
                 for repository, images in registry.repositories:
                     if isinstance(row, RepositoryRow):
-                        for labels, value in row.samples(Group.whole(registry, repository, images)):
+                        group = Group.whole(registry, repository, images)
+                        for labels, value in row.samples(group, alike(images)):
                             family.add_metric(labels, value)
                     elif isinstance(row, ImageRow):
                         _add(family, row, registry.source, repository, images)

@@ -16,7 +16,7 @@ from zlib import crc32
 from prometheus_client.utils import floatToGoString
 
 from exporter.metrics import gzip_stream
-from exporter.metrics.catalogue import DOMAIN, Group, I, ImageRow, RepositoryRow, Row, S, Sample
+from exporter.metrics.catalogue import DOMAIN, Group, I, ImageRow, RepositoryRow, Row, S, Sample, alike
 from exporter.metrics.gzip_stream import Piece
 from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Source
@@ -175,15 +175,16 @@ class Block:
 
 
 def _rendered(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[bytes]:
-    """The lines of each row."""
+    """The lines of each row. They are all of images or all of repositories."""
     image_rows = [row for row in rows if isinstance(row, ImageRow)]
+    repositories = [] if image_rows else [(group, alike(group.images)) for group in groups if rows]
     digests = any(row.digest for row in image_rows)
     named = list(_named_images(groups, digests=digests)) if image_rows else []
     for row in rows:
         if isinstance(row, ImageRow):
             yield _values(row, row.value, named) if row.value else _states(row, named)
         elif isinstance(row, RepositoryRow):
-            yield "".join([lines(row, row.samples(group)) for group in groups]).encode()
+            yield "".join([lines(row, row.samples(*each)) for each in repositories]).encode()
 
 
 def _named_images(groups: Iterable[Group], *, digests: bool) -> Iterator[_Named]:

@@ -115,11 +115,33 @@ class Group(NamedTuple):
         )
 
 
+class Alike(NamedTuple):
+    """Images of a repository of which the same is known."""
+
+    replications: tuple[Replication, ...] | None
+    replicas: tuple[tuple[Replica, ...], ...]
+    unverified: bool
+    images: list[ImageFacts]
+
+
+def alike(images: Sequence[ImageFacts]) -> list[Alike]:
+    """The images by what is known of them. Most hold the same objects, so a repository has a few groups."""
+    groups: dict[tuple[int, int, bool], Alike] = {}
+    for image in images:
+        replications, replicas, unverified = image.replications, image.replicas, image.unverified
+        key = (id(replications), id(replicas), unverified)
+        if key in groups:
+            groups[key].images.append(image)
+        else:
+            groups[key] = Alike(replications, replicas, unverified, [image])
+    return list(groups.values())
+
+
 @dataclass(frozen=True, slots=True)
 class RepositoryRow(Row):
-    """A gauge of repositories."""
+    """A gauge of repositories. Its samples are made of the repository and of `alike(its images)`."""
 
-    samples: Callable[[Group], Iterable[Sample]] = lambda *_: ()
+    samples: Callable[[Group, Sequence[Alike]], Iterable[Sample]] = lambda *_: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +189,13 @@ def _replica_problem(replicas: tuple[Replica, ...]) -> Iterator[Sample]:
             yield (*destination, state), 1.0
 
 
-def _alike(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Replication, ...], list[ImageFacts]]]:
-    """The images by their replications. Most images hold the same object, so a repository has few groups."""
-    groups: dict[int, list[ImageFacts]] = {}
-    for image in images:
-        groups.setdefault(id(image.replications), []).append(image)
-    return [(group[0].replications or (), group) for group in groups.values()]
-
-
-def _images(group: Group) -> Iterator[Sample]:
+def _images(group: Group, images: Sequence[Alike]) -> Iterator[Sample]:
     """That there is none in a state is known only when all images are."""
-    all_known = all(image.replications is not None and not image.unverified for image in group.images)
+    all_known = all(each.replications is not None and not each.unverified for each in images)
     tally: Tally[tuple[Destination, str]] = Tally()
-    for replications, alike in _alike(group.images):
-        for destination, status, _ in replications:
-            tally[destination, status] += len(alike)
+    for each in images:
+        for destination, status, _ in each.replications or ():
+            tally[destination, status] += len(each.images)
     for destination in sorted({destination for destination, _ in tally}):
         unknown = sorted({s for d, s in tally if d == destination} - set(KNOWN_STATUSES))
         for status in (*KNOWN_STATUSES, *unknown):
@@ -189,58 +203,48 @@ def _images(group: Group) -> Iterator[Sample]:
                 yield (group.repository, *group.source, *destination, status), float(number)
 
 
-def _oldest_pending(group: Group) -> Iterator[Sample]:
+def _oldest_pending(group: Group, images: Sequence[Alike]) -> Iterator[Sample]:
     oldest: dict[Destination, float] = {}
-    for replications, alike in _alike(group.images):
-        pending = [d for d, status, _ in replications if status in (Status.IN_PROGRESS, Status.MISSING)]
-        times = [image.pushed_at for image in alike if image.pushed_at is not None] if pending else []
-        for destination in pending if times else ():
+    for each in images:
+        pending = (Status.IN_PROGRESS, Status.MISSING)
+        waits_for = [d for d, status, _ in each.replications or () if status in pending]
+        times = [image.pushed_at for image in each.images if image.pushed_at is not None] if waits_for else []
+        for destination in waits_for if times else ():
             oldest[destination] = min(*times, oldest.get(destination, times[0]))
     for destination, pushed_at in sorted(oldest.items()):
         yield (group.repository, *group.source, *destination), pushed_at
 
 
-def _destinations(group: Group) -> Iterator[Sample]:
+def _destinations(group: Group, _: Sequence[Alike]) -> Iterator[Sample]:
     if group.destinations is not None:
         yield (group.repository, *group.source), float(group.destinations)
 
 
-def _settings_differ(group: Group) -> Iterator[Sample]:
+def _settings_differ(group: Group, _: Sequence[Alike]) -> Iterator[Sample]:
     for destination, setting in group.settings_differ:
         yield (group.repository, *group.source, *destination, setting), 1.0
 
 
-def _replica_images(group: Group) -> Iterator[Sample]:
+def _replica_images(group: Group, images: Sequence[Alike]) -> Iterator[Sample]:
     """An image with several names is present if it is so under each, else it has its first problem.
 
     That there is none in a state is known only when all images were looked at that are expected there.
     """
     tally: Tally[tuple[Destination, ReplicaState]] = Tally()
     unknown: set[Destination] = set()
-    for (replicas, replications), number in _replica_groups(group.images):
+    for each in images:
         states: dict[Destination, list[ReplicaState]] = {}
-        for destination, state, _ in (replica for of_name in replicas for replica in of_name):
+        for destination, state, _ in (replica for of_name in each.replicas for replica in of_name):
             states.setdefault(destination, []).append(state)
         for destination, found in states.items():
             problems = [state for state in found if state is not ReplicaState.PRESENT]
-            tally[destination, problems[0] if problems else ReplicaState.PRESENT] += number
-        expected = {replication.destination for replication in replications or ()}
-        unknown |= expected - {d for d, found in states.items() if len(found) == len(replicas)}
+            tally[destination, problems[0] if problems else ReplicaState.PRESENT] += len(each.images)
+        expected = {replication.destination for replication in each.replications or ()}
+        unknown |= expected - {d for d, found in states.items() if len(found) == len(each.replicas)}
     for destination in sorted({destination for destination, _ in tally}):
         for state in ReplicaState:
             if (count := tally[destination, state]) or destination not in unknown:
                 yield (group.repository, *group.source, *destination, state), float(count)
-
-
-def _replica_groups(images: Sequence[ImageFacts]) -> Iterable[tuple[tuple[Any, Any], int]]:
-    """How many images share their replicas and replications. Most images hold the same objects."""
-    number: Tally[tuple[int, int]] = Tally()
-    facts = {}
-    for image in images:
-        key = (id(image.replicas), id(image.replications))
-        number[key] += 1
-        facts[key] = (image.replicas, image.replications)
-    return [(facts[key], count) for key, count in number.items()]
 
 
 def _rules(registry: RegistrySnapshot) -> Iterator[Sample]:

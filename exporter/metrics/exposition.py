@@ -116,8 +116,8 @@ class Exposition:
         wanted, began = (content_type, packed, tuple(names)), self._clock.monotonic()
         if (made := self._made) and made[1] == wanted and made[2] >= asked_at:
             return made[0]
-        large = self._some(names, packed=packed) if names else self._all(packed=packed)
-        snapshot = self._store.snapshot(self._clock.monotonic(), images=False)
+        large, snapshot = self._some(names, packed=packed) if names else self._all(packed=packed)
+        snapshot = snapshot or self._store.snapshot(self._clock.monotonic(), images=False)
         own: Any = _Selected(self._own, frozenset(names)) if names else self._own
         small = "".join(_registry_lines(snapshot, names)).encode() + encode(own)
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
@@ -153,28 +153,30 @@ class Exposition:
                     for block in kept.values():
                         block.plain.clear()
 
-    def _all(self, *, packed: bool) -> tuple[Any, ...]:
+    def _all(self, *, packed: bool) -> tuple[tuple[Any, ...], Snapshot | None]:
+        """The text of all rows about images and repositories; the snapshot if one was taken for it."""
         last = self._last[packed]
         if self._current(last):
-            return last.pieces
+            return last.pieces, None
         with self._lock:
             last = self._last[packed]
-            if not self._current(last):
-                snapshot = self._update()
-                pieces = self._pieces(_LARGE, packed=packed)
-                last = self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
-            return last.pieces
+            if self._current(last):
+                return last.pieces, None
+            snapshot = self._update()
+            pieces = self._pieces(_LARGE, packed=packed)
+            self._last[packed] = _Large(snapshot.version, snapshot.good_until, pieces)
+            return pieces, snapshot
 
     def _current(self, page: _Large) -> bool:
         return page.version == self._store.version and self._clock.monotonic() <= page.good_until
 
-    def _some(self, names: Sequence[str], *, packed: bool) -> tuple[Any, ...]:
+    def _some(self, names: Sequence[str], *, packed: bool) -> tuple[tuple[Any, ...], Snapshot | None]:
         rows = _chosen(_LARGE, names)
         if not rows:
-            return ()
+            return (), None
         with self._lock:
-            self._update()
-            return self._pieces(rows, packed=packed)
+            snapshot = self._update()
+            return self._pieces(rows, packed=packed), snapshot
 
     def _update(self) -> Snapshot:
         snapshot = self._store.snapshot(self._clock.monotonic())

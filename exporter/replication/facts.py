@@ -210,7 +210,8 @@ class RepositoryFacts:
     #: The settings that differ from those of its replicas, as far as both are known.
     settings_differ: tuple[tuple[Destination, str], ...] = ()
     _summary: _Summary | None = None
-    _unfinished: tuple[ImageFacts, ...] | None = None
+    #: The last result of `unfinished`, after the images that it is of.
+    _unfinished: tuple[tuple[ImageFacts, ...], tuple[ImageFacts, ...]] | None = None
     #: The last result of `visible`, and the monotonic times between which it is right.
     _visible: tuple[ImageFacts, ...] | None = None
     _visible_from: float = 0.0
@@ -256,7 +257,7 @@ class RepositoryFacts:
 
         The same object while no image changes, so that readers can keep what they make of it.
         """
-        if not self.fresh(now, stale_after):
+        if self.listed_at is None or now > self.listed_at + stale_after:
             return ()
         if self._visible is None or not self._visible_from <= now <= self._visible_until:
             images = self.images.values()
@@ -275,11 +276,10 @@ class RepositoryFacts:
 
     def unfinished(self, now: float, stale_after: float) -> tuple[ImageFacts, ...]:
         """Those of the visible images that are not COMPLETE and present everywhere."""
-        if self.late(now, stale_after):
-            return unfinished(self.visible(now, stale_after))
-        if self._unfinished is None:
-            self._unfinished = unfinished(self.images.values())
-        return self._unfinished if self.listed_at is not None else ()
+        visible = self.visible(now, stale_after)
+        if self._unfinished is None or self._unfinished[0] is not visible:
+            self._unfinished = visible, unfinished(visible)
+        return self._unfinished[1]
 
     def good_until(self, now: float, stale_after: float) -> float:
         """The monotonic time until which the result of `visible` is the same, if no fact changes."""

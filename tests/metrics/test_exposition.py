@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 from support.fakes import FakeClock, Figures
 
-from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RegistryRow, RepositoryRow
+from exporter.metrics.catalogue import DOMAIN, Group, ImageRow, RegistryRow, RepositoryRow, alike
 from exporter.metrics.exposition import Exposition, accepts_gzip, accepts_openmetrics
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.facts import ImageFacts, RegistryFacts, RepositoryFacts
@@ -77,7 +77,7 @@ class Reference(Collector):
                 yield from row.samples(registry)
             if isinstance(row, RepositoryRow):
                 for repository, images in registry.repositories:
-                    yield from row.samples(Group.whole(registry, repository, images))
+                    yield from row.samples(Group.whole(registry, repository, images), alike(images))
             elif isinstance(row, ImageRow):
                 for repository, images in registry.shown:
                     for image in images:
