@@ -261,8 +261,9 @@ def _filled(templates: tuple[_Template, ...], facts: Mapping[str, str], tags: li
             known["name"] = f"@{known.get('digest', '')}"
             if quoted := _quoted(tag):
                 known |= {"tag": quoted, "name": f":{quoted}"}
+            which = f"{purpose}: tag {tag}" if tag and len(tags) > 1 else purpose
             with suppress(KeyError):
-                yield Command(purpose, command.format_map(known), repairs)
+                yield Command(which, command.format_map(known), repairs)
 
 
 @lru_cache(maxsize=4096)

@@ -400,6 +400,14 @@ def test_commands_concern_the_tags_with_the_problem() -> None:
     assert [c.command.split()[-1] for c in row.commands if c.command.startswith("crane tag")] == ["bad"]
 
 
+def test_commands_of_several_tags_say_which_is_whose() -> None:
+    failed = Replication(IRELAND, Status.FAILED, "X")
+    row = report_of(store_of(image("v1,v2", failed))).images[0]
+    copies = {c.purpose: c.command.rpartition(":")[2] for c in row.commands if c.command.startswith("crane")}
+    purpose = "Copy the image by hand; crane keeps the digest: tag"
+    assert copies == {f"{purpose} v1": "v1", f"{purpose} v2": "v2"}
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(
     st.text(min_size=1, max_size=12)
