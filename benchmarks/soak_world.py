@@ -65,6 +65,7 @@ class Churn:
         """Make a change if one is due."""
         if now >= self._due:
             self._due = now + self._random.uniform(*CHANGE_EVERY)
+            self._truth.record()  # what was true until the change, such as a replication that has just ended
             self._change()
             self._truth.record()
 
@@ -142,6 +143,9 @@ class Churn:
             state = self._random.choice(
                 ({"status": "FAILED", "failureCode": "SOAKED"}, {"status": "TELEPORTED"})
             )
+            keys = {place: (home, repository, digest, place) for place in report}
+            if any(self._truth.statuses.now(keys[place])[1] != status for place, status in report.items()):
+                continue  # it has just changed, which is not recorded yet
             pinned = [{"region": to.region, "registryId": to.account} | state for to in report]
             for place in report:
                 there = Home(place.account, place.region)
