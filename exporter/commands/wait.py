@@ -213,12 +213,12 @@ class Wait:
         return self._image
 
     def _find(self, name: Name) -> Image:
-        found = self._client.find(self._question.image.repository, [name])
-        if not found:
-            raise ECRError(
-                Reason.IMAGE_NOT_FOUND, action="ecr:DescribeImages", code="NotFound", message="no such image"
-            )
-        return found[0]
+        for image in self._client.find(self._question.image.repository, [name]):
+            if name.tag in image.tags or name.digest == image.digest:
+                return image
+        raise ECRError(
+            Reason.IMAGE_NOT_FOUND, action="ecr:DescribeImages", code="NotFound", message="no such image"
+        )
 
     def _find_or_none(self, name: Name) -> Image | None:
         try:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.embedded_aws import EmbeddedAWS, Fault, Garbage, replication_rule
+from support.embedded_aws import EmbeddedAWS, Fault, Garbage, json_answer, replication_rule
 from support.fakes import FakeClock
 
 from exporter.aws.connector import AwsConnector
@@ -154,6 +154,15 @@ def test_1_when_it_is_not_found(world: World, image: str) -> None:
     assert result.outcome is FAILED
     assert "NotFoundException" in result.reason
     assert NOT_FOUND_FOR <= result.seconds < NOT_FOUND_FOR + 2 * LONGEST_PAUSE
+
+
+@pytest.mark.parametrize("image", ["team/app:v1", f"team/app@sha256:{'0' * 64}"])
+def test_an_answer_about_another_image_is_no_success(world: World, image: str) -> None:
+    digest = world.push(tag="v2")
+    world.clock.now += COPY_TAKES
+    row = {"imageDigest": digest, "imageTags": ["v2"]}
+    world.refuse(json_answer({"imageDetails": [row]}), "DescribeImages", region=REGION)
+    assert world.wait(image).outcome is FAILED
 
 
 def test_1_when_it_is_not_found_until_the_time_is_up(world: World) -> None:
