@@ -58,6 +58,11 @@ _URLS = re.compile(
     r"AWS_ENDPOINT_URL\w*|AWS_CONTAINER_CREDENTIALS_FULL_URI|AWS_EC2_METADATA_SERVICE_ENDPOINT|HTTPS?_PROXY",
     re.IGNORECASE,
 )
+#: What is said of a URL that cannot be used.
+_NO_URL = (
+    "not a URL with http:// or https://, host and port. "
+    "Special characters of user and password must be percent-encoded"
+)
 #: What is said of a credential_process in place of its output, which may hold secrets.
 NO_OUTPUT = "credential_process gave no credentials"
 BY_HAND = "run it by hand to see what it says"
@@ -163,17 +168,17 @@ def _bad_setting(error: Exception, action: str) -> ECRError:
         holder = "AWS_CA_BUNDLE" if os.environ.get("AWS_CA_BUNDLE") else in_file
         message = shown(f"{holder}: not a file of certificates in PEM that can be read: {text}")
     elif unusable := _unusable_urls():
-        message = (
-            f"{' and '.join(unusable)}: not a URL with http:// or https://, host and port. "
-            "Special characters of user and password must be percent-encoded"
-        )
+        message = f"{' and '.join(unusable)}: {_NO_URL}"
     else:
         names = [
             name
             for name, value in sorted(os.environ.items())
             if name.startswith("AWS_") and len(value) > 1 and value.strip() in text
         ]
-        message = shown(f"{text} (set by {' or '.join(names) or 'the AWS config file'})")
+        if names or text.startswith("invalid literal"):
+            message = shown(f"{text} (set by {' or '.join(names) or 'the AWS config file'})")
+        else:
+            message = f"a URL of the AWS config file, such as endpoint_url: {_NO_URL}"
     return ECRError(Reason.INVALID, action=action, code="InvalidSetting", message=message, everything=True)
 
 

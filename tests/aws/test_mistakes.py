@@ -102,6 +102,51 @@ def test_an_endpoint_that_cannot_be_used(environment: pytest.MonkeyPatch, name: 
     assert f"{name}: not a URL" in str(error)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://u:a/PLANTED@127.0.0.1:9",
+        "http://u:PLANTED/a@127.0.0.1:9",
+        "http://u:PLANTED#a@127.0.0.1:9",
+        "http://u:PLANTED?a@127.0.0.1:9",
+        "http://u:PLANTED\\a@127.0.0.1:9",
+        "http://u:a[PLANTED]@127.0.0.1:9",
+        "u:PLANTED@127.0.0.1:9",
+        '"http://u:PLANTED@127.0.0.1:9"',
+        "http://u:PLANTED@127.0.0.1:99999",
+    ],
+)
+@pytest.mark.parametrize(
+    "config",
+    ["[default]\nendpoint_url = {}\n", "[default]\nservices = s\n[services s]\necr =\n  endpoint_url = {}\n"],
+)
+def test_an_endpoint_of_the_config_file_that_cannot_be_used(
+    environment: pytest.MonkeyPatch, tmp_path: Path, config: str, value: str
+) -> None:
+    """The error of urllib3 quotes a part of the password, which no environment variable tells."""
+    (tmp_path / "config").write_text(config.format(value))
+    environment.delenv("AWS_ENDPOINT_URL")
+    environment.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    error = failure()
+    assert (error.reason, error.code, error.everything) == (Reason.INVALID, "InvalidSetting", True)
+    assert "endpoint_url: not a URL" in str(error)
+
+
+@pytest.mark.parametrize("secret", ["PLANTED a", "a PLANTED", "PLANTED%zz", "PLANTED@a"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_an_endpoint_with_a_password_that_is_down(
+    environment: pytest.MonkeyPatch, tmp_path: Path, secret: str, in_file: bool
+) -> None:
+    """The error of a connection quotes the whole URL."""
+    url = f"http://u:{secret}@127.0.0.1:9"
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {url if in_file else ''}\n")
+    environment.delenv("AWS_ENDPOINT_URL")
+    environment.setenv(
+        *(("AWS_CONFIG_FILE", str(tmp_path / "config")) if in_file else ("AWS_ENDPOINT_URL_ECR", url))
+    )
+    assert failure().reason is Reason.UNAVAILABLE
+
+
 @pytest.mark.parametrize("content", [None, "", "PLANTED", "-----BEGIN CERTIFICATE-----\nPLANTED\n"])
 @pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "ca_bundle"])
 def test_certificates_that_cannot_be_read(
