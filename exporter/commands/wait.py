@@ -116,7 +116,8 @@ class Wait:
         #: Under which name the destinations must hold the image.
         self._name = Name(question.image.tag, "") if question.image.tag else question.image.name
         self._origin: _Origin | None = None
-        self._reported: tuple[Replication, ...] = ()
+        #: What ECR reported last; None before its first answer.
+        self._reported: tuple[Replication, ...] | None = None
         self._readers: dict[Destination, _Reader] = {}
         self._missing_since: float | None = None
         self._notes: list[str] = []
@@ -262,7 +263,7 @@ class Wait:
 
     def _copies(self, origin: _Origin) -> tuple[Copy, ...]:
         """The copies to wait for, by what is known now."""
-        if self._image is None:
+        if self._image is None or self._reported is None:
             return ()
         digest = self._image.digest
         seen = {to: reader.contents for to, reader in self._readers.items() if reader.contents}

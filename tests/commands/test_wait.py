@@ -184,6 +184,18 @@ def test_3_when_the_time_is_up(world: World) -> None:
     assert result.reason == f"{ACCOUNT}/eu-west-1 IN_PROGRESS"
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [json_answer({"replicationStatuses": [None]}), Refuse(400, "ThrottlingException"), Garbage(b"<p>")],
+)
+def test_nothing_is_missing_before_ecr_has_answered(world: World, fault: Fault) -> None:
+    world.push()
+    world.refuse(fault, STATUS)
+    result = world.wait(timeout=30.0)
+    assert (result.outcome, described(result)) == (TIMED_OUT, [])
+    assert "MISSING" not in world.progress.getvalue()
+
+
 def test_3_when_the_image_is_older_than_the_rule(world: World) -> None:
     world.push(to=())
     world.aws.set_rules(ACCOUNT, REGION, [replication_rule(IRELAND)])
