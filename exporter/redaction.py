@@ -66,6 +66,8 @@ _PATTERNS = tuple(
     for pattern, replacement in (
         # The user information of a URL, up to its last @. A digest after an @ is an image reference.
         (rf"({_COLON}{_SLASH}{{2,8}})\S{{1,500}}{_AT}{_NOT_A_DIGEST}", rf"\1{MASK}@"),
+        # The same with white space in it, in quotation marks.
+        (rf"""(["']\w{{2,10}}://)[^"'\n]{{1,500}}@{_NOT_A_DIGEST}""", rf"\1{MASK}@"),
         # The same without a scheme.
         (rf"""(?<![^\s"'=(<\[])[^\s"'=(<\[/@:]{{1,200}}?{_COLON}(?!{_SLASH}{{2}})[^\s@]{{1,500}}{_AT}{_NOT_A_DIGEST}""",
          f"{MASK}@"),
@@ -139,7 +141,9 @@ def _known(environment: Mapping[str, str]) -> Iterator[str]:
         plain = value.strip(_QUOTES)
         if name.upper() in _SECRET_VARIABLES:
             yield plain
-        elif name.lower().endswith("_proxy") and "@" in plain:
+        elif "@" in plain and (
+            name.lower().endswith("_proxy") or name.upper().startswith("AWS_ENDPOINT_URL")
+        ):
             address = re.sub(r"^[a-z][\w+.-]*:[/\\]{2,4}", "", plain, flags=re.IGNORECASE)
             user = address.rpartition("@")[0]
             # The user name alone may be a word that log lines need.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from http.client import responses
 from typing import Any
@@ -56,6 +57,11 @@ NOT_ENABLED = frozenset(
 _URLS = re.compile(
     r"AWS_ENDPOINT_URL\w*|AWS_CONTAINER_CREDENTIALS_FULL_URI|AWS_EC2_METADATA_SERVICE_ENDPOINT|HTTPS?_PROXY",
     re.IGNORECASE,
+)
+#: What is said of a URL that cannot be used.
+_NO_URL = (
+    "not a URL with http:// or https://, host and port. "
+    "Special characters of user and password must be percent-encoded"
 )
 #: What is said of a credential_process in place of its output, which may hold secrets.
 NO_OUTPUT = "credential_process gave no credentials"
@@ -136,10 +142,19 @@ def _mistake(error: Exception, *, local: bool) -> Exception | None:
     """What was raised because of a setting, before a request was sent; None for any other error."""
     if isinstance(error, botocore.ProxyConnectionError):
         return error if any(name.lower().endswith("_proxy") for name in _unusable_urls()) else None
+    if isinstance(error, botocore.SSLError):
+        return _unusable_bundle(error)
     if type(error) is botocore.HTTPClientError and isinstance(cause := error.kwargs.get("error"), Exception):
         error, local = cause, True  # botocore wraps what it does not expect: ValueErrors of URLs and headers
     ours = isinstance(error, ValueError) and not isinstance(error, botocore.BotoCoreError)
     return error if local and ours else None
+
+
+def _unusable_bundle(error: botocore.SSLError) -> OSError | None:
+    """What kept the certificates of AWS_CA_BUNDLE from being loaded; None if the connection is the cause."""
+    cause = getattr(error.kwargs.get("error"), "__cause__", None)
+    is_of_file = not isinstance(cause, ssl.SSLError) or cause.library in ("X509", "PEM")
+    return cause if isinstance(cause, OSError) and is_of_file else None
 
 
 def _bad_setting(error: Exception, action: str) -> ECRError:
@@ -148,18 +163,22 @@ def _bad_setting(error: Exception, action: str) -> ECRError:
     The text of the error is left out if a URL is the cause: it may quote a part of a password.
     """
     text = str(error)
-    if unusable := _unusable_urls():
-        message = (
-            f"{' and '.join(unusable)}: not a URL with http:// or https://, host and port. "
-            "Special characters of user and password must be percent-encoded"
-        )
+    if isinstance(error, OSError) and not isinstance(error, botocore.BotoCoreError):
+        in_file = "ca_bundle of the AWS config file or REQUESTS_CA_BUNDLE"
+        holder = "AWS_CA_BUNDLE" if os.environ.get("AWS_CA_BUNDLE") else in_file
+        message = shown(f"{holder}: not a file of certificates in PEM that can be read: {text}")
+    elif unusable := _unusable_urls():
+        message = f"{' and '.join(unusable)}: {_NO_URL}"
     else:
         names = [
             name
             for name, value in sorted(os.environ.items())
             if name.startswith("AWS_") and len(value) > 1 and value.strip() in text
         ]
-        message = shown(f"{text} (set by {' or '.join(names) or 'the AWS config file'})")
+        if names or text.startswith("invalid literal"):
+            message = shown(f"{text} (set by {' or '.join(names) or 'the AWS config file'})")
+        else:
+            message = f"a URL of the AWS config file, such as endpoint_url: {_NO_URL}"
     return ECRError(Reason.INVALID, action=action, code="InvalidSetting", message=message, everything=True)
 
 
@@ -177,6 +196,7 @@ def _usable(name: str, value: str) -> bool:
         value = f"http://{value}"  # as botocore does
     try:
         url, _ = parse_url(value), urlsplit(value).port
+        (url.host or "").encode("idna")
     except ValueError:
         return False
     whole = value.isascii() and value == value.strip("\"' \t\r\n")

@@ -8,8 +8,9 @@ Every function raises UnusableAnswer. All functions are pure.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 from botocore.utils import parse_timestamp
@@ -195,17 +196,20 @@ def _flag(row: Row, key: str) -> bool | None:
     return flag
 
 
-def _unix(moment: datetime | float | str | None, now: float) -> float | None:
+def _unix(moment: object, now: float) -> float | None:
     """The Unix time of a timestamp as botocore returns it or as AWS sends it (`aws.long_answers`).
 
-    None if no image can have been pushed then.
+    A time without a zone is UTC. None if no image can have been pushed then.
     """
+    if moment is None:
+        return None
     if isinstance(moment, str):
         moment = parse_timestamp(moment)
     if isinstance(moment, datetime):
-        moment = moment.timestamp()
-    at = float(moment or 0.0)
-    return at if FIRST_PUSH <= at <= now + SKEW else None
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not isinstance(moment, int | float) or not isfinite(moment):
+        raise UnusableAnswer("the answer has a time that cannot be understood")
+    return float(moment) if FIRST_PUSH <= moment <= now + SKEW else None
 
 
 def _repository_settings(row: Row) -> RepositorySettings:

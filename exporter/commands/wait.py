@@ -116,7 +116,8 @@ class Wait:
         #: Under which name the destinations must hold the image.
         self._name = Name(question.image.tag, "") if question.image.tag else question.image.name
         self._origin: _Origin | None = None
-        self._reported: tuple[Replication, ...] = ()
+        #: What ECR reported last; None before its first answer.
+        self._reported: tuple[Replication, ...] | None = None
         self._readers: dict[Destination, _Reader] = {}
         self._missing_since: float | None = None
         self._notes: list[str] = []
@@ -213,12 +214,12 @@ class Wait:
         return self._image
 
     def _find(self, name: Name) -> Image:
-        found = self._client.find(self._question.image.repository, [name])
-        if not found:
-            raise ECRError(
-                Reason.IMAGE_NOT_FOUND, action="ecr:DescribeImages", code="NotFound", message="no such image"
-            )
-        return found[0]
+        for image in self._client.find(self._question.image.repository, [name]):
+            if name.tag in image.tags or name.digest == image.digest:
+                return image
+        raise ECRError(
+            Reason.IMAGE_NOT_FOUND, action="ecr:DescribeImages", code="NotFound", message="no such image"
+        )
 
     def _find_or_none(self, name: Name) -> Image | None:
         try:
@@ -262,7 +263,7 @@ class Wait:
 
     def _copies(self, origin: _Origin) -> tuple[Copy, ...]:
         """The copies to wait for, by what is known now."""
-        if self._image is None:
+        if self._image is None or self._reported is None:
             return ()
         digest = self._image.digest
         seen = {to: reader.contents for to, reader in self._readers.items() if reader.contents}

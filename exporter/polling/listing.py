@@ -190,10 +190,11 @@ class ImageListing:
         present = self._pass
         if present is None or not present.complete:
             return None
+        self._pass = None
         if isinstance(present, Lookup):
             self._suspects = frozenset(present.missing)
-        else:
-            self._pages = present.pages
-            self._suspects = self._targets.missing(present.items)
-        self._pass = None
+            # A listing has no archived images. AWS does not document whether a look-up finds them.
+            return [image for image in present.items if not image.archived]
+        self._pages = present.pages
+        self._suspects = self._targets.missing(present.items)
         return present.items

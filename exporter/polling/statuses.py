@@ -33,7 +33,13 @@ from exporter.replication.model import (
 )
 from exporter.replication.replicas import before_arrival_forgotten, copy_went, only_at
 from exporter.replication.state_file import Remembered
-from exporter.replication.status import RECENT, evaluate, missing_only_where_expected, states_since
+from exporter.replication.status import (
+    RECENT,
+    evaluate,
+    missing_only_where_expected,
+    states_since,
+    tells_of,
+)
 from exporter.replication.steps import Steps, sliced
 
 #: Seconds for which old images that are new here wait for a look at their copies, before ECR is asked.
@@ -367,7 +373,7 @@ class StatusPoller(Asker):
     def _put_looked(self, before: ImageFacts, after: ImageFacts) -> None:
         self._context.transitions.note(self._name, before, after)
         if after.confirmed:
-            if not self.durations.awaits(after.digest):
+            if self._tells_all(after) and not self.durations.awaits(after.digest):
                 self._pacing.cancel(self._job(after.digest))
             self._facts.put(after if after.good_until == inf else replace(after, good_until=inf))
         elif before.confirmed:
@@ -385,7 +391,17 @@ class StatusPoller(Asker):
         settings, now = self._pacing.settings, self._clock.monotonic()
         good_until = now + settings.settled_interval + settings.stale_after
         self._facts.put(replace(image, answered_at=now, good_until=good_until))
-        self._ask(image, due=now + self._context.shared.random.uniform(0.0, settings.settled_interval))
+        if self._tells_all(image):
+            self._ask(image, due=now + self._context.shared.random.uniform(0.0, settings.settled_interval))
+
+    def _tells_all(self, image: ImageFacts) -> bool:
+        """Whether the last answer tells of all places where the image is expected by now.
+
+        If not, the rules or the targets changed since. The image is asked about soon, and nothing that a look
+        shows of other places puts that off.
+        """
+        expected = (self._registry.expected(self._name) or NOWHERE) | image.required
+        return tells_of(image.replications or (), expected)
 
     # -- rules and intervals -----------------------------------------------------------------
 
@@ -419,7 +435,8 @@ class StatusPoller(Asker):
         """Count the interval of an image from its last answer. The caller holds the lock."""
         due = image.answered_at + self._interval(image)
         self._facts.put(replace(image, good_until=due + self._pacing.settings.stale_after))
-        self._ask(image, due=due)
+        if image.unverified or self._tells_all(image):
+            self._ask(image, due=due)
 
     def retire(self) -> None:
         """Ask for nothing any more."""

@@ -102,6 +102,13 @@ def may_mean(found: Destination, wanted: Destination) -> bool:
     return found.region in ("", wanted.region) and found.registry_id in ("", wanted.registry_id)
 
 
+@lru_cache(maxsize=1024)
+def tells_of(replications: tuple[Replication, ...], destinations: frozenset[Destination]) -> bool:
+    """Whether there is a state for each of these destinations."""
+    found = [replication.destination for replication in replications]
+    return all(any(may_mean(each, wanted) for each in found) for wanted in destinations)
+
+
 def image_state(replications: tuple[Replication, ...], *, recent: bool, rules_known: bool) -> ImageState:
     """What to expect next of an image that ECR answered for.
 

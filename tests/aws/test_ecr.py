@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -90,6 +91,16 @@ def session() -> boto3.Session:
 @pytest.fixture
 def client(aws: EmbeddedAWS, session: boto3.Session) -> EcrClient:
     return connect(aws, session)
+
+
+@pytest.fixture
+def new_york() -> Iterator[None]:
+    """The local time of the process is that of New York."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def connect(aws: EmbeddedAWS, session: boto3.Session, **options: Any) -> EcrClient:
@@ -631,8 +642,9 @@ class TestPartialAnswers:
         Recorder(aws, said({"replicationConfiguration": {"rules": [{"destinations": []}, rule]}}))
         assert unusable(client.registry)
 
-    def test_one_garbled_time_spoils_the_page(self, aws: EmbeddedAWS, client: EcrClient) -> None:
-        Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imagePushedAt": "yesterday"}]}))
+    @pytest.mark.parametrize("at", ["yesterday", "", [], {}, [1.8e9], float("nan"), float("inf")], ids=str)
+    def test_one_garbled_time_spoils_the_page(self, aws: EmbeddedAWS, client: EcrClient, at: object) -> None:
+        Recorder(aws, said({"imageDetails": [{"imageDigest": DIGEST, "imagePushedAt": at}]}))
         assert failure(lambda: client.find("team/app", [Name("v1", "")])).reason is Reason.UNAVAILABLE
 
     def test_repositories(self, aws: EmbeddedAWS, client: EcrClient) -> None:
@@ -1067,6 +1079,15 @@ class TestCredentialsOfTheEnvironment:
         (found,) = self.client(aws).images("team/app", None).items
         (told,) = aws.client("ecr").describe_images(repositoryName="team/app")["imageDetails"]
         assert found.pushed_at == told["imagePushedAt"].timestamp()
+
+    @pytest.mark.usefixtures("new_york")
+    def test_a_time_without_a_zone_is_utc(self, aws: EmbeddedAWS, file: Path) -> None:
+        self.write(file, ACCOUNT)
+        moment = datetime.fromtimestamp(EARLIER, UTC).replace(tzinfo=None).isoformat()
+        page = json.dumps({"imageDetails": [{"imageDigest": DIGEST, "imagePushedAt": moment}]}).encode()
+        aws.fault = lambda _: Garbage(page, content_type=JSON)
+        (found,) = self.client(aws).images("team/app", None).items
+        assert found.pushed_at == EARLIER
 
     @pytest.mark.parametrize("role", [None, ROLE])
     def test_rotated(self, aws: EmbeddedAWS, file: Path, role: str | None) -> None:

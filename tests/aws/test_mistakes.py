@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
+from pathlib import Path
 
 import pytest
+from support.certificates import Authority
 from support.embedded_aws import EmbeddedAWS, Fault, Garbage
 
 from exporter.aws.connector import AwsConnector
@@ -65,6 +71,7 @@ def failure(settings: RegistrySettings | None = None) -> ECRError:
         "http://u:PLANTED@127.0.0.1:port",
         '"http://u:PLANTED@127.0.0.1:9"',
         "socks5h://u:PLANTED@127.0.0.1:9",
+        f"http://u:PLANTED@{'a' * 64}.example:9",
     ],
 )
 def test_a_proxy_that_cannot_be_used(environment: pytest.MonkeyPatch, value: str) -> None:
@@ -85,7 +92,7 @@ def test_a_proxy_that_is_down_is_no_mistake(environment: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "value",
     ["localhost:4566", "http://127.0.0.1:port", "http://127.0.0.1:99999", "ftp://127.0.0.1:21",
-     '"http://127.0.0.1:9"', "http://u:PLANTED/a@127.0.0.1:9"],
+     '"http://127.0.0.1:9"', "http://u:PLANTED/a@127.0.0.1:9", f"http://{'a' * 64}.example"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ECR"])
 def test_an_endpoint_that_cannot_be_used(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -93,6 +100,88 @@ def test_an_endpoint_that_cannot_be_used(environment: pytest.MonkeyPatch, name: 
     error = failure()
     assert (error.reason, error.code, error.everything) == (Reason.INVALID, "InvalidSetting", True)
     assert f"{name}: not a URL" in str(error)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://u:a/PLANTED@127.0.0.1:9",
+        "http://u:PLANTED/a@127.0.0.1:9",
+        "http://u:PLANTED#a@127.0.0.1:9",
+        "http://u:PLANTED?a@127.0.0.1:9",
+        "http://u:PLANTED\\a@127.0.0.1:9",
+        "http://u:a[PLANTED]@127.0.0.1:9",
+        "u:PLANTED@127.0.0.1:9",
+        '"http://u:PLANTED@127.0.0.1:9"',
+        "http://u:PLANTED@127.0.0.1:99999",
+    ],
+)
+@pytest.mark.parametrize(
+    "config",
+    ["[default]\nendpoint_url = {}\n", "[default]\nservices = s\n[services s]\necr =\n  endpoint_url = {}\n"],
+)
+def test_an_endpoint_of_the_config_file_that_cannot_be_used(
+    environment: pytest.MonkeyPatch, tmp_path: Path, config: str, value: str
+) -> None:
+    """The error of urllib3 quotes a part of the password, which no environment variable tells."""
+    (tmp_path / "config").write_text(config.format(value))
+    environment.delenv("AWS_ENDPOINT_URL")
+    environment.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    error = failure()
+    assert (error.reason, error.code, error.everything) == (Reason.INVALID, "InvalidSetting", True)
+    assert "endpoint_url: not a URL" in str(error)
+
+
+@pytest.mark.parametrize("secret", ["PLANTED a", "a PLANTED", "PLANTED%zz", "PLANTED@a"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_an_endpoint_with_a_password_that_is_down(
+    environment: pytest.MonkeyPatch, tmp_path: Path, secret: str, in_file: bool
+) -> None:
+    """The error of a connection quotes the whole URL."""
+    url = f"http://u:{secret}@127.0.0.1:9"
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {url if in_file else ''}\n")
+    environment.delenv("AWS_ENDPOINT_URL")
+    environment.setenv(
+        *(("AWS_CONFIG_FILE", str(tmp_path / "config")) if in_file else ("AWS_ENDPOINT_URL_ECR", url))
+    )
+    assert failure().reason is Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize("content", [None, "", "PLANTED", "-----BEGIN CERTIFICATE-----\nPLANTED\n"])
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "ca_bundle"])
+def test_certificates_that_cannot_be_read(
+    environment: pytest.MonkeyPatch, tmp_path: Path, name: str, content: str | None
+) -> None:
+    """botocore reads them only once it is connected, and reports an error of the connection."""
+    bundle, config = tmp_path / "ca.pem", tmp_path / "config"
+    if content is not None:
+        bundle.write_text(content)
+    config.write_text(f"[default]\nca_bundle = {bundle}\n")
+    environment.setenv(*(("AWS_CONFIG_FILE", str(config)) if name == "ca_bundle" else (name, str(bundle))))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        environment.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{server.getsockname()[1]}")
+        error = failure()
+    assert (error.reason, error.code, error.everything) == (Reason.INVALID, "InvalidSetting", True)
+    assert name in str(error)
+
+
+def test_a_certificate_that_is_not_trusted_is_no_mistake(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate, key = Authority().issue(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        environment.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{server.getsockname()[1]}")
+
+        def refused() -> None:
+            with suppress(OSError), context.wrap_socket(server.accept()[0], server_side=True):
+                pass
+
+        thread = threading.Thread(target=refused)
+        thread.start()
+        assert failure().reason is Reason.UNAVAILABLE
+        thread.join()
 
 
 def test_a_region_that_ends_in_a_line_break(environment: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.embedded_aws import EmbeddedAWS, Fault, Garbage, replication_rule
+from support.embedded_aws import EmbeddedAWS, Fault, Garbage, json_answer, replication_rule
 from support.fakes import FakeClock
 
 from exporter.aws.connector import AwsConnector
@@ -156,6 +156,15 @@ def test_1_when_it_is_not_found(world: World, image: str) -> None:
     assert NOT_FOUND_FOR <= result.seconds < NOT_FOUND_FOR + 2 * LONGEST_PAUSE
 
 
+@pytest.mark.parametrize("image", ["team/app:v1", f"team/app@sha256:{'0' * 64}"])
+def test_an_answer_about_another_image_is_no_success(world: World, image: str) -> None:
+    digest = world.push(tag="v2")
+    world.clock.now += COPY_TAKES
+    row = {"imageDigest": digest, "imageTags": ["v2"]}
+    world.refuse(json_answer({"imageDetails": [row]}), "DescribeImages", region=REGION)
+    assert world.wait(image).outcome is FAILED
+
+
 def test_1_when_it_is_not_found_until_the_time_is_up(world: World) -> None:
     assert world.wait("team/app:v2", timeout=3.0).outcome is FAILED
 
@@ -173,6 +182,18 @@ def test_3_when_the_time_is_up(world: World) -> None:
     assert result.outcome is TIMED_OUT
     assert result.seconds == pytest.approx(100.0, abs=0.01)
     assert result.reason == f"{ACCOUNT}/eu-west-1 IN_PROGRESS"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [json_answer({"replicationStatuses": [None]}), Refuse(400, "ThrottlingException"), Garbage(b"<p>")],
+)
+def test_nothing_is_missing_before_ecr_has_answered(world: World, fault: Fault) -> None:
+    world.push()
+    world.refuse(fault, STATUS)
+    result = world.wait(timeout=30.0)
+    assert (result.outcome, described(result)) == (TIMED_OUT, [])
+    assert "MISSING" not in world.progress.getvalue()
 
 
 def test_3_when_the_image_is_older_than_the_rule(world: World) -> None:

@@ -338,6 +338,30 @@ def test_an_image_loses_and_gets_tags_and_is_watched_by_digest_too() -> None:
     assert replicas(rig) == {name: {"eu-west-1": "present"} for name in ("v2", "v3", digest)}
 
 
+@pytest.mark.parametrize("by", ["a rule", "a target"])
+def test_looks_do_not_put_off_what_is_asked_because_more_is_expected(by: str) -> None:
+    """Looks at a place that was added come before the answers of ECR about most images."""
+    home, there = world()
+    oregon = FakeECR(source=Source(ACCOUNT, OREGON.region), rules=(), page_size=1000)
+    tags = [f"v{number}" for number in range(30)]
+    digests = [copied(home, there, tag) for tag in tags]
+    elsewhere = digest_of("elsewhere")
+    oregon.push("team/app", "other", at=1.8e9, digest=elsewhere)
+    rig = Rig(looking(requests_per_second=1.0), home, there, oregon)
+    rig.run(HOUR)
+    if by == "a rule":
+        home.rules = (Rule((IRELAND, OREGON)),)
+    else:
+        rig.poller.configure(
+            looking(TargetSettings("*", destinations=("us-west-2",)), requests_per_second=1.0)
+        )
+    rig.run(70)
+    del there.repositories["team/app"][digests[0]]  # is not present where it was either
+    rig.run(1100)
+    shown = {name[1]: states.get(OREGON) for name, states in rig.states().items()}
+    assert shown == dict.fromkeys(tags, "MISSING")
+
+
 @pytest.mark.parametrize("interval", [5.0, 3 * HOUR])
 def test_any_replica_interval_works(interval: float) -> None:
     home, there = world()

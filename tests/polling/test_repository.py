@@ -23,6 +23,8 @@ from support.fakes import (
 from exporter.aws.errors import ECRError
 from exporter.config.settings import TargetSettings
 from exporter.replication.model import (
+    Image,
+    Name,
     Page,
     Reason,
     Replication,
@@ -75,6 +77,29 @@ def test_a_named_tag_that_does_not_exist_fails_its_target_alone() -> None:
     assert rig.target("team/app:v2").success is True
     assert rig.target("team/gone:v1").success is True
     assert rig.journal.failing == {}
+
+
+class FindsArchived(FakeECR):
+    """A look-up by name finds images in the archive too. AWS does not document whether it does."""
+
+    def find(self, repository: str, names: Sequence[Name], *, archived: bool = False) -> tuple[Image, ...]:
+        del archived
+        return super().find(repository, names, archived=True)
+
+
+@pytest.mark.parametrize("ecr", [FakeECR(), FindsArchived()])
+def test_a_named_image_in_the_archive_is_not_found(ecr: FakeECR) -> None:
+    """As where the repository is listed. It cannot be pulled."""
+    for tag in ("v1", "v2"):
+        ecr.report("team/app", pushed(ecr, tag=tag), complete())
+    rig = Rig(settings(*(TargetSettings(repository="team/app", tag=tag) for tag in ("v1", "v2"))), ecr)
+    rig.run(30)
+    images = ecr.repositories["team/app"]
+    digest = next(digest for digest, image in images.items() if image.tags == ("v1",))
+    images[digest] = replace(images[digest], archived=True)
+    rig.run(90)
+    assert rig.target("team/app:v1").reasons == {Reason.IMAGE_NOT_FOUND}
+    assert rig.states() == {("team/app", "v2", ""): {IRELAND: "COMPLETE"}}
 
 
 def test_many_names_are_looked_up_in_batches_and_the_unknown_ones_do_not_lose_the_rest() -> None:
