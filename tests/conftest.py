@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,22 @@ settings.load_profile("house")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden again")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files of each folder over the whole run.
+
+    A process of pytest-xdist begins with a contiguous part of the tests. So each part has its share of the
+    tests that wait, most of which are in one folder, and of those that compute.
+    """
+    sizes = Counter(item.path.parent for item in items)
+    seen: Counter[Path] = Counter()
+    places: dict[Path, float] = {}
+    for item in items:
+        folder = item.path.parent
+        places.setdefault(item.path, seen[folder] / sizes[folder])
+        seen[folder] += 1
+    items.sort(key=lambda item: (places[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

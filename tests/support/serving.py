@@ -33,7 +33,7 @@ class Echo(Routes):
 
 
 class StoppableServer(Server):
-    """Looks fifty times a second whether it has to stop. The library's twice a second would delay each test."""
+    """Looks fifty times a second whether it has to stop. Twice, as in the library, delays each test."""
 
     def serve_forever(self, poll_interval: float = 0.02) -> None:
         super().serve_forever(poll_interval)
