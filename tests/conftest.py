@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,11 @@ from hypothesis import settings
 # How fast a shared machine is today is no property of the code.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+# Containers often forbid it. But then each process of the tests compiles all tests again, and each of the two
+# hundred starts of the command all of its modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # promtool, Prometheus and Helm's engine have small heaps, and collect garbage for a third of their time.
 os.environ.setdefault("GOGC", "400")
