@@ -35,7 +35,8 @@ demo: $(demo) ## run the exporter on a simulated AWS, without an account; the fi
 	@echo "Every state is there after 30 s. Ctrl-C stops."
 	@exec $(bin)/ecr-replication-exporter --demo --web.listen-address=:$(PORT) $(ARGS)
 
-# Each worker begins with a third of the tests, in order, and takes over tests of the others at its end.
+# Each process begins with an equal part of the tests, which tests/conftest.py mixes, and at its end takes over
+# tests of the others.
 .PHONY: test
 test: $(dev) ## run the tests (ARGS="tests/deploy/test_iam.py -k action" selects some)
 	@$(bin)/python -m pytest --numprocesses=$(AT_ONCE) --dist=worksteal $(ARGS)

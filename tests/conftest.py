@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,33 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
+# Containers often forbid it. But then each process of the tests compiles all tests again, and each of the two
+# hundred starts of the command all of its modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# promtool, Prometheus and Helm's engine have small heaps, and collect garbage for a third of their time.
+os.environ.setdefault("GOGC", "400")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden again")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files of each folder over the whole run.
+
+    A process of pytest-xdist begins with a contiguous part of the tests. So each part has its share of the
+    tests that wait, most of which are in one folder, and of those that compute.
+    """
+    sizes = Counter(item.path.parent for item in items)
+    seen: Counter[Path] = Counter()
+    places: dict[Path, float] = {}
+    for item in items:
+        folder = item.path.parent
+        places.setdefault(item.path, seen[folder] / sizes[folder])
+        seen[folder] += 1
+    items.sort(key=lambda item: (places[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from exporter.app import main
@@ -50,6 +52,8 @@ def test_bad_addresses_are_named(address: str, capsys: pytest.CaptureFixture[str
         (["--total-shards=3"], "--shard is missing: 0 to 2, or auto"),
         (["--config.auto-reload-interval=30"], "30 has no unit"),
         (["--config.auto-reload-interval=1ms"], "at least 1s"),
+        (["--config.check", "dir/x.yml"], "; use --config.file dir/x.yml"),
+        (["await"], "invalid choice: 'await'"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(
@@ -59,6 +63,39 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(
         main(flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("output", [[], ["--output=json"], ["--output", "json"]], ids=str)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wait"], "IMAGE"),
+        (["wait", "team/app"], "does not name an image"),
+        (["wait", "team/app:v1", "--timeout", "30"], "30 has no unit; write e.g. 30s"),
+        (["wait", "team/app:v1", "--destination", "Ireland"], "is not a destination"),
+        (["wait", "team/app:v1", "--role-arn", "admin"], "is not the ARN of a role"),
+        (["wait", "team/app:v1", "--region", "us-east-1", "-x"], "unrecognized arguments: -x"),
+        (
+            ["wait", "team/app:v1", "--verify", "--no-verify"],
+            "--no-verify: not allowed with argument --verify",
+        ),
+        (["--demo", "wait", "team/app:v1"], "--demo does not go before wait"),
+        (["--log.level=debug", "check"], "--log.level does not go before check"),
+        (["check", "x.yaml"], "unrecognized arguments: x.yaml; use --config.file x.yaml"),
+        (["check", "all"], "unrecognized arguments: all; see --help"),
+    ],
+)
+def test_a_wrong_argument_of_a_command_is_one_line_and_one_object(
+    arguments: list[str], output: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, *output])
+    told = capsys.readouterr()
+    assert (told.err.count("\n"), message in told.err) == (1, True)
+    if output:
+        assert json.loads(told.out) == {"error": told.err.strip(), "exit_code": 2}
+    else:
+        assert told.out == ""
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/ecr/v1.2/metrics", "/-", "/~a_b", "/.hidden"])

@@ -469,11 +469,11 @@ targets: [{{repository: team/*}}]
 def test_readiness_does_not_wait_for_images_and_success_does(
     tmp_path: Path, aws: EmbeddedAWS, credentials: dict[str, str]
 ) -> None:
-    """At one call a second. Kubernetes ends a rollout that is not ready after ten minutes."""
+    """At few calls a second. Kubernetes ends a rollout that is not ready after ten minutes."""
     for number in range(100):
         aws.push(ACCOUNT, REGION, "team/app", f"build-{number}")
     config = configured(
-        tmp_path, "targets: [{repository: team/*}]\nreplica_interval: 0s\nrequests_per_second: 1\n"
+        tmp_path, "targets: [{repository: team/*}]\nreplica_interval: 0s\nrequests_per_second: 5\n"
     )
     with running(tmp_path, config, **credentials) as command:
         eventually(lambda: ask(f"{command.url}/-/ready").status == 200)

@@ -55,25 +55,11 @@ def test_wait_writes_its_result_to_stdout_and_its_progress_to_stderr(variables: 
     ("arguments", "message"),
     [
         (["wait"], "IMAGE"),
-        (["wait", "team/app"], "does not name an image"),
-        (["wait", "team/app:v1", "--timeout", "30"], "30 has no unit; write e.g. 30s"),
-        (["wait", "team/app:v1", "--destination", "Ireland"], "is not a destination"),
-        (["wait", "team/app:v1", "--role-arn", "admin"], "is not the ARN of a role"),
         (["wait", "team/app:v1"], "no Region is given"),
         (
             ["wait", f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/team/app:v1", "--region", "eu-west-1"],
             "is not the Region of the image",
         ),
-        (["--demo", "wait", "team/app:v1"], "--demo does not go before wait"),
-        (["--log.level=debug", "check"], "--log.level does not go before check"),
-        (["check", "x.yaml"], "unrecognized arguments: x.yaml; use --config.file x.yaml"),
-        (
-            ["wait", "team/app:v1", "--verify", "--no-verify"],
-            "--no-verify: not allowed with argument --verify",
-        ),
-        (["--config.check", "dir/x.yml"], "; use --config.file dir/x.yml"),
-        (["await"], "invalid choice: 'await'"),
-        (["check", "all"], "unrecognized arguments: all; see --help"),
     ],
 )
 def test_wrong_arguments_are_told_on_one_line(arguments: list[str], message: str) -> None:
@@ -83,23 +69,17 @@ def test_wrong_arguments_are_told_on_one_line(arguments: list[str], message: str
 
 
 @pytest.mark.parametrize(
-    ("arguments", "exit_code", "message"),
+    ("arguments", "message"),
     [
-        (["wait", "--output", "json"], 2, "IMAGE"),
-        (["wait", "--output=json", "team/app"], 2, "does not name an image"),
-        (["wait", "team/app:v1", "--output=json"], 2, "no Region is given"),
-        (["wait", "team/app:v1", "--output", "json", "--region", "us-east-1", "-x"], 2, "arguments: -x"),
-        (["check", "--output", "json", "x.yaml"], 2, "; use --config.file x.yaml"),
-        (["check", "--output", "json", "--config.file", "/nonexistent.yaml"], 2, "/nonexistent.yaml"),
-        (["--demo", "wait", "team/app:v1", "--output", "json"], 2, "--demo does not go before wait"),
+        (["wait", "--output", "json"], "IMAGE"),
+        (["wait", "team/app:v1", "--output=json"], "no Region is given"),
+        (["check", "--output", "json", "--config.file", "/nonexistent.yaml"], "/nonexistent.yaml"),
     ],
 )
-def test_a_command_that_cannot_begin_writes_one_object_too(
-    arguments: list[str], exit_code: int, message: str
-) -> None:
+def test_a_command_that_cannot_begin_writes_one_object_too(arguments: list[str], message: str) -> None:
     ended = run(*arguments)
     told = json.loads(ended.stdout)
-    assert (ended.returncode, told["exit_code"], ended.stdout.count("\n")) == (exit_code, exit_code, 1)
+    assert (ended.returncode, told["exit_code"], ended.stdout.count("\n")) == (2, 2, 1)
     assert message in told["error"]
     assert told["error"] == ended.stderr.strip()
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from support.command import PATIENCE, eventually, running
 from support.monitoring import EXAMPLES, Prometheus, prometheus
+from support.promtool import run_tests
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "helm" / "ecr-replication-exporter" / "files" / "dashboard.json"
@@ -189,15 +189,8 @@ def test_shards_are_added_and_the_pods_of_one_are_not(
         for title, said in OF_SHARDS.items()
     ]
     given = [{"series": name, "values": f"{value:g}"} for name, value in series.items()]
-    run_promtool(tmp_path, command, {"interval": "1m", "input_series": given, "promql_expr_test": asked})
-
-
-def run_promtool(folder: Path, command: Callable[[str, str], str], test: Mapping[str, Any]) -> None:
-    file = folder / "test.yaml"
-    file.write_text(yaml.safe_dump({"tests": [test]}))
-    program = command("promtool", "prometheus")
-    done = subprocess.run([program, "test", "rules", str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": asked}
+    run_tests(command("promtool", "prometheus"), tmp_path, [test])
 
 
 def rule_changes() -> dict[str, str]:
@@ -236,7 +229,8 @@ def test_a_change_of_the_rules_is_annotated_and_a_restart_is_not(
         for name, expr in rule_changes().items()
         for minute in sorted(set(range(15, 240)) - version_decides)
     ]
-    run_promtool(tmp_path, command, {"interval": "1m", "input_series": given, "promql_expr_test": asked})
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": asked}
+    run_tests(command("promtool", "prometheus"), tmp_path, [test])
 
 
 def test_all_that_is_chosen_is_offered() -> None:

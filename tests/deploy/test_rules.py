@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from support.alert_cases import CASES, DENIED_FROM_THE_START, HEALTHY, MOVED, OLD_FAILURE, UNREADABLE
 from support.alert_timeline import Case, Value, episode, promtool_test
+from support.promtool import run_tests
 
 from exporter.config import settings as config
 from exporter.metrics.catalogue import CATALOGUE
@@ -62,17 +62,7 @@ def test_it_fires_stays_and_resolves(case: Case, tmp_path: Path, command: Callab
     rule = rules()[case.alert]
     rule["annotations"] = {"summary": rule["annotations"]["summary"]}
     group = {"name": "under test", "rules": [*recorded_for(case.alert), rule]}
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
-    tests = {
-        "rule_files": ["rules.yaml"],
-        "evaluation_interval": "1m",
-        "tests": [promtool_test(case)],
-    }
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump(tests))
-    done = subprocess.run(
-        [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_tests(promtool, tmp_path, [promtool_test(case)], groups=[group])
 
 
 @pytest.mark.parametrize(
@@ -95,14 +85,8 @@ def test_what_is_not_seen_is_not_taken_for_gone(
 ) -> None:
     """Neither meanwhile nor in the two hours after."""
     promtool = command("promtool", "prometheus")
-    shutil.copy(RULES, tmp_path / "rules.yaml")
     test = episode(HEALTHY, meanwhile, begins=120, ends=120 + minutes, until=240 + minutes, alerts=alerts)
-    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump(tests))
-    done = subprocess.run(
-        [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_tests(promtool, tmp_path, [test], groups=groups())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert} {case.about}".strip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from support.alert_cases import DESTINATION, SOURCE, D, S, bucket
 from support.infrastructure import EXAMPLES
+from support.promtool import run_tests
 
 HOUR, DAY = 60, 24 * 60
 #: Minutes between two samples and evaluations.
@@ -115,13 +115,8 @@ def promtool(folder: Path, command: Callable[[str, str], str], tests: Sequence[d
     """Runs the tests with the shipped rules of the objective. Fails with what promtool says."""
     groups = yaml.load((EXAMPLES / "prometheus" / "rules.yaml").read_text(), yaml.CSafeLoader)["groups"]
     (group,) = (group for group in groups if group["name"] == "ecr-replication-slo")
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
-    file = folder / "test.yaml"
-    whole = {"rule_files": ["rules.yaml"], "evaluation_interval": f"{STEP}m", "tests": tests}
-    file.write_text(yaml.safe_dump(whole))
-    program = command("promtool", "prometheus")
-    done = subprocess.run([program, "test", "rules", str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    interval = f"{STEP}m"
+    run_tests(command("promtool", "prometheus"), folder, tests, groups=[group], evaluation_interval=interval)
 
 
 def input_series(story: Story, until: int) -> list[dict[str, str]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from support.promtool import run_tests
 
 PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 QUERIES = dict(
@@ -130,8 +129,4 @@ def test_a_query_finds_what_it_says(name: str, tmp_path: Path, command: Callable
         ],
     }
     test = {"interval": "1m", "input_series": input_series(), "promql_expr_test": [asked]}
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
-    done = subprocess.run(
-        [promtool, "test", "rules", str(tmp_path / "test.yaml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_tests(promtool, tmp_path, [test])

@@ -12,12 +12,11 @@ from pathlib import Path
 import bcrypt
 import pytest
 from support.fakes import FakeClock, Figures
-from support.serving import port_of
+from support.serving import port_of, serving
 from support.status import Reports
 
 from exporter.http.routes import Routes
 from exporter.http.server import Server
-from exporter.http.web_config import WebConfig
 from exporter.metrics.exposition import Exposition, Page
 from exporter.metrics.self_metrics import Instruments
 from exporter.replication.store import Store
@@ -104,10 +103,8 @@ def web_config() -> str | None:
 
 @pytest.fixture
 def server(web_config: str | None) -> Iterator[Server]:
-    server = Server([("127.0.0.1", 0)], Routes(App()), WebConfig(web_config))
-    server.start()
-    yield server
-    server.stop(1.0)
+    with serving(Routes(App()), path=web_config) as server:
+        yield server
 
 
 @pytest.fixture

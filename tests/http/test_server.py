@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from support.serving import Echo, port_of, serving, sip
+from support.serving import Echo, StoppableServer, port_of, serving, sip
 
 from exporter import logs
 from exporter.http.routes import Request, Response
@@ -173,7 +173,7 @@ def has_ipv6() -> bool:
 
 
 def test_several_addresses_each_tell_their_port() -> None:
-    server = Server([("127.0.0.1", 0), ("localhost", 0)], Echo(), WebConfig(None))
+    server = StoppableServer([("127.0.0.1", 0), ("localhost", 0)], Echo(), WebConfig(None))
     server.start()
     try:
         ports = [int(address.rpartition(":")[2]) for address in server.addresses]
@@ -186,7 +186,7 @@ def test_several_addresses_each_tell_their_port() -> None:
 
 @pytest.mark.parametrize("host", ["", "::"])
 def test_no_host_means_every_one(host: str) -> None:
-    server = Server([(host, 0)], Echo(), WebConfig(None))
+    server = StoppableServer([(host, 0)], Echo(), WebConfig(None))
     server.start()
     try:
         for client in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
@@ -458,8 +458,7 @@ def test_of_too_many_requests_the_last_is_refused() -> None:
         assert is_served(server)
 
 
-@pytest.mark.parametrize("path", [b"/-/healthy", b"/-/ready"])
-def test_probes_are_answered_however_many_requests_there_are(path: bytes) -> None:
+def test_probes_are_answered_however_many_requests_there_are() -> None:
     client = Held()
 
     def reply(request: Request) -> Response:
@@ -469,7 +468,8 @@ def test_probes_are_answered_however_many_requests_there_are(path: bytes) -> Non
         busy.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert client.entered.acquire(timeout=5)
         end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        assert status(exchange(server, b"GET " + path + end)) == 200
+        for path in (b"/-/healthy", b"/-/ready"):
+            assert status(exchange(server, b"GET " + path + end)) == 200, path
         assert status(exchange(server, b"GET /" + end)) == 503
         client.open.set()
         assert status(read_all(busy)) == 200
@@ -503,7 +503,7 @@ def test_when_all_are_busy_a_newcomer_is_closed_and_nobody_dropped() -> None:
 
 
 def test_stop_ends_idle_connections_at_once_and_lets_go_of_the_port() -> None:
-    server = Server([("127.0.0.1", 0)], Echo(), WebConfig(None))
+    server = StoppableServer([("127.0.0.1", 0)], Echo(), WebConfig(None))
     server.start()
     with client(server) as idle:
         idle.request("GET", "/")

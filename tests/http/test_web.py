@@ -22,6 +22,7 @@ from support.certificates import Authority
 from support.command import eventually
 from support.fakes import FakeClock
 from support.serving import Echo, port_of, sip
+from support.serving import serving as serving_routes
 
 from exporter import logs
 from exporter.config.validators import Secret
@@ -192,12 +193,8 @@ def serving(
 ) -> Iterator[Server]:
     path = folder / "web.yaml"
     path.write_text(config)
-    server = Server([("127.0.0.1", 0)], routes or _Hello(), WebConfig(str(path)), limits=limits)
-    server.start()
-    try:
+    with serving_routes(routes or _Hello(), limits, str(path)) as server:
         yield server
-    finally:
-        server.stop(1.0)
 
 
 def trusting(folder: Path, own: tuple[Path, Path] | None = None) -> ssl.SSLContext:

@@ -176,7 +176,7 @@ def test_a_repository_that_goes_while_a_look_is_taken_is_not_asked_for(steps: in
     there.repositories = {"team/app": dict(ecr.repositories["team/app"])}
     often = {"discovery_interval": 1.0, "replica_interval": 1.0}
     rig = Rig(settings(ALL, **often), ecr, there, clock=clock)
-    rig.run(30)
+    rig.run(6)
     there.repositories["team/app"].clear()
     clock.busy = True
     for _ in range(steps):
@@ -184,7 +184,7 @@ def test_a_repository_that_goes_while_a_look_is_taken_is_not_asked_for(steps: in
     rig.poller.configure(settings(TargetSettings("other/*"), **often))
     clock.busy = False
     ecr.calls.clear()
-    rig.run(60)
+    rig.run(20)
     assert shown(rig) == 0
     assert ecr.calls["DescribeImages"] == 0
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -74,14 +75,15 @@ class Scraped(ABC):
     """A source of a metrics page."""
 
     @abstractmethod
-    def page(self) -> str: ...
+    def page(self, *names: str) -> str:
+        """The page, or only what it has of the named metrics."""
 
     def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
         """The samples of the metric with these labels.
 
-        Only lines of the metric are parsed, because a test asks again and again until they are there.
+        Only the metric is asked for and parsed, because a test asks again and again until it is there.
         """
-        lines = [line for line in self.page().split("\n") if line.startswith(name)]
+        lines = [line for line in self.page(name).split("\n") if line.startswith(name)]
         return [
             (sample.labels, sample.value)
             for family in text_string_to_metric_families("\n".join(lines))
@@ -113,8 +115,8 @@ class Command(Scraped):
     def log(self) -> str:
         return self._log.read_text()
 
-    def page(self) -> str:
-        return ask(f"{self.url}/metrics").body
+    def page(self, *names: str) -> str:
+        return ask(f"{self.url}/metrics?{urlencode([('name[]', name) for name in names])}").body
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Send the signal. Returns the exit code and the seconds until the exit."""

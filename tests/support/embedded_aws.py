@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import threading
@@ -84,6 +85,11 @@ def replication_rule(
 
 
 class _FaultyHandler(Handler):
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self.wfile.close()  # if the client has gone, the library would fail here and leave rfile open
+        super().finish()
+
     def reply(self, answer: Answer) -> None:
         match answer:
             case _Faulty(fault=DropConnection()):

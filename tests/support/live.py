@@ -66,8 +66,8 @@ class Live(Scraped):
         self.exporter = exporter
         self._written = written
 
-    def page(self) -> str:
-        return self.exporter.page(accept="", accept_encoding="", names=()).whole().decode()
+    def page(self, *names: str) -> str:
+        return self.exporter.page(accept="", accept_encoding="", names=names).whole().decode()
 
     def written(self) -> list[str]:
         """The lines of the log."""
