@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from random import Random
 
@@ -251,23 +250,23 @@ def _serve(flags: argparse.Namespace) -> int:
     logs.setup(flags.log_level, flags.log_format, dropped=instruments.log_dropped)
     threading.excepthook = _thread_broke
     tune_collector(time.monotonic)
-    file, text = flags.config_file or "config.yaml", None
-    with ExitStack() as stack:
-        if flags.demo:
-            # Imported here because moto is an extra, and its import takes half a second.
-            from exporter import demo  # noqa: PLC0415
+    connector = partial(AwsConnector, observe=instruments.aws_request)
+    if not flags.demo:
+        aws = connector()
+        return _run(flags, requests, instruments, aws, _loader(flags, aws))
+    # Imported here because moto is an extra, and its import takes half a second.
+    from exporter import demo  # noqa: PLC0415
 
-            world = stack.enter_context(demo.start())
-            _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
-            aws = AwsConnector(
-                session=world.session, endpoint_url=world.endpoint_url, observe=instruments.aws_request
-            )
-            if not flags.config_file:
-                file, text = "demo", demo.DEMO_CONFIG
-        else:
-            aws = AwsConnector(observe=instruments.aws_request)
-        loader = Loader(file, region=aws.region, text=text, regions=known_regions())
-        return _run(flags, requests, instruments, loader, aws)
+    with demo.start() as world:
+        _log.info("demo_started", aws_endpoint_url=world.endpoint_url)
+        aws = connector(session=world.session, endpoint_url=world.endpoint_url)
+        example = Loader("demo", region=aws.region, text=demo.DEMO_CONFIG, regions=known_regions())
+        loader = _loader(flags, aws) if flags.config_file else example
+        return _run(flags, requests, instruments, aws, loader)
+
+
+def _loader(flags: argparse.Namespace, aws: AwsConnector) -> Loader:
+    return Loader(flags.config_file or "config.yaml", region=aws.region, regions=known_regions())
 
 
 def _console() -> Console:
@@ -315,9 +314,8 @@ def _check(flags: argparse.Namespace) -> int:
     """Check the configuration against AWS."""
     console = _console()
     aws = AwsConnector()
-    loader = Loader(flags.config_file or "config.yaml", region=aws.region, regions=known_regions())
     check = Check(
-        loader.load(),
+        _loader(flags, aws).load(),
         connect=partial(aws.ecr, connections=1),
         connect_queue=aws.queue,
         region=aws.region,
@@ -353,7 +351,7 @@ def _check_file(flags: argparse.Namespace) -> int:
 
 
 def _run(
-    flags: argparse.Namespace, requests: Requests, instruments: Instruments, loader: Loader, aws: AwsConnector
+    flags: argparse.Namespace, requests: Requests, instruments: Instruments, aws: AwsConnector, loader: Loader
 ) -> int:
     settings = loader.load()
     web = WebConfig(flags.web_config_file, on_load=instruments.web_loaded)

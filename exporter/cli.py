@@ -8,14 +8,14 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 from exporter import __version__, logs
 from exporter.commands.console import error_as_json, write
-from exporter.commands.image import checked, parse_image
+from exporter.commands.image import parse_image
 from exporter.config import validators as of
-from exporter.config.validators import parse_duration
 from exporter.replication.targets import Shard
 
 T = TypeVar("T")
@@ -67,7 +67,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if name not in shared and getattr(flags, name) != value:
                 parser.error(f"{parser.flag(name)} does not go before {flags.command}")
         return flags
-    _check_telemetry_path(parser, flags.telemetry_path)
     flags.shard = _shard(parser, flags.ordinal, flags.total_shards)
     return flags
 
@@ -78,14 +77,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--config.file",
         dest="config_file",
         metavar="FILE",
-        type=_file,
+        type=_valid(of.File),
         help="the configuration (default: config.yaml)",
     )
     add(
         "--config.auto-reload-interval",
         dest="auto_reload_interval",
         metavar="DURATION",
-        type=_interval,
+        type=_valid(of.IntervalOrNever),
         default=0.0,
         help="check for a changed configuration at this interval, and reload it (default: 0, never)",
     )
@@ -102,10 +101,17 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--web.telemetry-path",
         dest="telemetry_path",
         metavar="PATH",
+        type=_telemetry_path,
         default="/metrics",
         help="the path of the metrics (default: /metrics)",
     )
-    add("--web.config.file", dest="web_config_file", metavar="FILE", type=_file, help="TLS and passwords")
+    add(
+        "--web.config.file",
+        dest="web_config_file",
+        metavar="FILE",
+        type=_valid(of.File),
+        help="TLS and passwords",
+    )
     add(
         "--web.enable-lifecycle",
         dest="lifecycle",
@@ -116,7 +122,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--web.max-requests",
         dest="max_requests",
         metavar="N",
-        type=_count,
+        type=_valid(of.Count),
         default=40,
         help="answers that are made at once; further requests get 503 (default: 40)",
     )
@@ -144,7 +150,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--total-shards",
         metavar="N",
-        type=_count,
+        type=_valid(of.Count),
         default=1,
         help="split the repositories between this number of exporters (default: 1)",
     )
@@ -166,33 +172,33 @@ def _add_wait(commands: Any) -> None:
     add(
         "image",
         metavar="IMAGE",
-        type=_valid(parse_image),
+        type=_advised(parse_image),
         help="repo:tag, repo@sha256:..., or the URI in the registry, whose account and Region count",
     )
     add(
         "--destination",
         dest="destinations",
         metavar="[ACCOUNT/]REGION",
-        type=_valid(lambda text: checked(of.Place, text)),
+        type=_valid(of.Place),
         action="append",
         default=[],
         help="where it must arrive, repeatable (default: where the rules or ECR say)",
     )
     add(
         "--region",
-        type=_valid(lambda text: checked(of.Region, text)),
+        type=_valid(of.Region),
         help="the Region of the source (default: that of the URI, else of AWS_REGION or the profile)",
     )
     add(
         "--role-arn",
         metavar="ARN",
-        type=_valid(lambda text: checked(of.RoleArn, text)),
+        type=_valid(of.RoleArn),
         help="the role to assume",
     )
     add(
         "--timeout",
         metavar="DURATION",
-        type=_valid(parse_duration),
+        type=_advised(of.parse_duration),
         default=1800.0,
         help="give up after this time; 0 looks once (default: 30m)",
     )
@@ -223,7 +229,7 @@ def _add_check(commands: Any) -> None:
         "--config.file",
         dest="config_file",
         metavar="FILE",
-        type=_file,
+        type=_valid(of.File),
         default=argparse.SUPPRESS,
         help="the configuration (default: config.yaml)",
     )
@@ -236,19 +242,19 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _check_telemetry_path(parser: argparse.ArgumentParser, path: str) -> None:
+def _telemetry_path(path: str) -> str:
     if not path.startswith("/"):
-        parser.error(f"argument --web.telemetry-path: {path!r} does not start with /")
+        raise argparse.ArgumentTypeError(f"{path!r} does not start with /")
     if path in ("/", "/config") or path.startswith(("/-/", "/api/", "/runbooks/")):
-        parser.error(
-            f"argument --web.telemetry-path: {path!r} is taken by another page; "
+        raise argparse.ArgumentTypeError(
+            f"{path!r} is taken by another page; "
             "any path will do but /, /config and those under /-/, /api/ and /runbooks/"
         )
     if not re.fullmatch(TELEMETRY_PATH, path):
-        parser.error(
-            f"argument --web.telemetry-path: {path!r} is not a plain path; "
-            "write letters, digits, and . _ ~ - between single slashes"
+        raise argparse.ArgumentTypeError(
+            f"{path!r} is not a plain path; write letters, digits, and . _ ~ - between single slashes"
         )
+    return path
 
 
 def _shard(parser: argparse.ArgumentParser, ordinal: int | None, total: int) -> Shard:
@@ -280,33 +286,18 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _file(text: str) -> str:
-    """Not empty: an unset variable in a script must not select another file, or none."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name of the file is empty")
-    return text
-
-
-def _valid(read: Callable[[str], T]) -> Callable[[str], T]:
+def _advised(read: Callable[[str], T]) -> Callable[[str], T]:
     """A type of arguments. A ValueError of `read` is the advice that the operator gets."""
 
-    def valid(text: str) -> T:
+    def advised(text: str) -> T:
         try:
             return read(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
-    return valid
+    return advised
 
 
-def _interval(text: str) -> float:
-    seconds = _valid(parse_duration)(text)
-    if 0 < seconds < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is too short; at least 1s, or 0 for never")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def _valid(kind: Any) -> Callable[[str], Any]:
+    """Arguments of a type of the configuration."""
+    return _advised(partial(of.checked, kind))

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
-from hashlib import sha256
 from queue import SimpleQueue
+from typing import Any
 
 from exporter import logs
 from exporter.config import settings as config
@@ -145,7 +145,7 @@ class Loader:
         self._text = text
         self._regions = frozenset(regions)
         self._warnings: set[Problem] = set()
-        #: The hash of the last loaded contents, valid or not. None if the file could not be read.
+        #: The last loaded contents, valid or not. None if the file could not be read.
         self._loaded: bytes | None = None
 
     def changed(self) -> bool:
@@ -156,7 +156,7 @@ class Loader:
         if self._text is not None:
             return False
         try:
-            return _hash(contents(self._file)) != self._loaded
+            return contents(self._file) != self._loaded
         except ConfigError:
             return self._loaded is not None
 
@@ -164,50 +164,38 @@ class Loader:
         """Read and check the configuration. Raises ConfigError."""
         self._loaded = None
         text = contents(self._file) if self._text is None else self._text.encode()
-        self._loaded = _hash(text)
+        self._loaded = text
         settings = config.parse(
             text, file=self._file, region=self._region, regions=self._regions, warn=self._warn
         )
-        without_region = [i for i, entry in enumerate(settings.registries) if not entry.region]
-        if without_region and not self._region:
+        paths = [f"registries[{i}].region" for i, entry in enumerate(settings.registries) if not entry.region]
+        if paths and not self._region:
             message = "no Region is given, and none found in AWS_REGION or the AWS profile; set one of them"
-            raise ConfigError(
-                [Problem(self._file, None, f"registries[{i}].region", message) for i in without_region]
-            )
-        if without_region and self._regions and self._region not in self._regions:
+            raise ConfigError([Problem(self._file, None, path, message) for path in paths])
+        if paths and self._regions and self._region not in self._regions:
             message = (
                 f"{self._region!r}, from AWS_REGION or the AWS profile, is not a Region that botocore knows"
             )
-            self._warn(Problem(self._file, None, f"registries[{without_region[0]}].region", message))
+            self._warn(Problem(self._file, None, paths[0], message))
         return settings
 
     def _warn(self, warning: Problem) -> None:
         """Log a warning once, not at every reload."""
         if warning not in self._warnings:
             self._warnings.add(warning)
-            _log.warning(
-                "config_warning",
-                file=warning.file,
-                line=warning.line,
-                path=warning.path or None,
-                problem=warning.message,
-            )
-
-
-def _hash(text: bytes) -> bytes:
-    return sha256(text).digest()
+            _log.warning("config_warning", **_fields(warning))
 
 
 def log_problems(error: ConfigError) -> None:
     """One line for each problem."""
     for problem in error.problems:
-        _log.error(
-            "config_invalid",
-            file=problem.file,
-            line=problem.line,
-            path=problem.path or None,
-            problem=problem.message,
-        )
+        _log.error("config_invalid", **_fields(problem))
+
+
+def _fields(problem: Problem) -> dict[str, Any]:
+    """A problem as fields of the log."""
+    path = problem.path or None
+    return {"file": problem.file, "line": problem.line, "path": path, "problem": problem.message}
 
 
 class Reloads:

@@ -59,7 +59,7 @@ def setup(
     else:
         handler = logging.StreamHandler(stream)
     if level != "debug":
-        handler.addFilter(_Foreign())
+        handler.addFilter(LibraryFilter())
     handler.setFormatter(_Line(_json if format == "json" else _logfmt))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(_ROOT).setLevel(_LEVELS[level])
@@ -149,7 +149,7 @@ class BackgroundHandler(logging.Handler):
             self._dropped()
 
 
-class _Foreign(logging.Filter):
+class LibraryFilter(logging.Filter):
     """Lets each message of a library through at most once a minute, without its traceback.
 
     botocore logs a traceback for each failed refresh of credentials. It quotes the output of a credential

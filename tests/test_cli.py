@@ -119,4 +119,4 @@ def test_an_empty_file_name_is_refused(flag: str, capsys: pytest.CaptureFixture[
     """An unset variable in a script must not start an exporter without TLS and passwords."""
     with pytest.raises(SystemExit, match="2"):
         parse([f"{flag}="])
-    assert f"argument {flag}: the name of the file is empty" in capsys.readouterr().err
+    assert f'argument {flag}: "" is not the name of a file' in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_what_libraries_repeat_is_folded_and_their_tracebacks_are_not_shown() ->
 
 def test_what_libraries_repeat_is_said_again_after_a_minute() -> None:
     clock = Clock()
-    filter_ = logs._Foreign(clock=clock)
+    filter_ = logs.LibraryFilter(clock=clock)
     record = logging.LogRecord("urllib3", logging.WARNING, "", 0, "slow", None, None)
     said = []
     for _ in range(130):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from botocore.loaders import create_loader
 
 from exporter.aws import sqs
-from exporter.aws.ecr import BotoEcrClient, static_registry_id
+from exporter.aws.ecr import BotoEcrClient
 from exporter.aws.session import Access, SharedSession
 from exporter.aws.sqs import BotoQueueClient
 from exporter.config.settings import RegistrySettings
@@ -18,7 +18,7 @@ class AwsConnector(SharedSession):
 
     def ecr(self, settings: RegistrySettings, *, connections: int) -> BotoEcrClient:
         """A client of one registry. `connections` is how many threads call it at once."""
-        source = Source(static_registry_id(settings), settings.region or self.region or "")
+        source = Source(settings.account, settings.region or self.region or "")
         return BotoEcrClient(Access(self, settings, source=source, connections=connections), settings)
 
     def queue(self, settings: RegistrySettings, url: str) -> BotoQueueClient:

@@ -181,16 +181,9 @@ class BotoEcrClient:
 
     def _learn(self, account: str) -> None:
         """Name the account in calls and in their metrics, once it is known."""
-        if not static_registry_id(self._settings):
+        if not self._settings.account:
             self._access.source = Source(account, self._access.source.region)
 
 
 def _page(token: str | None, size: int = PAGE_SIZE) -> dict[str, Any]:
     return {"maxResults": size} | ({"nextToken": token} if token else {})
-
-
-def static_registry_id(settings: RegistrySettings) -> str:
-    """The account id of the registry as the configuration alone gives it; "" if it does not."""
-    if settings.registry_id:
-        return settings.registry_id
-    return settings.role_arn.split(":")[4] if settings.role_arn else ""

@@ -22,7 +22,7 @@ from exporter.commands.verdict import TRANSIENT, named
 from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
 from exporter.polling.access import Access, Group, access_of, grouped, readers
 from exporter.polling.listing import Listing
-from exporter.replication.model import Destination, Image, Page, Reason, Registry, Replication, Source
+from exporter.replication.model import Destination, Page, Reason, Registry, Source
 from exporter.replication.targets import RepositoryTargets, Selected, Targets
 
 T = TypeVar("T")
@@ -229,9 +229,9 @@ class Check:
         yield from (replace(failure, level=Level.NOTE) for failure in failures)
         existing: frozenset[str] = frozenset()
         if registry.targets.need_repositories:
-            failures = []
+            failures, resource = [], self._arn(group.source, group.accesses, "*")
             ask = self._every("ecr:DescribeRepositories", lambda client, token: client.repositories(token))
-            found = self._first(subject, group.accesses, self._arn(group, "*"), ask, failures)
+            found = self._first(subject, group.accesses, resource, ask, failures)
             existing = frozenset(repository.name for repository in found or ())
             yield from failures or [Finding(Level.OK, subject, f"repositories: {len(existing)}")]
         yield from self._images(registry, sorted(registry.targets.matching(existing)))
@@ -258,23 +258,12 @@ class Check:
 
     def _images(self, registry: _Registry, repositories: Iterable[str]) -> Iterator[Finding]:
         """List the images of the repositories, and ask for the status of one image in each."""
-        group, failures = registry.group, list[Finding]()
+        failures: list[Finding] = []
         listed = asked = 0
         for repository in repositories:
-            targets = registry.targets.of(repository)
-            accesses = group.named(target.settings for target in targets.targets)
-            ask = partial(self._first, registry.subject, accesses, self._arn(group, repository))
-            self._note_destinations(registry, repository, targets)
-            images = ask(self._every("ecr:DescribeImages", _images(repository, targets)), failures)
-            if images is None:
-                continue
-            listed += 1
-            selection = targets.select(images, now=self._clock())
-            for selected in selection.targets:
-                registry.selected.setdefault(selected.label, {})[repository] = selected
-            if digest := next(iter(selection.images), None):
-                reported = ask(partial(_status, repository, digest), failures)
-                asked += reported is not None
+            is_listed, is_asked = self._repository(registry, repository, failures)
+            listed += is_listed
+            asked += is_asked
         yield Finding(Level.OK, registry.subject, f"repositories whose images are listed: {listed}")
         if asked:
             message = f"repositories where the status of an image is read: {asked}"
@@ -283,6 +272,30 @@ class Check:
             message = "no image is selected, so ecr:DescribeImageReplicationStatus is not tried"
             yield Finding(Level.NOTE, registry.subject, message)
         yield from _merged(failures)
+
+    def _repository(self, registry: _Registry, repository: str, failures: list[Finding]) -> tuple[bool, bool]:
+        """Whether the images of the repository are listed, and whether the status of one of them is read."""
+        group, targets = registry.group, registry.targets.of(repository)
+        self._note_destinations(registry, repository, targets)
+        accesses = group.named(target.settings for target in targets.targets)
+        resource = self._arn(group.source, group.accesses, repository)
+        tags: TagStatus = "ANY" if targets.untagged else "TAGGED"
+        listing = self._every(
+            "ecr:DescribeImages", lambda client, token: client.images(repository, token, tags=tags)
+        )
+        images = self._first(registry.subject, accesses, resource, listing, failures)
+        if images is None:
+            return False, False
+        selection = targets.select(images, now=self._clock())
+        for selected in selection.targets:
+            registry.selected.setdefault(selected.label, {})[repository] = selected
+        if not selection.images:
+            return True, False
+        digest = next(iter(selection.images))
+        reported = self._first(
+            registry.subject, accesses, resource, lambda client: client.status(repository, digest), failures
+        )
+        return True, reported is not None
 
     def _note_destinations(self, registry: _Registry, repository: str, targets: RepositoryTargets) -> None:
         by_rules = registry.rules.destinations(repository) if registry.rules else frozenset[Destination]()
@@ -318,11 +331,11 @@ class Check:
                 message = f"no rule sends these repositories anywhere: {_listed(uncovered)}"
                 yield Finding(Level.PROBLEM, subject, message, "add a rule, or narrow the target")
 
-    def _arn(self, group: Group, repository: str) -> str:
-        """The resource of a repository in a policy."""
-        arns = (self._callers[access] for access in group.accesses)
+    def _arn(self, of: Source | Destination, accesses: Iterable[Access], repository: str) -> str:
+        """The resource of a repository in a policy, in the partition of the callers."""
+        arns = (self._callers[access] for access in accesses)
         partition = next((arn.split(":")[1] for arn in arns if arn), "aws")
-        return f"arn:{partition}:ecr:{group.source.region}:{group.source.registry_id}:repository/{repository}"
+        return f"arn:{partition}:ecr:{of.region}:{of.registry_id}:repository/{repository}"
 
     # -- a destination -----------------------------------------------------------------------
 
@@ -336,13 +349,12 @@ class Check:
                 found = self._identify(access, subject)
                 yield from (finding for finding in found if finding.level is not Level.OK)
         repository = min(name for names in sources.values() for name in names)
-        partition = next((arn.split(":")[1] for arn in self._callers.values() if arn), "aws")
-        resource = f"arn:{partition}:ecr:{to.region}:{to.registry_id}:repository/*"
+        resource = self._arn(to, accesses, "*")
         if not self._settings.replica_interval:
             message = "its copies are not looked at: replica_interval is 0s"
             yield Finding(Level.NOTE, subject, message)
         elif not accesses:
-            message = "its copies are not looked at: nothing says how account " + to.registry_id + " is read"
+            message = f"its copies are not looked at: nothing says how account {to.registry_id} is read"
             yield Finding(Level.NOTE, subject, message, "add it under destinations, with a role_arn")
         elif not any(self._callers[access] for access in accesses):
             yield Finding(Level.NOTE, subject, "its copies are not looked at: no credentials for it work")
@@ -396,17 +408,6 @@ def _listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
     return ", ".join([*names[:MOST_NAMES], *more])
-
-
-def _images(
-    repository: str, targets: RepositoryTargets
-) -> Callable[[OwnRegistryClient, str | None], Page[Image]]:
-    tags: TagStatus = "ANY" if targets.untagged else "TAGGED"
-    return lambda client, token: client.images(repository, token, tags=tags)
-
-
-def _status(repository: str, digest: str, client: OwnRegistryClient) -> tuple[Replication, ...]:
-    return client.status(repository, digest)
 
 
 def _held(repository: str, client: OwnRegistryClient) -> int:

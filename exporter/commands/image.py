@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from exporter.config import validators as of
+from exporter.config.validators import checked
 from exporter.replication.model import Name
 
 _REFERENCE = re.compile(
@@ -52,11 +50,3 @@ def parse_image(text: str) -> ImageReference:
         account=found[1] or "",
         region=found[2] or "",
     )
-
-
-def checked(kind: Any, text: str) -> str:
-    """The text, which has the form of a type of `config.validators`. Raises ValueError with its advice."""
-    try:
-        return str(TypeAdapter(kind).validate_python(text))
-    except ValidationError as error:
-        raise ValueError(str(error.errors()[0].get("ctx", {}).get("error", "is not valid"))) from error

@@ -22,9 +22,10 @@ from exporter.config import validators as of
 from exporter.config.yaml_source import Document, Place, Problem, contents, dump, show
 
 _FILLED = Field(min_length=1)
+_ASSUMED: Any = {"dependencies": {"external_id": ["role_arn"]}}
 
 
-@with_config(extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}})
+@with_config(extra="forbid", json_schema_extra=_ASSUMED)
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
     """A source registry. Without keys it is the account and Region that boto3 finds by itself."""
@@ -38,14 +39,17 @@ class RegistrySettings:
     events_queue_url: of.QueueUrl | None = None
 
     @property
-    def named(self) -> RegistrySettings:
-        """With its name, else `<account>/<region>` if the file has both."""
-        account = self.registry_id or (self.role_arn.split(":")[4] if self.role_arn else None)
-        has_default = account and self.region and not self.name
-        return replace(self, name=f"{account}/{self.region}") if has_default else self
+    def account(self) -> str:
+        """Its account, if the file tells it; else "", and that of the credentials counts."""
+        return self.registry_id or (self.role_arn.split(":")[4] if self.role_arn else "")
+
+    @property
+    def label(self) -> str:
+        """What targets call it: its name, else `<account>/<region>`; "" if the file does not tell both."""
+        return self.name or (f"{self.account}/{self.region}" if self.account and self.region else "")
 
 
-@with_config(extra="forbid", json_schema_extra={"dependencies": {"external_id": ["role_arn"]}})
+@with_config(extra="forbid", json_schema_extra=_ASSUMED)
 @dataclass(frozen=True, slots=True)
 class DestinationSettings:
     """How destinations in another account are read: in one Region, or in all of them."""
@@ -191,7 +195,7 @@ def parse(
         if here and there and here != there:
             message = f"the queue is in {there} and the registry in {here}: {_ELSEWHERE}"
             warn(document.problem(("registries", i, "events_queue_url"), message))
-    return replace(found, registries=tuple(entry.named for entry in found.registries))
+    return found
 
 
 def _regions(settings: Settings) -> Iterator[tuple[Place, str]]:
@@ -227,7 +231,7 @@ def _conflicts(values: _Plain) -> Iterator[tuple[Place, str]]:
             if entry and "external_id" in entry and "role_arn" not in entry:
                 yield (key, i, "external_id"), _ROLE_NEEDED
     registries, targets = values.get("registries", [{}]) or [None], values.get("targets") or ()
-    names = [_name(entry) for entry in registries]
+    names = [_label(entry) for entry in registries]
     # Two entries with one default name are one registry.
     owners = {name: i for i, name in enumerate(names) if name and "name" not in registries[i]}
     for i, (entry, name) in enumerate(zip(registries, names, strict=True)):
@@ -282,11 +286,13 @@ def _label_conflicts(targets: Sequence[_Plain | None]) -> Iterator[tuple[Place, 
             yield ("targets", i, "name"), f"{show(settings.name)} {message}"
 
 
-def _name(entry: _Plain | None) -> str | None:
-    """The name of a registry, "" for one without; None if a mistake leaves it open."""
-    naming = ("name",) if entry and "name" in entry else ("region", "role_arn", "registry_id")
-    given = {key: entry[key] for key in naming if key in entry} if entry is not None else {"": None}
-    return None if None in given.values() else RegistrySettings(**given).named.name
+def _label(entry: _Plain | None) -> str | None:
+    """The label of a registry; None if a mistake leaves it open."""
+    if entry is None:
+        return None
+    naming = ("name",) if "name" in entry else ("region", "role_arn", "registry_id")
+    given = {key: entry[key] for key in naming if key in entry}
+    return None if None in given.values() else RegistrySettings(**given).label
 
 
 # -- back to YAML ----------------------------------------------------------------------------------
@@ -294,10 +300,7 @@ def _name(entry: _Plain | None) -> str | None:
 
 def to_yaml(settings: Settings) -> str:
     """The complete effective settings; the same settings when parsed again, unless it holds secrets."""
-    every = _ADAPTER.dump_python(settings, mode="json", exclude_none=True)
-    changed = _ADAPTER.dump_python(settings, mode="json", exclude_defaults=True)
-    first = {"registries": changed.get("registries", [{}]), "targets": changed["targets"]}
-    for entry, shown in zip(settings.registries, first["registries"], strict=True):
-        if entry == replace(entry, name="").named:
-            shown.pop("name", None)
-    return dump(first | every | first)
+    lists = {"registries", "targets"}
+    first = _ADAPTER.dump_python(settings, mode="json", include=lists, exclude_defaults=True)
+    others = _ADAPTER.dump_python(settings, mode="json", exclude=lists, exclude_none=True)
+    return dump({"registries": [{}]} | first | others)

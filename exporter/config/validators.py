@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import BeforeValidator, Field, GetPydanticSchema, PlainSerializer
+from pydantic import BeforeValidator, Field, GetPydanticSchema, PlainSerializer, TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
-from exporter.config.yaml_source import show
+from exporter.config.yaml_source import explain, show
 
 #: The characters that make a text a glob.
 GLOB = frozenset("*?[")
@@ -67,6 +67,14 @@ def format_duration(seconds: float) -> str:
             text += f"{rest // size}{unit}"
             rest %= size
     return text or "0s"
+
+
+def checked(kind: Any, text: str) -> Any:
+    """The value that a type of this module makes from text. Raises ValueError with advice."""
+    try:
+        return TypeAdapter(kind).validate_python(text)
+    except ValidationError as error:
+        raise ValueError(explain(error.errors(include_url=False)[0])) from error
 
 
 # -- how a type is built ---------------------------------------------------------------------------

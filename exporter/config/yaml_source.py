@@ -136,7 +136,7 @@ class Document(Generic[T]):
         if error["input"] is None or (error["type"] == "too_short" and error["input"]):
             return  # the value or each item of the list is reported already
         *outer, last = place = tuple(step for step in error["loc"] if step != "[key]")
-        self._report(place, _message(error))
+        self._report(place, explain(error))
         holder: Any = self._values
         for step in outer:
             holder = holder and holder[step]
@@ -272,7 +272,7 @@ _SAYS = {
 }
 
 
-def _message(error: ErrorDetails) -> str:
+def explain(error: ErrorDetails) -> str:
     """What is wrong with a value, and what would be right."""
     if error["type"] == "string_type" and isinstance(error["input"], bool):
         return "is a boolean in YAML (yes, no, on, off, true, false); to mean the text, quote it"
@@ -320,9 +320,8 @@ def contents(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             return file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ConfigError([Problem(path, None, "", f"cannot be read: {reason or error}")]) from error
+    except OSError as error:
+        raise ConfigError([Problem(path, None, "", f"cannot be read: {error.strerror}")]) from error
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

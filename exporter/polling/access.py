@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from exporter.aws.ecr import static_registry_id
 from exporter.config.settings import DestinationSettings, RegistrySettings, TargetSettings
 from exporter.replication.model import Destination, Source
 
@@ -29,7 +28,7 @@ class Group:
     @property
     def name(self) -> str:
         """The name of the registry in the log: that of its first entry, else `<account>/<region>`."""
-        return self.entries[0].name or f"{self.source.registry_id or 'default'}/{self.source.region}"
+        return self.entries[0].label or f"{self.source.registry_id or 'default'}/{self.source.region}"
 
     @property
     def accesses(self) -> tuple[Access, ...]:
@@ -43,11 +42,11 @@ class Group:
         """
         names = [frozenset(target.registries) for target in targets]
         wanted = frozenset().union(*names) if all(names) else frozenset()
-        return _accesses(e for e in self.entries if e.name in wanted) or self.accesses
+        return _accesses(e for e in self.entries if e.label in wanted) or self.accesses
 
     def targets(self, targets: Iterable[TargetSettings]) -> tuple[TargetSettings, ...]:
         """Those of the targets that name an entry of the group, or none at all."""
-        names = {entry.name for entry in self.entries}
+        names = {entry.label for entry in self.entries}
         return tuple(t for t in targets if not t.registries or not names.isdisjoint(t.registries))
 
 
@@ -74,7 +73,7 @@ def grouped(
     for settings in sorted(entries, key=lambda entry: bool(entry.registry_id)):
         entry = replace(settings, region=settings.region or region)
         named = accounts.get(access_of(entry))
-        account = entry.registry_id or named or static_registry_id(entry)
+        account = entry.registry_id or named or entry.account
         groups.setdefault(Source(account, entry.region or ""), []).append(entry)
     return [Group(source, tuple(members)) for source, members in groups.items()]
 

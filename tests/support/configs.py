@@ -60,8 +60,8 @@ configurations = st.builds(
     registries=st.just(
         (
             RegistrySettings("a", role_arn="arn:aws-cn:iam::222233334444:role/x"),
-            RegistrySettings("333344445555/us-east-1", region="us-east-1", registry_id="333344445555"),
-            RegistrySettings("333344445555/us-east-1", region="us-east-1", registry_id="333344445555"),
+            RegistrySettings(region="us-east-1", registry_id="333344445555"),
+            RegistrySettings(region="us-east-1", registry_id="333344445555"),
             RegistrySettings(),
         )
     ),

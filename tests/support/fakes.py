@@ -14,7 +14,7 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from exporter.aws.ecr import EcrClient, TagStatus, static_registry_id
+from exporter.aws.ecr import EcrClient, TagStatus
 from exporter.aws.errors import ECRError
 from exporter.aws.sqs import BATCH, Message, QueueClient
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
@@ -258,7 +258,7 @@ class FakeAWS:
     def ecr(self, settings: RegistrySettings, *, connections: int) -> EcrClient:
         del connections
         region = settings.region or REGION
-        wanted = Source(static_registry_id(settings) or ACCOUNT, region)
+        wanted = Source(settings.account or ACCOUNT, region)
         caller = settings.role_arn.split(":")[4] if settings.role_arn else ACCOUNT
         own, ecr = (
             self.registries.get(source) or FakeECR(source, rules=())
