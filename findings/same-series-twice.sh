@@ -2,10 +2,7 @@
 # A page has one series twice, with two values. What does "promtool check metrics" say, and what does Prometheus store?
 set -eu
 for tool in promtool prometheus; do
-  case "$($tool --version 2>&1 || true)" in
-  "$tool, version 2.42.0+ds "*) echo "$tool 2.42.0+ds" ;;
-  *) echo "This needs $tool of Debian's package prometheus 2.42.0+ds-5+deb12u1."; exit 1 ;;
-  esac
+  $tool --version 2>&1 | grep "version 2.42.0+ds " || { echo "This needs Debian's package prometheus 2.42.0+ds-5+deb12u1."; exit 1; }
 done
 folder=$(mktemp -d)
 trap 'kill $pids 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
@@ -27,8 +24,7 @@ cat > "$folder/prometheus.yml" <<CONFIG
 scrape_configs:
   - {job_name: page, scrape_interval: 1s, static_configs: [{targets: ["127.0.0.1:$1"]}]}
 CONFIG
-prometheus --config.file "$folder/prometheus.yml" --storage.tsdb.path "$folder/data" --web.listen-address "127.0.0.1:$2" \
-  2> "$folder/log" &
+prometheus --config.file "$folder/prometheus.yml" --storage.tsdb.path "$folder/data" --web.listen-address "127.0.0.1:$2" 2> "$folder/log" &
 pids="$pids $!"
 found=
 for _ in $(seq 60); do
