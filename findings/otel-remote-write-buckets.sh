@@ -37,8 +37,8 @@ for seconds in (3, 7, 7):
 provider.force_flush()
 labels = [{label.name: label.value for label in series.labels} for series in sent[0].timeseries]
 buckets = [(one["__name__"], one["le"], series.samples[0].value) for one, series in zip(labels, sent[0].timeseries) if "le" in one]
-print("opentelemetry-exporter-prometheus-remote-write 0.66b1 sends of 3, 7 and 7 seconds")
-print([bucket for bucket in buckets if bucket[1] in ("5.0", "10.0", "25.0", "+Inf")])
+print("opentelemetry-exporter-prometheus-remote-write 0.66b1 sends of 3, 7 and 7 seconds",
+      [one for one in buckets if one[1] in ("5.0", "10.0", "25.0", "+Inf")])
 print("names:", sorted({one["__name__"] for one in labels}))
 # In Prometheus a bucket is named wait_bucket, holds all that is not greater than le, and +Inf is the count: 1, 3, 3 and 3 here.
 values = {le: value for name, le, value in buckets if name == "wait"}

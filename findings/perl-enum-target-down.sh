@@ -32,7 +32,6 @@ prometheus --config.file "$folder/prometheus.yml" --storage.tsdb.path "$folder/d
 pids="$pids $!"
 python3 - "$2" <<'PYTHON'
 import json, sys, time, urllib.request
-target = {"health": "unknown", "lastError": ""}
 for _ in range(60):
     time.sleep(1)
     try:
