@@ -8,7 +8,7 @@ be reported right after a push, and credentials may be renewed between two calls
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from exporter.aws.ecr import EcrClient
@@ -342,6 +342,6 @@ def look_up(client: EcrClient, repository: str, digest: str, name: Name) -> Cont
 
 def _access(question: Question) -> RegistrySettings:
     """How the source is reached. The account of a registry URI need not be that of the credentials."""
-    account, role = question.image.account, question.role_arn
-    foreign = account if account and not (role and role.split(":")[4] == account) else None
-    return RegistrySettings(region=question.region, role_arn=role, registry_id=foreign)
+    access = RegistrySettings(region=question.region, role_arn=question.role_arn)
+    account = question.image.account
+    return access if account in ("", access.account) else replace(access, registry_id=account)

@@ -320,9 +320,8 @@ def contents(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             return file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ConfigError([Problem(path, None, "", f"cannot be read: {reason or error}")]) from error
+    except OSError as error:
+        raise ConfigError([Problem(path, None, "", f"cannot be read: {error.strerror}")]) from error
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

@@ -139,7 +139,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.yaml")
     assert problems(lambda: load(missing)) == [f"{missing}: cannot be read: No such file or directory"]
     assert problems(lambda: load(str(tmp_path))) == [f"{tmp_path}: cannot be read: Is a directory"]
-    assert problems(lambda: load_web("\0")) == ["\0: cannot be read: embedded null byte"]
 
 
 def test_web() -> None:
