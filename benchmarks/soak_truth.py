@@ -320,9 +320,9 @@ class Truth:
     ) -> Iterator[str]:
         """Series on the page that were not true at any time since the given times.
 
-        An image that was COMPLETE and is held there is not asked about, also if a deleted copy came back
-        between two looks. Not `looks`: destinations may be out of reach, so that an image that was just
-        selected is MISSING.
+        An image that is held there is COMPLETE and not asked about if it is old when it is selected, or was
+        COMPLETE before, also if a deleted copy came back between two looks. Not `looks`: destinations may be
+        out of reach, so that an image that was just selected is MISSING.
         """
         for key, status in shown.status.items():
             home, repository, tag, place = key
@@ -336,7 +336,7 @@ class Truth:
                 true |= self.statuses.within(copy, status_since(place))
                 held = self.copies.within((home, repository, tag, digest, place), status_since(place))
                 if any("present" in (states or ()) for states in held):
-                    true |= self.statuses.within(copy, float("-inf")) & {"COMPLETE"}
+                    true.add("COMPLETE")
                 if not looks and True in self.sighted.within(copy, status_since(place)):
                     true |= {"MISSING", "COMPLETE"}
             if status not in true:

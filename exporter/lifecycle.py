@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from queue import SimpleQueue
-from typing import Any
 
 from exporter import logs
 from exporter.config import settings as config
@@ -183,19 +182,25 @@ class Loader:
         """Log a warning once, not at every reload."""
         if warning not in self._warnings:
             self._warnings.add(warning)
-            _log.warning("config_warning", **_fields(warning))
+            _log.warning(
+                "config_warning",
+                file=warning.file,
+                line=warning.line,
+                path=warning.path or None,
+                problem=warning.message,
+            )
 
 
 def log_problems(error: ConfigError) -> None:
     """One line for each problem."""
     for problem in error.problems:
-        _log.error("config_invalid", **_fields(problem))
-
-
-def _fields(problem: Problem) -> dict[str, Any]:
-    """A problem as fields of the log."""
-    path = problem.path or None
-    return {"file": problem.file, "line": problem.line, "path": path, "problem": problem.message}
+        _log.error(
+            "config_invalid",
+            file=problem.file,
+            line=problem.line,
+            path=problem.path or None,
+            problem=problem.message,
+        )
 
 
 class Reloads:
