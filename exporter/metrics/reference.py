@@ -26,7 +26,9 @@ image becomes COMPLETE, an earlier look that did not show it there is not believ
 comes within `pending_interval`.
 
 ECR is not asked about an image that is seen at all destinations of the rules and of the targets. So such an
-image may have no series for a destination that no rule names any more, though ECR still reports it.
+image may have no series for a destination that no rule names any more, though ECR still reports it. An old
+image that the first look finds at all its destinations is COMPLETE, also one that failed and was copied by
+other means before the exporter knew it.
 
 A copy that is absent and arrives without its tag is seen at every fourth look at the latest.
 

@@ -70,6 +70,7 @@ def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator
     with living(made, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
         eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
         live.heals(within=5)
+        eventually(lambda: live.exporter.ready() is None)
         yield live
         assert live.exporter.healthy() is None
         assert live.exporter.ready() is None
