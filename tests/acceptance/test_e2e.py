@@ -408,7 +408,8 @@ def test_the_series_of_a_deleted_repository_disappear(
         eventually(lambda: command.series("ecr_target_failure_info", **reason))
         assert not command.series("ecr_image_replication_status", repository="team/app")
         assert command.statuses(repository="team/api")
-        assert len([line for line in command.log().splitlines() if "repository_not_found" in line]) == 1
+        lines = [line for line in command.log().splitlines() if "repository_not_found" in line]
+        assert len([line for line in lines if "msg=aws_request_failed" in line]) == 1
 
 
 def test_statuses_stay_during_a_network_failure(
