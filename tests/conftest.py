@@ -16,12 +16,12 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
-# Containers often forbid it. But then each process of the tests compiles all tests again, and each of the two
-# hundred starts of the command all of its modules.
+# Containers often forbid byte code. But then each process compiles all tests again, and each start of the
+# command all of its modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# promtool, Prometheus and Helm's engine have small heaps, and collect garbage for a third of their time.
+# promtool, Prometheus and Helm's engine have small heaps, and spend less time with larger ones.
 os.environ.setdefault("GOGC", "400")
 
 

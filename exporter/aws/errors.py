@@ -152,9 +152,14 @@ def _mistake(error: Exception, *, local: bool) -> Exception | None:
 
 def _unusable_bundle(error: botocore.SSLError) -> OSError | None:
     """What kept the certificates of AWS_CA_BUNDLE from being loaded; None if the connection is the cause."""
-    cause = getattr(error.kwargs.get("error"), "__cause__", None)
-    is_of_file = not isinstance(cause, ssl.SSLError) or cause.library in ("X509", "PEM")
-    return cause if isinstance(cause, OSError) and is_of_file else None
+    match getattr(error.kwargs.get("error"), "__cause__", None):
+        case ssl.SSLError(library="X509" | "PEM") as cause:
+            return cause
+        case ssl.SSLError():
+            return None
+        case OSError() as cause:
+            return cause
+    return None
 
 
 def _bad_setting(error: Exception, action: str) -> ECRError:

@@ -35,7 +35,7 @@ _PORTION = 64 * 1024
 _SEND_BUFFER = 128 * 1024
 #: Connections that wait to be accepted.
 _BACKLOG = 4096
-#: Seconds between two looks for late connections.
+#: Seconds between two looks for late connections, and for the request to stop.
 _LOOK_EVERY = 0.1
 
 _log = logs.get("server")
@@ -271,7 +271,7 @@ class Server(ThreadingHTTPServer):
     def start(self) -> None:
         """Begin to answer."""
         threading.Thread(target=self._hang_up_late, name="late connections", daemon=True).start()
-        threading.Thread(target=self.serve_forever, name="accept", daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(_LOOK_EVERY,), name="accept", daemon=True).start()
 
     def stop(self, deadline: float) -> None:
         """Accept nothing more; answers under way have `deadline` seconds to end."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from botocore.utils import ContainerMetadataFetcher
 from support.command import Command, eventually, running
 from support.embedded_aws import EmbeddedAWS, Fault, Garbage
 from support.lender import WAYS, Lender, lending
@@ -279,7 +278,6 @@ def make(
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "1")
-    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0.05)  # seconds between three tries
     for name, value in lending(way, lender, tmp_path).items():
         monkeypatch.setenv(name, value)
     return session_factory(clock=lambda: time.time() + ahead[0], process_timeout=5.0)

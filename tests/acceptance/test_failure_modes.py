@@ -63,11 +63,15 @@ def aws() -> Iterator[EmbeddedAWS]:
         yield populated(aws)
 
 
+#: Time-outs of calls, in seconds, for answers that hang or are slow.
+IMPATIENT = {"read_timeout": 0.4, "answer_timeout": 0.8}
+
+
 @contextmanager
 def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator[Live]:
     """An exporter after its first round. At the end it is healthy and ready, and it logged no error."""
     made = (lambda: session) if session else None
-    with living(made, url, read_timeout=0.4, answer_timeout=0.8, **options) as live:
+    with living(made, url, **options) as live:
         eventually(lambda: set(live.success()) == HOME and live.statuses() == {"COMPLETE"})
         live.heals(within=5)
         eventually(lambda: live.exporter.ready() is None)
@@ -80,6 +84,12 @@ def settled(session: boto3.Session | None, url: str, **options: Any) -> Iterator
 @pytest.fixture
 def live(session: boto3.Session, aws: EmbeddedAWS) -> Iterator[Live]:
     with settled(session, aws.endpoint_url) as live:
+        yield live
+
+
+@pytest.fixture
+def impatient(session: boto3.Session, aws: EmbeddedAWS) -> Iterator[Live]:
+    with settled(session, aws.endpoint_url, **IMPATIENT) as live:
         yield live
 
 
@@ -180,17 +190,17 @@ def test_the_server_fails(live: Live, aws: EmbeddedAWS, status: int) -> None:
     heals(live, aws)
 
 
-def test_the_server_hangs(live: Live, aws: EmbeddedAWS) -> None:
+def test_the_server_hangs(impatient: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(hang := Hang())
-    fails(live, "unavailable", message="ReadTimeoutError")
+    fails(impatient, "unavailable", message="ReadTimeoutError")
     hang.released.set()
-    heals(live, aws)
+    heals(impatient, aws)
 
 
-def test_an_answer_comes_byte_by_byte(live: Live, aws: EmbeddedAWS) -> None:
+def test_an_answer_comes_byte_by_byte(impatient: Live, aws: EmbeddedAWS) -> None:
     aws.fault = at_home(Drip(0.1))
-    fails(live, "unavailable", message="AnswerTooSlow: the answer was not complete after 0.8 s")
-    heals(live, aws)
+    fails(impatient, "unavailable", message="AnswerTooSlow: the answer was not complete after 0.8 s")
+    heals(impatient, aws)
 
 
 # -- unexpected answers ----------------------------------------------------------------------------
@@ -693,7 +703,8 @@ def test_a_web_identity_gets_no_credentials(
     answer: list[Fault] = [Garbage(body.encode(), content_type="text/xml")]
     aws.fault = lambda call: answer[0] if call.operation == "AssumeRoleWithWebIdentity" else None
     ahead = [0.0]
-    with settled(None, aws.endpoint_url, clock=lambda: time.time() + ahead[0]) as live:
+    clock = {"clock": lambda: time.time() + ahead[0]}
+    with settled(None, aws.endpoint_url, **clock, **IMPATIENT) as live:
         answer[0], ahead[0] = fault, ENDED
         reason, _, message = failure.partition(" ")
         fails(live, reason, message=message)

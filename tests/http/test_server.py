@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from support.serving import Echo, StoppableServer, port_of, serving, sip
+from support.serving import Echo, port_of, serving, sip
 
 from exporter import logs
 from exporter.http.routes import Request, Response
@@ -173,7 +173,7 @@ def has_ipv6() -> bool:
 
 
 def test_several_addresses_each_tell_their_port() -> None:
-    server = StoppableServer([("127.0.0.1", 0), ("localhost", 0)], Echo(), WebConfig(None))
+    server = Server([("127.0.0.1", 0), ("localhost", 0)], Echo(), WebConfig(None))
     server.start()
     try:
         ports = [int(address.rpartition(":")[2]) for address in server.addresses]
@@ -186,7 +186,7 @@ def test_several_addresses_each_tell_their_port() -> None:
 
 @pytest.mark.parametrize("host", ["", "::"])
 def test_no_host_means_every_one(host: str) -> None:
-    server = StoppableServer([(host, 0)], Echo(), WebConfig(None))
+    server = Server([(host, 0)], Echo(), WebConfig(None))
     server.start()
     try:
         for client in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
@@ -503,7 +503,7 @@ def test_when_all_are_busy_a_newcomer_is_closed_and_nobody_dropped() -> None:
 
 
 def test_stop_ends_idle_connections_at_once_and_lets_go_of_the_port() -> None:
-    server = StoppableServer([("127.0.0.1", 0)], Echo(), WebConfig(None))
+    server = Server([("127.0.0.1", 0)], Echo(), WebConfig(None))
     server.start()
     with client(server) as idle:
         idle.request("GET", "/")

@@ -32,18 +32,11 @@ class Echo(Routes):
         return self._reply(request)
 
 
-class StoppableServer(Server):
-    """Looks fifty times a second whether it has to stop. Twice, as in the library, delays each test."""
-
-    def serve_forever(self, poll_interval: float = 0.02) -> None:
-        super().serve_forever(poll_interval)
-
-
 @contextmanager
 def serving(
     routes: Routes | None = None, limits: Limits | None = None, path: str | None = None
 ) -> Iterator[Server]:
-    server = StoppableServer([("127.0.0.1", 0)], routes or Echo(), WebConfig(path), limits=limits)
+    server = Server([("127.0.0.1", 0)], routes or Echo(), WebConfig(path), limits=limits)
     server.start()
     try:
         yield server
