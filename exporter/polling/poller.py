@@ -136,6 +136,8 @@ class Poller:
         self._clients: dict[Access, EcrClient] = {}
         self._overdue_since: float | None = None
         self._find_at = clock.monotonic()
+        #: The floor of `newest` for which all repositories were asked to show what fits.
+        self._floor: object = None
         self._heartbeat = clock.monotonic()
         self.configure(settings)
 
@@ -195,6 +197,9 @@ class Poller:
         if self._shared.turns:
             self._pause.wait(TURN)
         self._shared.turns.take()
+        newest = self._shared.newest
+        if newest.crowded and newest.floor != self._floor and not self._shared.turns:
+            self._admit()
         self._shared.journal.tick()
         now = self._heartbeat = self._clock.monotonic()
         wake_at = now + HEARTBEAT
@@ -271,8 +276,7 @@ class Poller:
         rate = settings.requests_per_second / self._shared.shard.total
         self._settings = settings = replace(settings, requests_per_second=rate)
         if self._shared.newest.resize(settings.max_images):
-            for polled in self._registries:
-                polled.registry.admit()
+            self._admit()
         with self._store.lock:
             self._store.changed()
             self._store.stale_after = settings.stale_after
@@ -280,6 +284,12 @@ class Poller:
         self._regroup()
         for each in (*self._registries, *self._destinations.values()):
             each.registry.reloaded()
+
+    def _admit(self) -> None:
+        """Watch the images that fit under `max_images` now, and no older ones."""
+        self._floor = self._shared.newest.floor
+        for polled in self._registries:
+            self._shared.turns.begin(polled.registry.admit())
 
     def _take_account(self, access: Access, account: str) -> None:
         """Take that AWS names the account of an access: its entries may be another registry now."""

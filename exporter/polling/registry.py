@@ -21,6 +21,7 @@ from exporter.polling.repository_settings import SettingsPoller
 from exporter.polling.rounds import TargetRounds
 from exporter.polling.rules import AccountPoller, OnAccount, RulesPoller
 from exporter.replication.model import Destination
+from exporter.replication.steps import Steps
 from exporter.replication.targets import Targets
 
 #: All that says how long an answer is good for, and when the next question is due.
@@ -88,10 +89,13 @@ class RegistryPoller(Dispatcher):
         """Whether it is reached with one of these."""
         return any(access in self._context.clients for access in accesses)
 
-    def admit(self) -> None:
-        """Take that another number of images fits under `max_images`."""
-        for repository in self._repositories.pollers.values():
-            repository.admit()
+    def admit(self) -> Steps[None]:
+        """Watch the images that fit under `max_images` now, in one repository after another."""
+        pollers = self._repositories.pollers
+        for name in list(pollers):
+            if name in pollers:
+                pollers[name].admit()
+            yield
 
     def look_at(self, repositories: Collection[str]) -> None:
         """Look at the copies in these repositories, as a destination of other registries."""

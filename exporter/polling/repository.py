@@ -307,7 +307,7 @@ class RepositoryPoller(Asker):
         self, selected: Mapping[str, Selectable], *, remembered: Mapping[str, Remembered] | None = None
     ) -> Steps[None]:
         """Make the facts those of the selected images, and ask for what is new among them."""
-        new, changed = yield from self._differences(selected, remembered or {})
+        new, changed, shown = yield from self._differences(selected, remembered or {})
         renames = []
         with self._store.lock:
             gone = self.facts.images.keys() - selected.keys()
@@ -319,6 +319,7 @@ class RepositoryPoller(Asker):
             self.facts.replace(gone=gone, new=new)
             if gone or new or changed:
                 self._store.changed()
+        self._newest.shows(self._group, shown)
         for digests in sliced(gone):
             for digest in digests:
                 self.statuses.removed(digest)
@@ -336,12 +337,16 @@ class RepositoryPoller(Asker):
 
     def _differences(
         self, selected: Mapping[str, Selectable], remembered: Mapping[str, Remembered]
-    ) -> Steps[tuple[list[ImageFacts], list[tuple[str, tuple[Name, ...], frozenset[Destination]]]]]:
-        """The new images, with what is remembered; the other names and destinations of known ones."""
+    ) -> Steps[tuple[list[ImageFacts], list[tuple[str, tuple[Name, ...], frozenset[Destination]]], int]]:
+        """The new images, with what is remembered; the other names and destinations of known ones; and how
+        many names there are.
+        """
+        shown = 0
         new: list[ImageFacts] = []
         changed = []
         for some in sliced(selected.values()):
             for image in some:
+                shown += len(image.names)
                 known = self.facts.images.get(image.digest)
                 if known is None or known.replicated_from != image.replicated_from:
                     times = (image.pushed_at, image.replicated_from)
@@ -350,7 +355,7 @@ class RepositoryPoller(Asker):
                 elif known.names != image.names or known.required != image.required:
                     changed.append((image.digest, image.names, image.required))
             yield
-        return new, changed
+        return new, changed, shown
 
     # -- what else changes -------------------------------------------------------------------
 
@@ -398,9 +403,14 @@ class RepositoryPoller(Asker):
         self.statuses.intervals_changed()
 
     def admit(self) -> None:
-        """Watch those of the listed images that fit under `max_images` now."""
-        if self.facts.listed_at is not None:
-            self._begin(self._show_admitted())
+        """Watch those of the listed images that fit under `max_images` now, after a change under way."""
+        if self.facts.listed_at is not None and self._floor != self._newest.floor:
+            self._work = self._admitting(self._work)
+            self._turns.begin(self._work)
+
+    def _admitting(self, before: Steps[None] | None) -> Steps[None]:
+        yield from before or ()
+        yield from self._show_admitted()
 
     def retire(self) -> None:
         """It is polled no longer: leave nothing behind."""
@@ -409,6 +419,7 @@ class RepositoryPoller(Asker):
         self._pacing.cancel(self._job)
         self.statuses.retire()
         finished(self._newest.put(self._group, None))
+        self._newest.shows(self._group, 0)
         self._sightings.unwatch(self.name, self._registry.source, self.statuses.copies)
         with self._store.lock:
             self._store.skipped = self._newest.skipped

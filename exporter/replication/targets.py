@@ -313,6 +313,10 @@ class Selectable(Protocol):
 _Age: TypeAlias = tuple[float, str, str]
 
 
+#: So many times the names that fit may be shown until older images give way, because that costs time.
+CROWDED = 1.1
+
+
 class Newest:
     """Which images fit under `max_images`: the newest of all groups together.
 
@@ -330,6 +334,9 @@ class Newest:
         #: some microseconds.
         self._places: SortedList[_Age] | None = None
         self._was_skipping = False
+        #: How many names each group shows, and all together.
+        self._shows: dict[str, int] = {}
+        self._shown = 0
         #: Images that are younger fit; None while all fit.
         self.floor: _Age | None = None
 
@@ -343,6 +350,18 @@ class Newest:
     def skipped(self) -> int:
         """How many names do not fit."""
         return self._places.bisect_right(self.floor) if self._places is not None and self.floor else 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether far more names are shown than fit: images that came later are younger."""
+        return self.floor is not None and self._shown > self.limit * CROWDED
+
+    def shows(self, group: str, names: int) -> None:
+        """Take how many names a group shows now."""
+        self._shown += names - self._shows.get(group, 0)
+        self._shows[group] = names
+        if not names:
+            del self._shows[group]
 
     def newly_skipped(self) -> bool:
         """True once when images stop to fit, until all of them fit again."""

@@ -183,6 +183,23 @@ def test_the_newest_images_win_when_there_are_too_many() -> None:
     assert rig.store.skipped == 30
 
 
+@pytest.mark.parametrize("names", [1, 3])
+def test_repositories_that_come_first_give_way_as_soon_as_newer_images_are_known(names: int) -> None:
+    """Each repository has newer images than all before it, and its listing comes once in an hour."""
+    ecr, most = FakeECR(page_size=1000), 0
+    for number in range(40):
+        for image in range(10):
+            tags = [f"v{image}-{name}" for name in range(names)]
+            ecr.push(f"team/app-{number:02}", *tags, at=1.8e9 + 10 * number + image)
+    rig = world(ecr, max_images=60, discovery_interval=3600.0)
+    for _ in range(60):
+        rig.run(1)
+        most = max(most, len(rig.states()))
+    assert rig.store.skipped == 400 * names - 60
+    assert 60 <= len(rig.states()) <= 66  # a tenth more may stay until their next listing
+    assert most <= 66 + 10 * names  # with those of the last listing
+
+
 def test_what_is_left_out_for_want_of_room_is_logged_once_until_it_fits() -> None:
     ecr = FakeECR()
     for number in range(6):
