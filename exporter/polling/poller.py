@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
@@ -114,7 +114,8 @@ class Poller:
         )
         self._workers = workers
         self._pause = pause or Pause()
-        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        #: Not a SimpleQueue: before Python 3.13, one may miss the end of a short time-out and wait on.
+        self._inbox: Queue[Callable[[], None]] = Queue()
         self._events = Events(
             self._shared,
             connect=connector.queue,
