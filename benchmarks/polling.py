@@ -141,7 +141,7 @@ class Exporter:
 
 
 @contextmanager
-def exporter(server: Server, config: str, *, home: Path = HERE.parent) -> Iterator[Exporter]:
+def exporter(server: Server, config: str, *flags: str, home: Path = HERE.parent) -> Iterator[Exporter]:
     """Run the command of this checkout, or of another one with its own .venv."""
     python = sys.executable if home == HERE.parent else str(home / ".venv" / "bin" / "python")
     with tempfile.TemporaryDirectory() as directory:
@@ -150,7 +150,7 @@ def exporter(server: Server, config: str, *, home: Path = HERE.parent) -> Iterat
         command = [python, "-m", "exporter", "--web.listen-address=127.0.0.1:0"]
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [*command, f"--config.file={file}"],
+                [*command, f"--config.file={file}", *flags],
                 stderr=stderr,
                 env=environment(server.url),
                 cwd=home,
