@@ -1,8 +1,8 @@
 """`make bench-million`: one exporter and a million images at three destinations, with the default budget.
 
 The real command lists a simulated ECR (fast_ecr) for the first time, is scraped once a second meanwhile, is
-stopped, starts again with its state file, and rests for a whole `discovery_interval`. With `--shards` so many
-exporters share the images, and only the first start is measured.
+stopped, starts again with its state file, and rests for a whole `discovery_interval`. With `--together N`,
+so many shards start at once, and only that start is measured.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def shared(server: Server, config: str, flags: argparse.Namespace) -> None:
     with ExitStack() as stack:
         shards = [
             stack.enter_context(
-                exporter(server, config, f"--shard={number}", f"--total-shards={flags.shards}")
+                exporter(server, config, f"--shard={number}", f"--total-shards={flags.together}")
             )
-            for number in range(flags.shards)
+            for number in range(flags.together)
         ]
-        table(f"First start of {flags.shards} shards", listed(shards, server, flags.images))
+        table(f"First start of {flags.together} shards", listed(shards, server, flags.images))
         used = [processor(running.process.pid) for running in shards]
         table("Processor time of each, s", {str(number): f"{each:.0f}" for number, each in enumerate(used)})
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--repositories", type=int, default=2_000)
     parser.add_argument("--rest", type=float, default=INTERVAL, help="seconds of rest that are measured")
-    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--together", type=int, default=1)
     flags = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -89,7 +89,7 @@ def main() -> None:
     ):
         state = Path(folder, "state")
         config = CONFIG.format(partner=PARTNER, interval=INTERVAL, images=2 * flags.images)
-        if flags.shards > 1:
+        if flags.together > 1:
             shared(server, config, flags)
             return
         config += f"state_file: {state}\n"
