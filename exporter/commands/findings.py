@@ -103,11 +103,12 @@ _TRAPS = ("aws:sourceaccount", "aws:sourcearn")
 def policy_findings(subject: str, policy: str, source: str, repositories: Sequence[str]) -> list[Finding]:
     """What the registry policy of a destination means for replication from the account `source`.
 
-    `repositories` are the ARNs there of the repositories that it sends. Reads statements that name the
+    `repositories` are the ARNs there of the repositories that it sends, at least one. Reads statements that name the
     actions, or * or ecr:*, for the account, its root or *. Conditions are not evaluated, except for the two
     that replication never satisfies (users' reports).
     """
-    remedy = f"let arn:aws:iam::{source}:root do ecr:ReplicateImage and ecr:CreateRepository there"
+    partition = repositories[0].split(":")[1]
+    remedy = f"let arn:{partition}:iam::{source}:root do ecr:ReplicateImage and ecr:CreateRepository there"
     if not policy:
         message = f"its registry policy lets no other account replicate to it, and {source} needs that"
         return [Finding(Level.PROBLEM, subject, message, remedy)]

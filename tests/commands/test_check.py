@@ -429,6 +429,13 @@ def test_what_a_registry_policy_means(text: str, level: Level, message: str) -> 
     assert (finding.level, message in finding.message) == (level, True), finding
 
 
+def test_the_remedy_names_the_principal_in_its_partition() -> None:
+    there = f"arn:aws-cn:ecr:cn-north-1:{PARTNER}:repository/team/app"
+    for text in ("", policy(grant({"AWS": PARTNER}))):
+        (finding,) = policy_findings("there", text, ACCOUNT, [there])
+        assert f"let arn:aws-cn:iam::{ACCOUNT}:root do" in finding.remedy
+
+
 def test_a_policy_that_leaves_a_repository_out(aws: EmbeddedAWS) -> None:
     aws.set_policy(PARTNER, "us-west-2", policy(grant(resource=f"{THERE}/team/app")))
     assert told(check(aws), Level.PROBLEM) == [
