@@ -307,11 +307,11 @@ class Check:
             subject = f"target {target.label} in {registry.group.name}"
             found = registry.selected.get(target.label, {})
             number = sum(selected.images for selected in found.values())
+            selecting = [name for name, selected in found.items() if selected.images]
             if not number:
                 yield Finding(Level.PROBLEM, subject, "it selects no image", "correct its names or filters")
             else:
-                selecting = sum(bool(selected.images) for selected in found.values())
-                message = f"selected images: {number}, in repositories: {selecting}"
+                message = f"selected images: {number}, in repositories: {len(selecting)}"
                 yield Finding(Level.OK, subject, message)
             missing = [
                 f"{repository}:{name.tag}" if name.tag else f"{repository}@{name.digest}"
@@ -321,13 +321,18 @@ class Check:
             if missing:
                 message, remedy = f"not found: {listed(missing)}", _REMEDIES[Reason.IMAGE_NOT_FOUND]
                 yield Finding(Level.PROBLEM, subject, message, remedy)
-            if registry.rules is None or target.required:
+            if registry.rules is None:
                 continue
             covered = registry.rules.destinations
-            uncovered = [name for name, selected in found.items() if selected.images and not covered(name)]
-            if uncovered:
+            if not target.required and (uncovered := [name for name in selecting if not covered(name)]):
                 message = f"no rule sends these repositories anywhere: {listed(uncovered)}"
                 yield Finding(Level.PROBLEM, subject, message, "add a rule, or narrow the target")
+            for to in sorted(target.required):
+                if unsent := [name for name in selecting if to not in covered(name)]:
+                    message = f"no rule sends these repositories to {named(to)}: {listed(unsent)}"
+                    yield Finding(
+                        Level.NOTE, subject, message, "add a rule, unless something else copies them"
+                    )
 
     def _arn(self, of: Source | Destination, accesses: Iterable[Access], repository: str) -> str:
         """The resource of a repository in a policy, in the partition of the callers."""

@@ -103,9 +103,9 @@ _TRAPS = ("aws:sourceaccount", "aws:sourcearn")
 def policy_findings(subject: str, policy: str, source: str, repositories: Sequence[str]) -> list[Finding]:
     """What the registry policy of a destination means for replication from the account `source`.
 
-    `repositories` are the ARNs there of the repositories that it sends, at least one. Reads statements that name the
-    actions, or * or ecr:*, for the account, its root or *. Conditions are not evaluated, except for the two
-    that replication never satisfies (users' reports).
+    `repositories` are the ARNs there of the repositories that it sends, at least one. Reads statements that
+    name the actions, or * or ecr:*, for the account, its root or *. Conditions are not evaluated, except for
+    the two that replication never satisfies (users' reports).
     """
     partition = repositories[0].split(":")[1]
     remedy = f"let arn:{partition}:iam::{source}:root do ecr:ReplicateImage and ecr:CreateRepository there"

@@ -335,6 +335,14 @@ def test_a_registry_without_rules(aws: EmbeddedAWS) -> None:
     ]
 
 
+def test_no_rule_sends_the_images_where_a_target_wants_them(aws: EmbeddedAWS) -> None:
+    found = check(aws, targets="[{name: team, repository: team/*, destinations: [eu-west-1, eu-central-1]}]")
+    assert not is_problem(found)
+    message = f"no rule sends these repositories to {ACCOUNT}/eu-central-1: team/api, team/app"
+    (subject,) = [subject for subject, told_of in told(found, Level.NOTE) if told_of == message]
+    assert subject.startswith("target team in ")
+
+
 def test_a_destination_that_nothing_says_how_to_read(aws: EmbeddedAWS) -> None:
     found = check(aws, "")
     assert not is_problem(found)
