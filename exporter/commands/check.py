@@ -17,7 +17,7 @@ from exporter.aws import sqs
 from exporter.aws.ecr import OwnRegistryClient, TagStatus
 from exporter.aws.errors import NOT_ALLOWED, NOT_ENABLED, ECRError
 from exporter.aws.sqs import InspectedQueueClient, Message
-from exporter.commands.findings import Finding, Level, Permission, policy_findings, role_of
+from exporter.commands.findings import Finding, Level, Permission, listed, policy_findings, role_of
 from exporter.commands.verdict import TRANSIENT, named
 from exporter.config.settings import DestinationSettings, RegistrySettings, Settings
 from exporter.polling.access import Access, Group, access_of, grouped, readers
@@ -34,8 +34,6 @@ ConnectQueue: TypeAlias = Callable[[RegistrySettings, str], InspectedQueueClient
 Ask: TypeAlias = Callable[[OwnRegistryClient], T]
 #: How often a call is repeated that AWS throttles or does not answer, and the seconds between two attempts.
 RETRIES, RETRY_AFTER = 2, 3.0
-#: So many repositories or names are told in one line.
-MOST_NAMES = 5
 
 _REMEDIES: Mapping[Reason, str] = {
     Reason.REPOSITORY_NOT_FOUND: "correct the name, the Region or the account",
@@ -259,12 +257,12 @@ class Check:
     def _images(self, registry: _Registry, repositories: Iterable[str]) -> Iterator[Finding]:
         """List the images of the repositories, and ask for the status of one image in each."""
         failures: list[Finding] = []
-        listed = asked = 0
+        number = asked = 0
         for repository in repositories:
             is_listed, is_asked = self._repository(registry, repository, failures)
-            listed += is_listed
+            number += is_listed
             asked += is_asked
-        yield Finding(Level.OK, registry.subject, f"repositories whose images are listed: {listed}")
+        yield Finding(Level.OK, registry.subject, f"repositories whose images are listed: {number}")
         if asked:
             message = f"repositories where the status of an image is read: {asked}"
             yield Finding(Level.OK, registry.subject, message)
@@ -309,11 +307,11 @@ class Check:
             subject = f"target {target.label} in {registry.group.name}"
             found = registry.selected.get(target.label, {})
             number = sum(selected.images for selected in found.values())
+            selecting = [name for name, selected in found.items() if selected.images]
             if not number:
                 yield Finding(Level.PROBLEM, subject, "it selects no image", "correct its names or filters")
             else:
-                selecting = sum(bool(selected.images) for selected in found.values())
-                message = f"selected images: {number}, in repositories: {selecting}"
+                message = f"selected images: {number}, in repositories: {len(selecting)}"
                 yield Finding(Level.OK, subject, message)
             missing = [
                 f"{repository}:{name.tag}" if name.tag else f"{repository}@{name.digest}"
@@ -321,15 +319,20 @@ class Check:
                 for name in selected.missing
             ]
             if missing:
-                message, remedy = f"not found: {_listed(missing)}", _REMEDIES[Reason.IMAGE_NOT_FOUND]
+                message, remedy = f"not found: {listed(missing)}", _REMEDIES[Reason.IMAGE_NOT_FOUND]
                 yield Finding(Level.PROBLEM, subject, message, remedy)
-            if registry.rules is None or target.required:
+            if registry.rules is None:
                 continue
             covered = registry.rules.destinations
-            uncovered = [name for name, selected in found.items() if selected.images and not covered(name)]
-            if uncovered:
-                message = f"no rule sends these repositories anywhere: {_listed(uncovered)}"
+            if not target.required and (uncovered := [name for name in selecting if not covered(name)]):
+                message = f"no rule sends these repositories anywhere: {listed(uncovered)}"
                 yield Finding(Level.PROBLEM, subject, message, "add a rule, or narrow the target")
+            for to in sorted(target.required):
+                if unsent := [name for name in selecting if to not in covered(name)]:
+                    message = f"no rule sends these repositories to {named(to)}: {listed(unsent)}"
+                    yield Finding(
+                        Level.NOTE, subject, message, "add a rule, unless something else copies them"
+                    )
 
     def _arn(self, of: Source | Destination, accesses: Iterable[Access], repository: str) -> str:
         """The resource of a repository in a policy, in the partition of the callers."""
@@ -363,7 +366,8 @@ class Check:
         yield from failures
         for source in sorted(sources):
             if source.registry_id != to.registry_id:
-                yield from self._policy(subject, source.registry_id, to, accesses)
+                arns = [self._arn(to, accesses, name) for name in sorted(sources[source])]
+                yield from self._policy(subject, source.registry_id, to, accesses, arns)
 
     def _unused(self, reader: DestinationSettings, region: str) -> Iterator[Finding]:
         """An entry under `destinations` that nothing is known to be sent to.
@@ -385,14 +389,14 @@ class Check:
             yield Finding(Level.NOTE, subject, "it is not looked at: no credentials for it work")
 
     def _policy(
-        self, subject: str, source: str, to: Destination, accesses: Iterable[Access]
+        self, subject: str, source: str, to: Destination, accesses: Iterable[Access], arns: Sequence[str]
     ) -> Iterator[Finding]:
         """Only credentials of the destination's account can read its registry policy."""
         own = [access for access in accesses if self._callers[access].split(":")[4:5] == [to.registry_id]]
         failures: list[Finding] = []
         policy = self._first(subject, own, "*", lambda client: client.registry_policy(), failures)
         if policy is not None:
-            yield from policy_findings(subject, policy, source)
+            yield from policy_findings(subject, policy, source, arns)
         elif not failures:
             message = "its registry policy cannot be read: that takes credentials of its account"
             yield Finding(Level.NOTE, subject, message, "add a role_arn of its account under destinations")
@@ -402,12 +406,6 @@ class Check:
 def _described(access: Access) -> str:
     account = access.registry_id or "their own account"
     return f"{account}/{access.region or '?'}" + (f" by {access.role_arn}" if access.role_arn else "")
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
-    return ", ".join([*names[:MOST_NAMES], *more])
 
 
 def _held(repository: str, client: OwnRegistryClient) -> int:
@@ -431,5 +429,5 @@ def _merged(failures: Iterable[Finding]) -> Iterator[Finding]:
     for (action, principal), several in lacking.items():
         resources = tuple(dict.fromkeys(r for each in several if each.lacks for r in each.lacks.resources))
         lacks = Permission(action, resources, principal)
-        message = f"{principal or 'the caller'} lacks {action} on {_listed(resources)}"
+        message = f"{principal or 'the caller'} lacks {action} on {listed(resources)}"
         yield several[0] if len(several) == 1 else replace(several[0], message=message, lacks=lacks)

@@ -21,6 +21,10 @@ class Level(StrEnum):
     PROBLEM = "problem"
 
 
+#: So many repositories or names are told in one line.
+MOST_NAMES = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Permission:
     """A permission that a principal lacks."""
@@ -96,35 +100,51 @@ def role_of(arn: str) -> str:
 _TRAPS = ("aws:sourceaccount", "aws:sourcearn")
 
 
-def policy_findings(subject: str, policy: str, source: str) -> list[Finding]:
+def policy_findings(subject: str, policy: str, source: str, repositories: Sequence[str]) -> list[Finding]:
     """What the registry policy of a destination means for replication from the account `source`.
 
-    Reads statements that name the actions, or * or ecr:*, for the account, its root or *. Conditions are not
-    evaluated, except for the two that replication never satisfies (users' reports).
+    `repositories` are the ARNs there of the repositories that it sends, at least one. Reads statements that
+    name the actions, or * or ecr:*, for the account, its root or *. Conditions are not evaluated, except for
+    the two that replication never satisfies (users' reports).
     """
-    remedy = f"let arn:aws:iam::{source}:root do ecr:ReplicateImage and ecr:CreateRepository there"
+    partition = repositories[0].split(":")[1]
+    remedy = f"let arn:{partition}:iam::{source}:root do ecr:ReplicateImage and ecr:CreateRepository there"
     if not policy:
         message = f"its registry policy lets no other account replicate to it, and {source} needs that"
         return [Finding(Level.PROBLEM, subject, message, remedy)]
     try:
         statements = _list(json.loads(policy)["Statement"])
         meant = [statement for statement in statements if _names(statement.get("Principal"), source)]
-        replicate = [s for s in meant if _allows(s, "ecr:ReplicateImage")]
-        create = [s for s in meant if _allows(s, "ecr:CreateRepository")]
-        trapped = [s for s in replicate if _trap(s)]
+        replicate = {arn: _grants(meant, "ecr:ReplicateImage", arn) for arn in repositories}
+        create = {arn: _grants(meant, "ecr:CreateRepository", arn) for arn in repositories}
+        traps = {arn: _trap(found[0]) for arn, found in replicate.items() if found and all(map(_trap, found))}
+        no_creation = [arn for arn, found in create.items() if all(map(_trap, found))]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [Finding(Level.NOTE, subject, "its registry policy cannot be understood")]
-    if not replicate:
-        message = f"its registry policy does not let {source} do ecr:ReplicateImage"
-        return [Finding(Level.PROBLEM, subject, message, remedy)]
-    if len(trapped) == len(replicate):
-        message = f"its registry policy has a condition on {_trap(trapped[0])}: every replication fails"
-        return [Finding(Level.PROBLEM, subject, message, "remove the condition; the principal is enough")]
-    if all(_trap(statement) for statement in create):
-        message = f"its registry policy does not let {source} do ecr:CreateRepository"
+    findings = []
+    if refused := [arn for arn, found in replicate.items() if not found]:
+        message = f"its registry policy does not let {source} do ecr:ReplicateImage on {listed(refused)}"
+        findings.append(Finding(Level.PROBLEM, subject, message, remedy))
+    if traps:
+        message = f"its registry policy has a condition on {min(traps.values())}: every replication fails"
+        if len(traps) < len(replicate):
+            message += f" to {listed(traps)}"
+        remove = "remove the condition; the principal is enough"
+        findings.append(Finding(Level.PROBLEM, subject, message, remove))
+    if no_creation and not findings:
+        message = (
+            f"its registry policy does not let {source} do ecr:CreateRepository on {listed(no_creation)}"
+        )
         advice = "replication fails where the repository does not exist there yet"
-        return [Finding(Level.NOTE, subject, message, f"{advice}; {remedy}")]
-    return [Finding(Level.OK, subject, f"its registry policy lets {source} replicate to it")]
+        findings.append(Finding(Level.NOTE, subject, message, f"{advice}; {remedy}"))
+    return findings or [Finding(Level.OK, subject, f"its registry policy lets {source} replicate to it")]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    names = sorted(names)
+    more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*names[:MOST_NAMES], *more])
 
 
 def _list(value: Any) -> list[Any]:
@@ -138,10 +158,22 @@ def _names(principal: Any, account: str) -> bool:
     )
 
 
-def _allows(statement: Any, action: str) -> bool:
-    wanted = action.lower()
-    patterns = [re.escape(each.lower()).replace(r"\*", ".*") for each in _list(statement.get("Action", []))]
-    return statement["Effect"] == "Allow" and any(re.fullmatch(pattern, wanted) for pattern in patterns)
+def _grants(statements: Iterable[Any], action: str, arn: str) -> list[Any]:
+    """The statements that allow the action on the resource; none if one without a condition denies it."""
+    about = [
+        statement
+        for statement in statements
+        if _matches(statement.get("Action", []), action) and _matches(statement.get("Resource", "*"), arn)
+    ]
+    if any(statement["Effect"] == "Deny" and not statement.get("Condition") for statement in about):
+        return []
+    return [statement for statement in about if statement["Effect"] == "Allow"]
+
+
+def _matches(patterns: Any, text: str) -> bool:
+    """Whether a pattern of IAM, in which * and ? stand for characters, matches. Case does not matter."""
+    forms = (re.escape(each).replace(r"\*", ".*").replace(r"\?", ".") for each in _list(patterns))
+    return any(re.fullmatch(form, text, re.IGNORECASE) for form in forms)
 
 
 def _trap(statement: Any) -> str:

@@ -195,7 +195,20 @@ def parse(
         if here and there and here != there:
             message = f"the queue is in {there} and the registry in {here}: {_ELSEWHERE}"
             warn(document.problem(("registries", i, "events_queue_url"), message))
+    for place, role_region, role_arn in _roles(found, region):
+        if of.in_other_partition(role_region, role_arn):
+            partition = role_arn.split(":")[1]
+            message = f"the role is in partition {partition}, and {role_region} is in another: {_SEPARATE}"
+            warn(document.problem(place, message))
     return found
+
+
+def _roles(settings: Settings, region: str | None) -> Iterator[tuple[Place, str, str]]:
+    """Every role of the file whose Region is known, with its place. `region`: of registries without one."""
+    for key, default in (("registries", region), ("destinations", None)):
+        for i, entry in enumerate(getattr(settings, key)):
+            if entry.role_arn and (used_in := entry.region or default):
+                yield (key, i, "role_arn"), used_in, entry.role_arn
 
 
 def _regions(settings: Settings) -> Iterator[tuple[Place, str]]:
@@ -217,6 +230,8 @@ _ELSEWHERE = (
     "a rule of EventBridge sends only to queues in its own Region, "
     "so a rule must forward the events to an event bus in the Region of the queue"
 )
+#: Why that matters (AWS documentation of partitions).
+_SEPARATE = "no role of one partition works in another"
 _ROLE_NEEDED = "works only with a role_arn: it is handed over when a role is assumed"
 
 # -- rules between keys: they read the plain values of the file, where a wrong one is None ---------

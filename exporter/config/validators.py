@@ -182,6 +182,16 @@ Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 33334444
 _ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"
 _ROLE = "the ARN of a role, e.g. arn:aws:iam::222233334444:role/ecr-reader"
 RoleArn = Annotated[str, text(_ROLE_ARN, _ROLE, longest=2048)]
+#: How the Regions of a partition begin, where that tells the partition.
+_PARTITIONS = {"aws-cn": "cn-", "aws-us-gov": "us-gov-"}
+
+
+def in_other_partition(region: str, arn: str) -> bool:
+    """Whether an ARN is certainly of another partition than the Region."""
+    partition = arn.split(":")[1]
+    return any((partition == each) != region.startswith(start) for each, start in _PARTITIONS.items())
+
+
 #: STS's externalIdType (botocore service model).
 _EXTERNAL_ID = "an external id: 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -"
 ExternalId = Annotated[

@@ -71,6 +71,11 @@ class Copies:
         can_be_read = settings.replica_interval and all(place.registry_id in accounts for place in places)
         return bool(can_be_read) and not places <= self._looked_at
 
+    @property
+    def _believed_since(self) -> float:
+        """The monotonic time since which a listing must have been made to be believed."""
+        return self._clock.monotonic() - self._pacing.settings.stale_after
+
     def find_destinations(self, reported: Iterable[Destination] = ()) -> None:
         """Find where the images are expected or reported; `reported` are destinations of the last answer."""
         self._reported = self._reported.union(reported)
@@ -86,7 +91,7 @@ class Copies:
         for destination in before - found:
             self.looked(destination, None)
         for destination in found - before:
-            if contents := self._sightings.last_listing(self._name, destination):
+            if contents := self._sightings.last_listing(self._name, destination, since=self._believed_since):
                 self.looked(destination, contents)
 
     def rules_changed(self) -> None:
@@ -158,7 +163,7 @@ class Copies:
 
     def held(self, image: ImageFacts) -> frozenset[Destination]:
         """Where the image is, or was, though ECR may not report it. A copy that was COMPLETE stays so."""
-        listed = self._sightings.held(self._name, image.digest, self.destinations)
+        listed = self._sightings.held(self._name, image.digest, self.destinations, since=self._believed_since)
         return image.held().union(listed, self._looked_at.intersection(image.complete_at()))
 
     def look_soon(

@@ -65,6 +65,9 @@ class ReplicaPoller(Asker):
         #: Monotonic times: when to look them up, and until when to stay away after a failure.
         self._soon_due = self._due
         self._held_until = float("-inf")
+        #: Monotonic time at which some copies may have been shown last without a look at all of them; None if
+        #: that is forgotten. Listings of a watched registry show copies.
+        self._shown_at: float | None = self._due
         #: How many pages the last listing had; None before. Which names were not there at the last look-up.
         self._pages: int | None = None
         self._suspects: frozenset[Name] = frozenset()
@@ -90,6 +93,7 @@ class ReplicaPoller(Asker):
 
     def listed(self, *, everything: bool) -> None:
         """Take that the registry's own listing showed all copies, or not `everything`."""
+        self._shown_at = self._clock.monotonic()
         self._settings.seen(self._name, exists=True)
         if everything and (not self._look or self._context.reported(self._scope)):
             self._look = None
@@ -192,6 +196,7 @@ class ReplicaPoller(Asker):
 
     def _take(self, look: _Look) -> None:
         self._look = None
+        self._shown_at = self._clock.monotonic()
         self._works()
         look.contents.arriving = frozenset(name.digest for name in self._soon if name.digest)
         self._settings.seen(self._name, exists=look.exists)
@@ -261,8 +266,9 @@ class ReplicaPoller(Asker):
     def forget_old(self, now: float) -> None:
         """Take that what was seen is not known any more, if it could not be confirmed for too long."""
         settings, last = self._pacing.settings, self._facts.looks[self._name]
-        good_until = last.at + settings.replica_interval + settings.stale_after
-        if last.time is not None and now > good_until:
+        shown_at = self._shown_at if last.time is None else last.at
+        if shown_at is not None and now > shown_at + settings.replica_interval + settings.stale_after:
+            self._shown_at = None
             self._sightings.looked(self._name, self._facts.destination, None)
             with self._store.lock:
                 self._facts.looks[self._name] = last._replace(time=None)

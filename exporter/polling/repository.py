@@ -235,7 +235,7 @@ class RepositoryPoller(Asker):
             self.facts.exists = exists
             self.facts.listed_at = now
             self.facts.listed_time = self._clock.time()
-        self._sightings.listed(self.name, self._registry.source, images)
+        self._sightings.listed(self.name, self._registry.source, images, at=now)
         self.statuses.durations.listed(began)
         self._memory.forget(self._registry.source, self.name)
         self.statuses.begin_first_round()

@@ -64,8 +64,8 @@ class Sightings:
         self.changed = False
         self._watchers: defaultdict[str, dict[Source, Watcher]] = defaultdict(dict)
         self._lookers: dict[tuple[Destination, str], Looker] = {}
-        #: The last listings of watched registries that are destinations of others.
-        self._listed: dict[tuple[Destination, str], Contents] = {}
+        #: The last listings of watched registries that are destinations of others, and their monotonic times.
+        self._listed: dict[tuple[Destination, str], tuple[Contents, float]] = {}
         #: The settings of the repositories at each destination that is looked at. The version grows with each
         #: change of settings, there or at a source, and of what is looked at.
         self.settings: dict[Destination, KnownSettings] = {}
@@ -137,24 +137,33 @@ class Sightings:
             self.look_soon(repository, destination, {Name("", digest), *(name for name in names if name.tag)})
         return bool(names)
 
-    def listed(self, repository: str, source: Source, images: Iterable[Image]) -> None:
-        """Take the active images that a watched registry listed, which may be a destination of others."""
+    def listed(self, repository: str, source: Source, images: Iterable[Image], *, at: float) -> None:
+        """Take the active images that a watched registry listed, which may be a destination of others.
+
+        `at` is the monotonic time of the listing.
+        """
         here = _destination(source)
         if self._watchers.get(repository, {}).keys() <= {source}:
             self._listed.pop((here, repository), None)
             return
-        self._listed[here, repository] = contents = Contents(images)
+        contents = Contents(images)
+        self._listed[here, repository] = contents, at
         self.looked(repository, here, contents)
         if looker := self._lookers.get((here, repository)):
             looker.listed(everything=not contents.lacks(self.copies(repository, here)))
 
-    def last_listing(self, repository: str, destination: Destination) -> Contents | None:
-        """What a destination listed last that is watched itself; None for another one."""
-        return self._listed.get((destination, repository))
+    def last_listing(self, repository: str, destination: Destination, *, since: float) -> Contents | None:
+        """What a destination listed last that is watched itself; None for another one, and for a listing
+        before that monotonic time.
+        """
+        contents, at = self._listed.get((destination, repository), (None, since))
+        return contents if at >= since else None
 
-    def held(self, repository: str, digest: str, destinations: Iterable[Destination]) -> set[Destination]:
-        """Those of the destinations that are watched themselves and list the image."""
-        listed = ((to, self._listed.get((to, repository))) for to in destinations)
+    def held(
+        self, repository: str, digest: str, destinations: Iterable[Destination], *, since: float
+    ) -> set[Destination]:
+        """Those of the destinations that are watched themselves and list the image, as `last_listing`."""
+        listed = ((to, self.last_listing(repository, to, since=since)) for to in destinations)
         return {to for to, contents in listed if contents and contents.holds(digest)}
 
     def _of(self, repository: str, destination: Destination) -> list[Watcher]:

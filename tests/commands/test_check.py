@@ -24,6 +24,7 @@ OREGON = Destination("us-west-2", PARTNER)
 ROLE = f"arn:aws:iam::{PARTNER}:role/reader"
 READER = f'destinations: [{{registry_id: "{PARTNER}", role_arn: {ROLE}}}]'
 ARN = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository"
+THERE = f"arn:aws:ecr:us-west-2:{PARTNER}:repository"
 DENIED = Refuse(400, "AccessDeniedException", "not authorized")
 
 
@@ -31,9 +32,11 @@ def policy(*statements: dict[str, Any]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
 
 
-def grant(principal: Any = None, condition: Any = None, action: Any = "ecr:*") -> dict[str, Any]:
+def grant(
+    principal: Any = None, condition: Any = None, action: Any = "ecr:*", resource: Any = "*"
+) -> dict[str, Any]:
     principal = principal or {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
-    granted = {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": "*"}
+    granted = {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": resource}
     return granted | ({"Condition": condition} if condition else {})
 
 
@@ -332,6 +335,14 @@ def test_a_registry_without_rules(aws: EmbeddedAWS) -> None:
     ]
 
 
+def test_no_rule_sends_the_images_where_a_target_wants_them(aws: EmbeddedAWS) -> None:
+    found = check(aws, targets="[{name: team, repository: team/*, destinations: [eu-west-1, eu-central-1]}]")
+    assert not is_problem(found)
+    message = f"no rule sends these repositories to {ACCOUNT}/eu-central-1: team/api, team/app"
+    (subject,) = [subject for subject, told_of in told(found, Level.NOTE) if told_of == message]
+    assert subject.startswith("target team in ")
+
+
 def test_a_destination_that_nothing_says_how_to_read(aws: EmbeddedAWS) -> None:
     found = check(aws, "")
     assert not is_problem(found)
@@ -395,6 +406,26 @@ ALLOWED, NO_REPLICATION, NO_CREATION, TRAPPED = "lets", "does not let", "CreateR
         (policy(grant(action="ecr:ReplicateImage")), Level.NOTE, NO_CREATION),
         (policy(grant(condition={"ArnLike": {"AWS:SourceArn": "arn:*"}})), Level.PROBLEM, TRAPPED),
         (policy(grant(condition={"ArnLike": {"aws:SourceArn": "arn:*"}}), grant()), Level.OK, ALLOWED),
+        (policy(grant(resource=f"{THERE}/*")), Level.OK, ALLOWED),
+        (policy(grant(resource=[f"{THERE}/other/*", f"{THERE}/t?am/app"])), Level.OK, ALLOWED),
+        (policy(grant(resource=f"{THERE}/other/*")), Level.PROBLEM, NO_REPLICATION),
+        (
+            policy(grant(resource=f"arn:aws:ecr:eu-west-1:{PARTNER}:repository/*")),
+            Level.PROBLEM,
+            NO_REPLICATION,
+        ),
+        (
+            policy(grant(), grant("*", action="ecr:Replicate*") | {"Effect": "Deny"}),
+            Level.PROBLEM,
+            NO_REPLICATION,
+        ),
+        (policy(grant(), grant(action="ecr:Create*") | {"Effect": "Deny"}), Level.NOTE, NO_CREATION),
+        (policy(grant(), grant({"AWS": PARTNER}) | {"Effect": "Deny"}), Level.OK, ALLOWED),
+        (
+            policy(grant(), grant("*", {"Bool": {"aws:SecureTransport": "false"}}) | {"Effect": "Deny"}),
+            Level.OK,
+            ALLOWED,
+        ),
         (json.dumps({"Statement": grant()}), Level.OK, ALLOWED),
         ("not JSON", Level.NOTE, "cannot be understood"),
         ("[]", Level.NOTE, "cannot be understood"),
@@ -402,8 +433,33 @@ ALLOWED, NO_REPLICATION, NO_CREATION, TRAPPED = "lets", "does not let", "CreateR
     ],
 )
 def test_what_a_registry_policy_means(text: str, level: Level, message: str) -> None:
-    (finding,) = policy_findings("there", text, ACCOUNT)
+    (finding,) = policy_findings("there", text, ACCOUNT, [f"{THERE}/team/app"])
     assert (finding.level, message in finding.message) == (level, True), finding
+
+
+def test_the_remedy_names_the_principal_in_its_partition() -> None:
+    there = f"arn:aws-cn:ecr:cn-north-1:{PARTNER}:repository/team/app"
+    for text in ("", policy(grant({"AWS": PARTNER}))):
+        (finding,) = policy_findings("there", text, ACCOUNT, [there])
+        assert f"let arn:aws-cn:iam::{ACCOUNT}:root do" in finding.remedy
+
+
+def test_a_policy_that_leaves_a_repository_out(aws: EmbeddedAWS) -> None:
+    aws.set_policy(PARTNER, "us-west-2", policy(grant(resource=f"{THERE}/team/app")))
+    assert told(check(aws), Level.PROBLEM) == [
+        (
+            f"destination {PARTNER}/us-west-2",
+            f"its registry policy does not let {ACCOUNT} do ecr:ReplicateImage on {THERE}/team/api",
+        )
+    ]
+
+
+def test_a_policy_whose_condition_is_for_one_of_the_repositories(aws: EmbeddedAWS) -> None:
+    trap = {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    grants = grant(resource=f"{THERE}/team/app"), grant(condition=trap, resource=f"{THERE}/*")
+    aws.set_policy(PARTNER, "us-west-2", policy(*grants))
+    (problem,) = told(check(aws), Level.PROBLEM)
+    assert problem[1].endswith(f"aws:SourceAccount: every replication fails to {THERE}/team/api")
 
 
 def test_a_policy_is_added_to_the_role_behind_a_session() -> None:

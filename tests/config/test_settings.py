@@ -418,6 +418,42 @@ def test_a_queue_in_another_region_is_a_warning(given: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("region", "partition", "is_wrong"),
+    [
+        ("cn-north-1", "aws", True),
+        ("cn-north-1", "aws-cn", False),
+        ("us-gov-west-1", "aws", True),
+        ("us-gov-west-1", "aws-us-gov", False),
+        ("us-east-1", "aws-us-gov", True),
+        ("us-east-1", "aws", False),
+        ("us-iso-east-1", "aws-iso", False),
+        ("eusc-de-east-1", "aws-eusc", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("registries", "region: REGION, "),
+        ("registries", ""),
+        ("destinations", 'registry_id: "222233334444", region: REGION, '),
+    ],
+    ids=["registry", "the default Region", "destination"],
+)
+def test_a_role_of_another_partition_is_a_warning(
+    kind: str, given: str, region: str, partition: str, is_wrong: bool
+) -> None:
+    found: list[Problem] = []
+    role = f"arn:{partition}:iam::222233334444:role/reader"
+    entry = f"{{{given.replace('REGION', region)}role_arn: '{role}'}}"
+    parse(f"{kind}:\n- {entry}\ntargets: [{{repository: team/app}}]", region=region, warn=found.append)
+    message = (
+        f"config.yaml:2: {kind}[0].role_arn: the role is in partition {partition}, and {region} is in"
+        " another: no role of one partition works in another"
+    )
+    assert [str(warning) for warning in found if warning.path] == ([message] if is_wrong else [])
+
+
 def test_the_check_shows_warnings_and_succeeds(tmp_path: Path) -> None:
     """Here without libyaml, which makes one more warning."""
     file = tmp_path / "config.yaml"

@@ -18,6 +18,7 @@ from support.fakes import (
 )
 
 from exporter.config.settings import RegistrySettings, Settings, TargetSettings
+from exporter.replication.facts import ImageFacts
 from exporter.replication.model import Destination, ImageState, Reason, Replication, Rule, Source, Status
 
 BACK = Destination(HOME.region, HOME.registry_id)
@@ -51,6 +52,12 @@ def way_back(rig: Rig) -> dict[str, str]:
         for name in image.names
         for replication in image.replications or ()
     }
+
+
+def images_of(rig: Rig) -> list[ImageFacts]:
+    """The images at home that are exported."""
+    homes = [r for r in rig.snapshot().registries if r.source == HOME]
+    return [image for r in homes for _, images in r.repositories for image in images]
 
 
 def test_a_copy_is_not_missing_where_it_comes_from() -> None:
@@ -176,3 +183,45 @@ def test_a_denied_registry_hides_nothing() -> None:
     rig = Rig(mutual(), home, ireland)
     rig.run(30)
     assert way_back(rig) == {"v1": "MISSING"}
+
+
+def test_a_listing_that_is_too_old_shows_no_copy_where_a_new_rule_sends_the_images() -> None:
+    home, ireland = two()
+    digest = copied(home, ireland, age=1e6)
+    home.rules = ()
+    rig = Rig(mutual(replica_interval=900.0), home, ireland)
+    rig.run(100)
+    ireland.fault = lambda *_: refusal(Reason.ACCESS_DENIED)
+    del ireland.repositories["team/app"][digest]
+    rig.run(7200)
+    home.rules = (Rule((IRELAND,)),)
+    rig.run(600)
+    assert [(image.complete_at(), image.replicas) for image in images_of(rig)] == [([IRELAND], ())]
+
+
+def test_an_image_is_missing_though_a_listing_that_is_too_old_has_it() -> None:
+    home, ireland = two()
+    home.create("team/app")
+    digest = ireland.push("team/app", "v1", at=1.8e9)
+    rig = Rig(mutual(), home, ireland)
+    rig.run(100)
+    ireland.fault = lambda *_: refusal(Reason.ACCESS_DENIED)
+    rig.run(7200)
+    home.push("team/app", "v1", at=rig.clock.time(), digest=digest)
+    rig.run(600)
+    assert rig.states() == {("team/app", "v1", ""): {IRELAND: "MISSING"}}
+
+
+def test_a_copy_that_only_a_listing_before_the_rule_showed_is_forgotten_in_time() -> None:
+    home, ireland = two()
+    copied(home, ireland, age=1e6)
+    home.rules = ()
+    rig = Rig(mutual(replica_interval=900.0), home, ireland)
+    rig.run(100)
+    ireland.fault = lambda *_: refusal(Reason.ACCESS_DENIED)
+    rig.run(600)
+    home.rules = (Rule((IRELAND,)),)
+    rig.run(300)
+    assert [image.held() for image in images_of(rig)] == [{IRELAND}]
+    rig.run(7200)
+    assert [(image.complete_at(), image.replicas) for image in images_of(rig)] == [([IRELAND], ())]
