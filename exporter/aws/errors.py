@@ -178,13 +178,22 @@ def _bad_setting(error: Exception, action: str) -> ECRError:
         names = [
             name
             for name, value in sorted(os.environ.items())
-            if name.startswith("AWS_") and len(value) > 1 and value.strip() in text
+            if name.startswith("AWS_") and value and _is_blamed(value, text)
         ]
         if names or text.startswith("invalid literal"):
             message = shown(f"{text} (set by {' or '.join(names) or 'the AWS config file'})")
         else:
             message = f"a URL of the AWS config file, such as endpoint_url: {_NO_URL}"
     return ECRError(Reason.INVALID, action=action, code="InvalidSetting", message=message, everything=True)
+
+
+def _is_blamed(value: str, text: str) -> bool:
+    """Whether the text of an error is about this value: it quotes it, or has it without the space around it.
+
+    A part of what it quotes, such as the Region in a URL, is not the cause.
+    """
+    plain = value.strip()
+    return repr(value) in text or (plain not in ("", value) and plain in text)
 
 
 def _unusable_urls() -> list[str]:

@@ -299,8 +299,13 @@ class RepositoryPoller(Asker):
     def _show_admitted(self, remembered: Mapping[str, Remembered] | None = None) -> Steps[None]:
         self._floor = self._newest.floor
         admitted = yield from self._newest.admitted(self._group, self._floor)
+        is_selected = self.facts.targets is not None
+        if not is_selected:
+            # `newest` has what the targets before selected. Of that, the facts have what the present ones do.
+            images = self.facts.images
+            admitted = {digest: images[digest] for digest in admitted if digest in images}
         yield from self._show(admitted, remembered=remembered)
-        if self._floor is None:  # all of them were admitted, and not only the newest
+        if self._floor is None and is_selected:  # all of them were admitted, and not only the newest
             self._newest.lend(self._group, self.facts.images)
 
     def _show(

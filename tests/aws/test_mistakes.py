@@ -114,6 +114,8 @@ def test_an_endpoint_that_cannot_be_used(environment: pytest.MonkeyPatch, name: 
         "u:PLANTED@127.0.0.1:9",
         '"http://u:PLANTED@127.0.0.1:9"',
         "http://u:PLANTED@127.0.0.1:99999",
+        "http://u:PLANTED a@ecr.us-east-1_!.example",
+        "http://u:us-east-1-PLANTED/a@127.0.0.1:9",
     ],
 )
 @pytest.mark.parametrize(
@@ -123,8 +125,9 @@ def test_an_endpoint_that_cannot_be_used(environment: pytest.MonkeyPatch, name: 
 def test_an_endpoint_of_the_config_file_that_cannot_be_used(
     environment: pytest.MonkeyPatch, tmp_path: Path, config: str, value: str
 ) -> None:
-    """The error of urllib3 quotes a part of the password, which no environment variable tells."""
+    """The error quotes a part of the password, which no environment variable tells, beside the Region."""
     (tmp_path / "config").write_text(config.format(value))
+    environment.setenv("AWS_REGION", "us-east-1")
     environment.delenv("AWS_ENDPOINT_URL")
     environment.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     error = failure()

@@ -200,6 +200,29 @@ def test_repositories_that_come_first_give_way_as_soon_as_newer_images_are_known
     assert most <= 66 + 10 * names  # with those of the last listing
 
 
+def test_a_repository_that_waits_for_other_targets_shows_nothing_of_the_targets_before() -> None:
+    """Repositories that are listed with the new targets have so many images that the others give way."""
+    ecr, most = FakeECR(page_size=1000), 0
+    for number in range(10):
+        for image in range(6):
+            for age, kind in ((900, "late"), (920, "late-too"), (930, "kept"), (925, "old")):
+                ecr.push(f"team/app-{number}", f"{kind}-{image}", at=1.8e9 + 1000 - age - image / 10)
+    first = TargetSettings("team/*", tags=("kept-*", "old-*"))
+    knobs = {"max_images": 120, "requests_per_second": 1.0, "discovery_interval": 3600.0}
+    rig = world(ecr, target=first, **knobs)
+    rig.run(600)
+    assert len(rig.states()) == 120
+    rig.poller.configure(settings(replace(first, tags=("kept-*", "late-*")), **knobs))
+    for _ in range(300):
+        rig.run(1)
+        shown = [tag.partition("-")[0] for _, tag, _ in rig.states()]
+        assert set(shown) == {"kept", "late"} or set(shown) == {"kept"}
+        most = max(most, len(shown))
+    assert rig.store.skipped == 60
+    assert 120 <= len(rig.states()) <= 132
+    assert most <= 132 + 18  # a tenth more, with those of the last listing
+
+
 def test_what_is_left_out_for_want_of_room_is_logged_once_until_it_fits() -> None:
     ecr = FakeECR()
     for number in range(6):
