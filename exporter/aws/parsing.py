@@ -3,7 +3,7 @@
 An answer that is read in part would become a false statement: a skipped row looks like a deleted image, a
 MISSING replication or a deleted rule. So one unreadable row makes the whole answer unusable, and the last
 facts stay. Fields may be absent or null, as the service model allows, but they may not have another type.
-Every function raises UnusableAnswer. All functions are pure.
+Every function raises UnusableAnswer, or the ValueError or OverflowError of a time that is none. All are pure.
 """
 
 from __future__ import annotations
