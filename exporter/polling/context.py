@@ -20,9 +20,10 @@ from exporter.polling.transitions import Transitions
 from exporter.polling.turns import Turns
 from exporter.replication.facts import RegistryFacts
 from exporter.replication.model import Destination, FailureScope, Reason, Source
+from exporter.replication.newest import Newest
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
-from exporter.replication.targets import Newest, Shard
+from exporter.replication.targets import Shard
 
 #: Longest pause in seconds after a failure, and the longest that AWS can ask for.
 LONGEST_PAUSE = 60.0

@@ -32,9 +32,10 @@ from exporter.polling.sightings import Sightings
 from exporter.polling.turns import TURN, Turns
 from exporter.polling.workers import MAX_IN_FLIGHT, Pause, ThreadPool, WorkerPool
 from exporter.replication.model import Destination, Source
+from exporter.replication.newest import Newest
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
-from exporter.replication.targets import WHOLE, Newest, Shard
+from exporter.replication.targets import WHOLE, Shard
 
 #: Longest sleep of the loop in seconds, so that its heartbeat shows that it runs.
 HEARTBEAT = 10.0

@@ -21,10 +21,11 @@ from exporter.polling.statuses import StatusPoller
 from exporter.replication.durations import SLACK
 from exporter.replication.facts import ImageFacts, RepositoryFacts, TargetImages
 from exporter.replication.model import Destination, FailureScope, Image, Name, Reason
+from exporter.replication.newest import Selectable
 from exporter.replication.replicas import renamed
 from exporter.replication.state_file import Remembered
 from exporter.replication.steps import Steps, finished, sliced
-from exporter.replication.targets import RepositoryTargets, Selectable, Selected
+from exporter.replication.targets import RepositoryTargets, Selected
 
 #: The part of `discovery_interval` by which it is shortened at random, at most.
 LISTING_SPREAD = 0.03
@@ -285,7 +286,7 @@ class RepositoryPoller(Asker):
     def _select(self, images: Sequence[Image], *, complete: Callable[[Selected], bool]) -> Steps[None]:
         """Watch what the targets select. `complete` says whether all exists that a target names."""
         selection = yield from self._targets.selecting(images, now=self._clock.time())
-        yield from self._newest.put(self._group, selection)
+        yield from self._newest.put(self._group, selection.images)
         if self._newest.newly_skipped():
             self._context.warned("images_skipped", max_images=self._newest.limit)
         with self._store.lock:
@@ -423,7 +424,7 @@ class RepositoryPoller(Asker):
         self._context.forget(self.name)
         self._pacing.cancel(self._job)
         self.statuses.retire()
-        finished(self._newest.put(self._group, None))
+        finished(self._newest.put(self._group, {}))
         self._newest.shows(self._group, 0)
         self._sightings.unwatch(self.name, self._registry.source, self.statuses.copies)
         with self._store.lock:

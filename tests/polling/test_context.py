@@ -16,9 +16,10 @@ from exporter.polling.rate_limit import Operation
 from exporter.polling.sightings import Sightings
 from exporter.polling.turns import Turns
 from exporter.replication.model import FailureScope, Reason
+from exporter.replication.newest import Newest
 from exporter.replication.state_file import StateCache
 from exporter.replication.store import Store
-from exporter.replication.targets import WHOLE, Newest
+from exporter.replication.targets import WHOLE
 
 RULES = FailureScope("rules")
 REGISTRY = FailureScope("registry")
