@@ -10,7 +10,7 @@ from exporter.config.web import TLSSettings
 #: The first byte of a TLS connection: a record of the type handshake (RFC 8446, 5.1).
 HANDSHAKE = b"\x16"
 
-_VERSIONS = {"TLS10": "TLSv1", "TLS11": "TLSv1_1", "TLS12": "TLSv1_2", "TLS13": "TLSv1_3"}
+_VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
@@ -21,8 +21,8 @@ _CLIENT_AUTH = {
 def server_context(settings: TLSSettings) -> ssl.SSLContext:
     """A new context. Raises OSError, also as ssl.SSLError, for a file that cannot be read or used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion[_VERSIONS[settings.min_version]]
-    context.maximum_version = ssl.TLSVersion[_VERSIONS[settings.max_version]]
+    context.minimum_version = _VERSIONS[settings.min_version]
+    context.maximum_version = _VERSIONS[settings.max_version]
     context.set_alpn_protocols(["http/1.1"])
     # Without a password OpenSSL prompts on the terminal for that of an encrypted key.
     context.load_cert_chain(settings.cert_file, settings.key_file, password="")
