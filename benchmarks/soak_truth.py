@@ -82,8 +82,9 @@ class Watching:
         return {tag: digest for _, digest, tags in matching[: self.latest] for tag in tags}
 
 
-#: What may be seen of a copy when its image is deleted at the source: rules may mirror deletions.
-DELETED_TOO = frozenset({"absent", "untagged", "other_image"})
+#: What may be seen of a copy when its image is deleted at the source: rules may mirror deletions, and what
+#: happens to the copy then is not recorded.
+DELETED_TOO = frozenset({"absent", "untagged", "other_image", "archived"})
 
 
 class Histories:
