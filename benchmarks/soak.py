@@ -54,9 +54,9 @@ STATUS_WITHIN = SETTLED + DISCOVERY + SLACK
 #: Two looks at a destination, and a listing of the source.
 COPY_WITHIN = 2 * REPLICA + DISCOVERY + SLACK
 #: After an episode of n seconds a back-off may last for 2n + 1 s, a hanging call for 10 s. The rate recovers
-#: last after throttling, so a minute is added.
+#: last after throttling, so two minutes are added.
 EPISODE, CALM = (4.0, 12.0), (15.0, 30.0)
-RECOVERED_WITHIN = 2 * EPISODE[1] + 1 + 10.0 + 60.0
+RECOVERED_WITHIN = 2 * EPISODE[1] + 1 + 10.0 + 120.0
 #: Shorter times in the first round, the warm-up.
 FIRST_EPISODE, FIRST_CALM = (3.0, 3.0), (1.0, 1.0)
 #: Seconds between two reloads.
@@ -411,6 +411,9 @@ class Soak:
             self._failing_since = self._failing_since or at
             if not calm or at - self._failing_since > NAMES_WITHIN:
                 yield f"targets fail: {', '.join(sorted(shown.failing_targets))}"
+        # What was seen before a fault is believed for a while, though the looks come late afterwards.
+        if self.phases.phase == "healing" and (late := time.time() - shown.looked_since) > COPY_WITHIN:
+            yield f"a destination was looked at {late:.0f} s ago"
         # A low rate is no problem where no call waits: only waiting calls raise the rate of their operation.
         if not calm and shown.overdue > 1.0:
             yield f"calls are overdue by {shown.overdue:.1f} s"

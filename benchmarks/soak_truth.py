@@ -133,6 +133,8 @@ class Shown:
     #: Whether the copy is present, or what is wrong with it.
     copies: Mapping[tuple[Home, str, str, Place], str]
     failing_targets: frozenset[str]
+    #: Unix time since which each repository of each destination was looked at; infinity if there is none.
+    looked_since: float
     overdue: float
     reload_successful: bool
     reload_time: float
@@ -181,6 +183,10 @@ def read(page: str) -> Shown:
             f"{labels['target']} in {labels['source_registry_id']}"
             for labels, value in samples.get("ecr_target_success", ())
             if value == 0
+        ),
+        looked_since=min(
+            (value for _, value in samples.get("ecr_destination_last_success_timestamp_seconds", ())),
+            default=float("inf"),
         ),
         overdue=max((value for _, value in samples.get(f"{own}poll_overdue_seconds", ())), default=0.0),
         reload_successful=samples[f"{own}config_last_reload_successful"][0][1] == 1,
