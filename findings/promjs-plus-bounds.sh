@@ -12,7 +12,10 @@ const assert = require("assert");
 const reference = require("prom-client");
 const registry = require("promjs-plus").default();
 const buckets = [1, 5];
-const histograms = [registry.create("histogram", "tries", "Tries", buckets), new reference.Histogram({ name: "tries", help: "Tries", buckets })];
+const histograms = [
+  registry.create("histogram", "tries", "Tries", buckets),
+  new reference.Histogram({ name: "tries", help: "Tries", buckets }),
+];
 const gauges = [registry.create("gauge", "free", "Free"), new reference.Gauge({ name: "free", help: "Free" })];
 for (const histogram of histograms) [1, 5, 5].forEach((tries) => histogram.observe(tries));
 gauges[0].sub(3);
