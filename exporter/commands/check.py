@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from exporter.aws import sqs
+from exporter.aws.connector import partition_of
 from exporter.aws.ecr import OwnRegistryClient, TagStatus
 from exporter.aws.errors import NOT_ALLOWED, NOT_ENABLED, ECRError
 from exporter.aws.sqs import InspectedQueueClient, Message
@@ -151,13 +152,30 @@ class Check:
                 yield from self._identify(base, f"credentials for {_described(base)}")
             regional = error.code in NOT_ENABLED or error.reason in TRANSIENT
             cause = error.code, access.region if regional else None
+            failure = self._failure(subject, error, base, [access.role_arn or "*"])
+            if account := self._account_without_sts(access):
+                self._callers[access] = f"arn:{partition_of(access.region or '')}:iam::{account}:root"
+                message = f"{failure.message}; ECR says that they are of account {account}"
+                failure = Finding(Level.NOTE, subject, message, "let STS be reached: roles need it")
             if cause in self._broken:
                 return
             if not access.role_arn:
                 self._broken.add(cause)
-            yield self._failure(subject, error, base, [access.role_arn or "*"])
+            yield failure
         else:
             yield Finding(Level.OK, subject, f"the caller is {arn}")
+
+    def _account_without_sts(self, access: Access) -> str:
+        """The account of credentials that STS does not identify; "" if ECR does not know it either.
+
+        The exporter asks STS only if ECR does not name the account, or for a role.
+        """
+        if access.role_arn:
+            return ""
+        try:
+            return self._call(access, lambda client: client.registry()).registry_id
+        except ECRError:
+            return ""
 
     def _first(
         self, subject: str, accesses: Iterable[Access], resource: str, ask: Ask[T], failures: list[Finding]
