@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from exporter.aws import sqs
 from exporter.aws.connector import partition_of
 from exporter.aws.ecr import OwnRegistryClient, TagStatus
-from exporter.aws.errors import NOT_ALLOWED, NOT_ENABLED, ECRError
+from exporter.aws.errors import KEY_DENIED, NOT_ALLOWED, NOT_ENABLED, ECRError
 from exporter.aws.sqs import InspectedQueueClient, Message
 from exporter.commands.findings import Finding, Level, Permission, listed, policy_findings, role_of
 from exporter.commands.verdict import TRANSIENT, named
@@ -195,12 +195,17 @@ class Check:
     def _failure(self, subject: str, error: ECRError, access: Access, resources: Sequence[str]) -> Finding:
         """The finding about a call that failed, with the statement to add if a permission is missing."""
         message, assumes = f"{error} ({', '.join(resources)})", error.action == "sts:AssumeRole"
+        principal = access.role_arn or role_of(self._callers.get(access, ""))
+        caller = principal or "the caller"
+        if error.code in KEY_DENIED:
+            remedy = (
+                f"allow {caller} kms:Decrypt on the key of the queue, in its policy and in that of the key"
+            )
+            return Finding(Level.PROBLEM, subject, message, remedy)
         if error.code not in NOT_ALLOWED or (error.everything and not assumes):
             absent = error.code == "NoCredentialsError"
             remedy = _NO_CREDENTIALS_REMEDY if absent else _REMEDIES[error.reason]
             return Finding(Level.PROBLEM, subject, message, remedy)
-        principal = access.role_arn or role_of(self._callers.get(access, ""))
-        caller = principal or "the caller"
         remedy = f"add the statement to the policy of {caller}"
         if assumes:
             remedy += "; and the role must trust it, with the external id if it asks for one"

@@ -149,6 +149,14 @@ def test_a_queue_lacks_a_permission(aws: EmbeddedAWS, operation: str, action: st
     assert finding.level is Level.PROBLEM
 
 
+def test_a_key_of_a_queue_that_may_not_be_used(aws: EmbeddedAWS) -> None:
+    url = aws.add_queue("ecr-events", region="eu-west-1")
+    refusing(aws, "ReceiveMessage", refusal=Refuse(400, "KmsAccessDenied", "kms:Decrypt"))
+    (problem,) = [finding for finding in check(aws, queue_text(url)) if finding.level is Level.PROBLEM]
+    assert "kms:Decrypt on the key of the queue" in problem.remedy
+    assert problem.lacks is None
+
+
 def test_a_queue_that_does_not_exist(aws: EmbeddedAWS) -> None:
     found = check(aws, queue_text(f"https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/gone"))
     ((subject, message),) = told(found, Level.PROBLEM)
