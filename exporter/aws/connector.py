@@ -30,9 +30,19 @@ class AwsConnector(SharedSession):
 
 
 def known_regions() -> frozenset[str]:
-    """The Regions of all partitions in botocore's `partitions.json`.
+    """The Regions of all partitions.
 
     `get_available_regions("ecr")` is not used: it lacks sa-west-1 and me-west-1 (botocore 1.44.5).
     """
+    return frozenset(_partitions())
+
+
+def partition_of(region: str) -> str:
+    """The partition of a Region, for ARNs; "aws" for a Region that botocore does not know."""
+    return _partitions().get(region, "aws")
+
+
+def _partitions() -> dict[str, str]:
+    """The partition of each Region in botocore's `partitions.json`."""
     partitions = create_loader().load_data("partitions")["partitions"]
-    return frozenset(region for partition in partitions for region in partition["regions"])
+    return {region: partition["id"] for partition in partitions for region in partition["regions"]}

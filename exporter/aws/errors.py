@@ -28,6 +28,9 @@ _REDACTED = 10_000
 NOT_ALLOWED = frozenset(
     "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized AuthorizationError".split()
 )
+#: The codes of a caller that may not use the KMS key of a queue: of SQS's model, and as SQS has it for query
+#: clients, whose code botocore prefers.
+KEY_DENIED = frozenset(("KmsAccessDenied", "KMS.AccessDeniedException"))
 # The caller is refused, not this action: no other call works until that is repaired.
 _BAD_CREDENTIALS = frozenset(
     """ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed UnrecognizedClientException
@@ -41,12 +44,13 @@ _CODES = {
     Reason.THROTTLED: """Throttling ThrottlingException ThrottledException ThrottleException RequestThrottled
         RequestThrottledException TooManyRequestsException RequestLimitExceeded SlowDown
         BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete
-        ProvisionedThroughputExceededException EC2ThrottledException""".split(),
+        ProvisionedThroughputExceededException EC2ThrottledException KmsThrottled
+        KMS.ThrottlingException""".split(),
     Reason.REPOSITORY_NOT_FOUND: ["RepositoryNotFoundException"],
     Reason.IMAGE_NOT_FOUND: ["ImageNotFoundException"],
     Reason.UNAVAILABLE: """ServerException InternalFailure InternalError ServiceUnavailable
         ServiceUnavailableException RequestTimeout RequestTimeoutException RequestAbortedException""".split(),
-    Reason.ACCESS_DENIED: [*NOT_ALLOWED, *_BAD_CREDENTIALS],
+    Reason.ACCESS_DENIED: [*NOT_ALLOWED, *KEY_DENIED, *_BAD_CREDENTIALS],
 }
 _REASONS = {code: reason for reason, codes in _CODES.items() for code in codes}
 #: How STS refuses a caller whose account has not enabled its Region.

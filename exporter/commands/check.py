@@ -14,8 +14,9 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from exporter.aws import sqs
+from exporter.aws.connector import partition_of
 from exporter.aws.ecr import OwnRegistryClient, TagStatus
-from exporter.aws.errors import NOT_ALLOWED, NOT_ENABLED, ECRError
+from exporter.aws.errors import KEY_DENIED, NOT_ALLOWED, NOT_ENABLED, ECRError
 from exporter.aws.sqs import InspectedQueueClient, Message
 from exporter.commands.findings import Finding, Level, Permission, listed, policy_findings, role_of
 from exporter.commands.verdict import TRANSIENT, named
@@ -151,13 +152,30 @@ class Check:
                 yield from self._identify(base, f"credentials for {_described(base)}")
             regional = error.code in NOT_ENABLED or error.reason in TRANSIENT
             cause = error.code, access.region if regional else None
+            failure = self._failure(subject, error, base, [access.role_arn or "*"])
+            if account := self._account_without_sts(access):
+                self._callers[access] = f"arn:{partition_of(access.region or '')}:iam::{account}:root"
+                message = f"{failure.message}; ECR says that they are of account {account}"
+                failure = Finding(Level.NOTE, subject, message, "let STS be reached: roles need it")
             if cause in self._broken:
                 return
             if not access.role_arn:
                 self._broken.add(cause)
-            yield self._failure(subject, error, base, [access.role_arn or "*"])
+            yield failure
         else:
             yield Finding(Level.OK, subject, f"the caller is {arn}")
+
+    def _account_without_sts(self, access: Access) -> str:
+        """The account of credentials that STS does not identify; "" if ECR does not know it either.
+
+        The exporter asks STS only if ECR does not name the account, or for a role.
+        """
+        if access.role_arn:
+            return ""
+        try:
+            return self._call(access, lambda client: client.registry()).registry_id
+        except ECRError:
+            return ""
 
     def _first(
         self, subject: str, accesses: Iterable[Access], resource: str, ask: Ask[T], failures: list[Finding]
@@ -177,12 +195,17 @@ class Check:
     def _failure(self, subject: str, error: ECRError, access: Access, resources: Sequence[str]) -> Finding:
         """The finding about a call that failed, with the statement to add if a permission is missing."""
         message, assumes = f"{error} ({', '.join(resources)})", error.action == "sts:AssumeRole"
+        principal = access.role_arn or role_of(self._callers.get(access, ""))
+        caller = principal or "the caller"
+        if error.code in KEY_DENIED:
+            remedy = (
+                f"allow {caller} kms:Decrypt on the key of the queue, in its policy and in that of the key"
+            )
+            return Finding(Level.PROBLEM, subject, message, remedy)
         if error.code not in NOT_ALLOWED or (error.everything and not assumes):
             absent = error.code == "NoCredentialsError"
             remedy = _NO_CREDENTIALS_REMEDY if absent else _REMEDIES[error.reason]
             return Finding(Level.PROBLEM, subject, message, remedy)
-        principal = access.role_arn or role_of(self._callers.get(access, ""))
-        caller = principal or "the caller"
         remedy = f"add the statement to the policy of {caller}"
         if assumes:
             remedy += "; and the role must trust it, with the external id if it asks for one"

@@ -92,7 +92,12 @@ def is_problem(findings: Iterable[Finding]) -> bool:
 
 
 def role_of(arn: str) -> str:
-    """What a policy is attached to: the role of an assumed role, whose path its ARN does not tell."""
+    """What a policy is attached to: the role of an assumed role, whose path its ARN does not tell.
+
+    "" for the root of an account, which has no policies.
+    """
+    if arn.endswith(":root"):
+        return ""
     return re.sub(r"^(arn:[\w-]+):sts::(\d+):assumed-role/([^/]+)/.*$", r"\1:iam::\2:role/\3", arn)
 
 

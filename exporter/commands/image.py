@@ -38,6 +38,8 @@ def parse_image(text: str) -> ImageReference:
     """The image of `repo:tag`, `repo@sha256:…`, both, or a registry URI. Raises ValueError with advice."""
     found = _REFERENCE.fullmatch(text)
     tag, digest = (found["tag"] or "", found["digest"] or "") if found else ("", "")
+    if (scheme := re.match("[a-z]+://", text)) and not (found and found[1]):
+        raise ValueError(f"{text!r} is no registry URI of ECR; leave out {scheme[0]}, or write the whole URI")
     if not found or not (tag or digest):
         raise ValueError(f"{text!r} does not name an image; write repo:tag, repo@sha256:… or a registry URI")
     repository = checked(of.RepositoryOrGlob, found["repository"])

@@ -182,6 +182,8 @@ class Wait:
             fresh = True
             for copy in self._copies(origin):
                 error = self._read(origin, copy, image.digest) or error
+                if error and self._left() <= 0:
+                    break  # the next destination may give no answer either
             self._missing_since = None
         except ECRError as failure:
             error = failure

@@ -175,8 +175,8 @@ _NO_REGIONS = {
 }
 REGION = r"[a-z]{2,}(?:-[a-z]+){1,4}-[0-9]{1,2}"
 Region = Annotated[str, text(REGION, "a Region name, e.g. us-east-1", _NO_REGIONS, longest=64)]
-#: Covers FIPS, dual-stack and other partitions.
-REGISTRY_HOST = r"(?:https?://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
+#: Covers FIPS, dual-stack and other partitions, and the schemes of other tools, such as oci:// of Helm.
+REGISTRY_HOST = r"(?:[a-z]+://)?([0-9]{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.[a-z0-9.-]+"
 _NO_ACCOUNTS = {rf"{REGISTRY_HOST}(?:/.*)?": "is the address of a registry; write {0}"}
 Account = Annotated[str, text("[0-9]{12}", "an account: 12 digits, e.g. 333344445555", _NO_ACCOUNTS)]
 _ROLE_ARN = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+"

@@ -79,6 +79,13 @@ def test_a_queue_that_does_not_exist_is_invalid(aws: EmbeddedAWS) -> None:
         (Refuse(403, "AccessDenied", "no"), Reason.ACCESS_DENIED, False),
         (Refuse(403, "ExpiredToken", "late"), Reason.ACCESS_DENIED, True),
         (Refuse(400, "RequestThrottled", "slow down"), Reason.THROTTLED, False),
+        (
+            Refuse(400, "KmsAccessDenied", "not authorized to perform: kms:Decrypt"),
+            Reason.ACCESS_DENIED,
+            False,
+        ),
+        (Refuse(400, "KMS.AccessDeniedException", "no"), Reason.ACCESS_DENIED, False),
+        (Refuse(400, "KmsThrottled", "slow down"), Reason.THROTTLED, False),
         (Refuse(400, "OverLimit", "too many in flight"), Reason.INVALID, False),
         (Refuse(500, "InternalError", "oops"), Reason.UNAVAILABLE, False),
         (Garbage(b"<html>", status=502), Reason.UNAVAILABLE, False),

@@ -149,6 +149,14 @@ def test_a_queue_lacks_a_permission(aws: EmbeddedAWS, operation: str, action: st
     assert finding.level is Level.PROBLEM
 
 
+def test_a_key_of_a_queue_that_may_not_be_used(aws: EmbeddedAWS) -> None:
+    url = aws.add_queue("ecr-events", region="eu-west-1")
+    refusing(aws, "ReceiveMessage", refusal=Refuse(400, "KmsAccessDenied", "kms:Decrypt"))
+    (problem,) = [finding for finding in check(aws, queue_text(url)) if finding.level is Level.PROBLEM]
+    assert "kms:Decrypt on the key of the queue" in problem.remedy
+    assert problem.lacks is None
+
+
 def test_a_queue_that_does_not_exist(aws: EmbeddedAWS) -> None:
     found = check(aws, queue_text(f"https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/gone"))
     ((subject, message),) = told(found, Level.PROBLEM)
@@ -209,7 +217,8 @@ def test_an_external_id_is_never_told(aws: EmbeddedAWS) -> None:
 
 
 def test_credentials_that_aws_refuses(aws: EmbeddedAWS) -> None:
-    refusing(aws, "GetCallerIdentity", refusal=Refuse(403, "InvalidClientTokenId"), account=ACCOUNT)
+    refusal = Refuse(403, "InvalidClientTokenId")
+    refusing(aws, "GetCallerIdentity", "DescribeRegistry", refusal=refusal, account=ACCOUNT)
     found = check(aws)
     assert told(found, Level.PROBLEM) == [
         (f"credentials for their own account/{REGION}", "sts:GetCallerIdentity: InvalidClientTokenId (*)")
@@ -217,6 +226,29 @@ def test_credentials_that_aws_refuses(aws: EmbeddedAWS) -> None:
     assert told(found, Level.NOTE) == [
         (f"registry default/{REGION}", "it is not looked at: no credentials for it work")
     ]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Refuse(503, "ServiceUnavailable"), Refuse(403, "AccessDenied", "by the policy of an endpoint")],
+)
+def test_sts_is_not_needed_to_know_the_account(aws: EmbeddedAWS, refusal: Refuse) -> None:
+    aws.set_rules(ACCOUNT, REGION, [replication_rule(IRELAND, prefix="team/")])
+    refusing(aws, "GetCallerIdentity", refusal=refusal)
+    found = check(aws, "")
+    assert not is_problem(found)
+    subject, message = told(found, Level.NOTE)[0]
+    assert subject == f"credentials for their own account/{REGION}"
+    assert "sts:GetCallerIdentity: " in message
+    assert message.endswith(f"ECR says that they are of account {ACCOUNT}")
+    assert (f"destination {ACCOUNT}/eu-west-1", "its copies can be looked at") in told(found, Level.OK)
+
+
+def test_a_permission_is_lacked_by_an_unknown_caller_without_sts(aws: EmbeddedAWS) -> None:
+    refusing(aws, "GetCallerIdentity", "DescribeImages")
+    (lacked,) = [finding for finding in check(aws, "") if finding.lacks and "team/api" in finding.message]
+    assert lacked.message.startswith("the caller lacks ecr:DescribeImages ")
+    assert lacked.json()["principal"] is None
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ ACCOUNT = "111122223333"
                 f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com",
                 f"https://{ACCOUNT}.dkr.ecr-fips.eu-west-1.amazonaws.com",
                 f"{ACCOUNT}.dkr-ecr.eu-west-1.on.aws",
+                f"oci://{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com",
+                f"docker://{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com",
             )
         ),
     ],
@@ -41,7 +43,8 @@ def test_a_name_in_every_form(text: str, image: ImageReference) -> None:
         ("Team/app:v1", "is not an ECR repository name"),
         ("team/app:-v1", "is not an image tag"),
         ("team/app@sha256:12", "is not a digest"),
-        ("docker://team/app:v1", "does not name an image"),
+        ("docker://team/app:v1", "leave out docker://"),
+        ("oci://team/app", "leave out oci://"),
     ],
 )
 def test_advice_for_what_is_no_name(text: str, advice: str) -> None:

@@ -407,6 +407,22 @@ def test_a_failure_at_one_destination_hides_no_other(world: World) -> None:
     assert described(result) == [("eu-west-1", "COMPLETE", None), ("us-west-2", "COMPLETE", "present")]
 
 
+def test_destinations_that_give_no_answer_do_not_add_up_beyond_the_time(world: World) -> None:
+    regions = [f"eu-west-{number}" for number in (1, 2, 3)]
+    world.push(to=tuple(Destination(region, ACCOUNT) for region in regions), delay=lambda _: 0.0)
+    count = world.aws.fault
+
+    def hang(call: Call) -> Fault | None:
+        if call.kind.region not in regions:
+            return count(call)
+        world.clock.now += 10.0
+        return Refuse(503, "ServiceUnavailable")
+
+    world.aws.fault = hang
+    result = world.wait(timeout=5.0)
+    assert (result.outcome, result.seconds) == (TIMED_OUT, 10.0)
+
+
 def test_pauses_grow_and_begin_again_after_a_change(world: World) -> None:
     world.push(delay=lambda _: 100.0)
     world.wait(verify=False)

@@ -157,6 +157,12 @@ def events(kind: str, outcome: str = "used") -> str:
     return f'{OWN}_events_received_total{{{S},kind="{kind}",outcome="{outcome}"}}'
 
 
+#: Another shard of the registry, whose queue gets events.
+OTHER_SHARDS_EVENTS: Mapping[str, Value] = {
+    labelled(name, 'instance="10.0.9.9:10042"'): counting(1) for name in (COMPLETED, events("PUSH"))
+} | {labelled(QUEUE_READ, 'instance="10.0.9.9:10042"'): 1}
+
+
 def delays(le: str) -> str:
     return f'{OWN}_event_delay_seconds_bucket{{{S},le="{le}"}}'
 
@@ -519,6 +525,19 @@ CASES = (
         labels=SOURCE,
         summary="The events queue of 111122223333/us-east-1 got no event of a push within 1d, although images"
         " were pushed.",
+    ),
+    Case(
+        "ECREventsSilent",
+        "info",
+        good={QUEUE_READ: 1, COMPLETED: counting(1), events("PUSH"): counting(1), **OTHER_SHARDS_EVENTS},
+        bad={QUEUE_READ: 1, COMPLETED: counting(1), events("PUSH"): counting(0), **OTHER_SHARDS_EVENTS},
+        fires_after=1560,
+        sooner=2,
+        resolves_within=17,
+        labels=SOURCE,
+        summary="The events queue of 111122223333/us-east-1 got no event of a push within 1d, although images"
+        " were pushed.",
+        about="the queue of one shard",
     ),
     Case(
         "ECREventsDelayed",
