@@ -21,7 +21,8 @@ COMBINATIONS
 
 An image that is watched by tag is present if the tag names its digest there; one that is watched by digest is
 present if the destination holds it. What was seen stays until the next look (`replica_interval`). If a
-destination cannot be read, it stays for `replica_interval` and `stale_after`, and then its series go. When an
+destination cannot be read, it stays for `replica_interval` and `stale_after`, and then its series go. The listing
+of a destination that is watched itself shows copies to a new rule or a new image for `stale_after`. When an
 image becomes COMPLETE, an earlier look that did not show it there is not believed any more. The next look
 comes within `pending_interval`.
 
