@@ -23,11 +23,15 @@ def plain(text: str) -> str:
 
 
 def write(stream: TextIO | None, text: str) -> None:
-    """Write the text if the stream takes it. What became of a command is in its exit code, too."""
+    """Write the text if the stream takes it. What became of a command is in its exit code, too.
+
+    Characters that the encoding of the stream does not have are written as escape sequences.
+    """
     if stream is None:
         return
+    encoding = stream.encoding or "utf-8"  # a StringIO has none
     try:
-        stream.write(text)
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except (OSError, ValueError):
         with suppress(OSError, ValueError):

@@ -185,3 +185,10 @@ def test_a_configuration_is_checked_whatever_becomes_of_stdout(tmp_path: Path, s
         ended = subprocess.run(shell, env=environment(), capture_output=True, text=True, check=False)
         assert ended.returncode == code
         assert "Traceback" not in ended.stderr
+
+
+def test_a_result_is_written_in_an_encoding_that_lacks_a_character(tmp_path: Path) -> None:
+    file = tmp_path / "\u65e5.yaml"
+    file.write_text("targets: [{repository: team/app}]")
+    checked = run("--config.check", "--config.file", str(file), PYTHONIOENCODING="latin-1", PYTHONUTF8="1")
+    assert checked.stdout == f"{tmp_path}/\\u65e5.yaml is valid: 1 target, 1 registry\n"
