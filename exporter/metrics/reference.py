@@ -21,10 +21,10 @@ COMBINATIONS
 
 An image that is watched by tag is present if the tag names its digest there; one that is watched by digest is
 present if the destination holds it. What was seen stays until the next look (`replica_interval`). If a
-destination cannot be read, it stays for `replica_interval` and `stale_after`, and then its series go. The listing
-of a destination that is watched itself shows copies to a new rule or a new image for `stale_after`. When an
-image becomes COMPLETE, an earlier look that did not show it there is not believed any more. The next look
-comes within `pending_interval`.
+destination cannot be read, it stays for `replica_interval` and `stale_after`, and then its series go. The
+listing of a destination that is watched itself shows copies to a new rule or a new image for `stale_after`.
+When an image becomes COMPLETE, an earlier look that did not show it there is not believed any more. The next
+look comes within `pending_interval`.
 
 ECR is not asked about an image that is seen at all destinations of the rules and of the targets. So such an
 image may have no series for a destination that no rule names any more, though ECR still reports it. An old
