@@ -33,7 +33,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from soak_truth import Place, Shown, Truth, Watching, read
+from soak_truth import SLACK, Place, Shown, Truth, Watching, read
 from soak_world import DESTINATIONS, HOMES, OTHER, PARTNER, Churn, Faults, Scrapers
 from support.command import Command, ask, running
 from support.embedded_aws import EmbeddedAWS
@@ -45,8 +45,6 @@ from exporter.polling.workers import MAX_IN_FLIGHT
 DISCOVERY, PENDING, FAILED, SETTLED, STALE_AFTER = 2.0, 2.0, 4.0, 8.0, 20.0
 REPLICA = 2.0
 RATE = 60.0
-#: Seconds that a busy machine may add to any step.
-SLACK = 6.0
 #: A listing of repositories and one of images find a new image. Its status is read at once.
 NAMES_WITHIN = 2 * DISCOVERY + SLACK
 #: A status is valid for the longest interval. A listing finds a tag that moved.
@@ -412,8 +410,9 @@ class Soak:
             if not calm or at - self._failing_since > NAMES_WITHIN:
                 yield f"targets fail: {', '.join(sorted(shown.failing_targets))}"
         # What was seen before a fault is believed for a while, though the looks come late afterwards.
-        if self.phases.phase == "healing" and (late := time.time() - shown.looked_since) > COPY_WITHIN:
-            yield f"a destination was looked at {late:.0f} s ago"
+        for place, looked in shown.looked_since.items() if self.phases.phase == "healing" else ():
+            if (late := time.time() - looked) > COPY_WITHIN:
+                yield f"{place.account}/{place.region} was looked at {late:.0f} s ago"
         # A low rate is no problem where no call waits: only waiting calls raise the rate of their operation.
         if not calm and shown.overdue > 1.0:
             yield f"calls are overdue by {shown.overdue:.1f} s"

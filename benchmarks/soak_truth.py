@@ -22,6 +22,8 @@ from exporter.demo import Call, CallKind, Refuse
 
 #: Seconds of history: longer than any window.
 KEPT = 240.0
+#: Seconds that a busy machine may add to any step.
+SLACK = 6.0
 #: Seconds for which the copies of an image are recorded after its tag moved away from it.
 MOVED_KEPT = 30.0
 
@@ -133,8 +135,8 @@ class Shown:
     #: Whether the copy is present, or what is wrong with it.
     copies: Mapping[tuple[Home, str, str, Place], str]
     failing_targets: frozenset[str]
-    #: Unix time since which each repository of each destination was looked at; infinity if there is none.
-    looked_since: float
+    #: The Unix time since which each repository of a destination was looked at.
+    looked_since: Mapping[Place, float]
     overdue: float
     reload_successful: bool
     reload_time: float
@@ -184,10 +186,10 @@ def read(page: str) -> Shown:
             for labels, value in samples.get("ecr_target_success", ())
             if value == 0
         ),
-        looked_since=min(
-            (value for _, value in samples.get("ecr_destination_last_success_timestamp_seconds", ())),
-            default=float("inf"),
-        ),
+        looked_since={
+            _place(labels): value
+            for labels, value in samples.get("ecr_destination_last_success_timestamp_seconds", ())
+        },
         overdue=max((value for _, value in samples.get(f"{own}poll_overdue_seconds", ())), default=0.0),
         reload_successful=samples[f"{own}config_last_reload_successful"][0][1] == 1,
         reload_time=samples[f"{own}config_last_reload_success_timestamp_seconds"][0][1],
@@ -385,16 +387,20 @@ class Truth:
         """Copies that the page says nothing about, though their names did not change since that time.
 
         What was seen is forgotten when ECR reports another status, until the next look. So the status did not
-        change since `reported_since`.
+        change since `reported_since`. After throttling looks come late, so there was one since the name is
+        watched.
         """
+        to_unix = time.time() - time.monotonic()
         for home, repository, tag, digest, place in self.copies:
             same = self.names.within((home, repository, tag), since) == {digest}
             always = None not in self.copies.within((home, repository, tag, digest, place), since)
             reported = len(self.statuses.within((home, repository, digest, place), reported_since)) <= 1
             # A look at the others can settle an image, and ECR is not asked then for a place without a rule.
             ruled = True not in self.unruled.within((home, repository, digest, place), since)
+            watched_since = self.names.now((home, repository, tag))[0] + to_unix
+            looked = shown.looked_since.get(place, 0.0) > watched_since + SLACK
             key = (home, repository, tag, place)
-            if same and always and reported and ruled and key not in shown.copies:
+            if same and always and reported and ruled and looked and key not in shown.copies:
                 yield f"the copy of {_label(key)} is not shown"
 
     def lag(self, shown: Shown, at: float) -> float:
