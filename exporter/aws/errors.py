@@ -192,12 +192,13 @@ def _bad_setting(error: Exception, action: str) -> ECRError:
 
 
 def _is_blamed(value: str, text: str) -> bool:
-    """Whether the text of an error is about this value: it quotes it, or has it without the space around it.
+    """Whether the text of an error is about this value: it quotes it, or has it with the space around it.
 
     A part of what it quotes, such as the Region in a URL, is not the cause.
     """
-    plain = value.strip()
-    return repr(value) in text or (plain not in ("", value) and plain in text)
+    if value == value.strip():
+        return repr(value) in text
+    return bool(value.strip()) and (value in text or repr(value)[1:-1] in text)
 
 
 def _unusable_urls() -> list[str]:

@@ -128,6 +128,7 @@ def test_an_endpoint_of_the_config_file_that_cannot_be_used(
     """The error quotes a part of the password, which no environment variable tells, beside the Region."""
     (tmp_path / "config").write_text(config.format(value))
     environment.setenv("AWS_REGION", "us-east-1")
+    environment.setenv("AWS_REGION_OF_ANOTHER_TOOL", "us-east-1 ")
     environment.delenv("AWS_ENDPOINT_URL")
     environment.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     error = failure()
